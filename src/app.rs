@@ -1,0 +1,1 @@
+//! All of it, built from a Config and running.

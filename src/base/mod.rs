@@ -1,0 +1,4 @@
+//! Floor 0: values without I/O. Every other module may use these; these use nothing of ours.
+
+pub mod authority;
+pub mod clock;

@@ -1,0 +1,527 @@
+//! One host's slots and its waiting room.
+//!
+//! All that decides who gets a slot is here, behind one short lock: the count, the grant of the
+//! fleet, the queue. Nothing here waits and nothing here speaks to Redis; what must be said to
+//! others comes back as values ([`Due`]) to be carried out after the lock is gone.
+//!
+//! Invariants: `open` is the number of permits that exist. Nobody is admitted past the room that
+//! the [`Basis`] gives. Nobody overtakes the queue. A grant is lowered here *before* Redis hears of
+//! it and raised only by an answer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Reason;
+use super::rules::Limit;
+use crate::base::authority::HostKey;
+
+/// What a host's room is measured against at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Basis {
+    /// Redis is away and the policy is to refuse: slots granted already may still be used while
+    /// the lease lasts, but nobody is asked and nobody waits.
+    Away { leased: bool },
+    /// Slots that Redis granted to this instance. Without a valid lease none may be opened.
+    Granted { leased: bool },
+    /// This process alone.
+    Local,
+    /// Redis is away and the policy is to let all pass.
+    Open,
+    /// Redis is away and the policy is a share: the limit over the last known number of instances.
+    Share { instances: u32 },
+}
+
+/// What a waiter may still hope for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hope {
+    /// The next answer of Redis; `true` once the question has been sent.
+    Answer(bool),
+    /// An idle connection that another thread was asked to close.
+    Reclaim,
+    /// Any slot that comes free; its own deadline ends it.
+    Time,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    id: u64,
+    hope: Hope,
+    ticket: oneshot::Sender<Verdict>,
+}
+
+/// What a waiter is told. `Slot` means that `open` already counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Slot,
+    Refused(Reason),
+}
+
+/// What is to be done once the lock is released.
+#[derive(Debug, Default)]
+pub(crate) struct Due {
+    told: Vec<(oneshot::Sender<Verdict>, Verdict)>,
+    /// Threads that are to close an idle connection to this host.
+    pub(crate) reclaim: Vec<usize>,
+    /// Redis must hear of a new need.
+    pub(crate) speak: bool,
+}
+
+impl Due {
+    pub(crate) fn spoken(speak: bool) -> Self {
+        Self { speak, ..Self::default() }
+    }
+
+    /// Tells the waiters; how many slots found nobody any more and must be released again.
+    pub(crate) fn tell(&mut self) -> u32 {
+        let lost = |(ticket, verdict): (oneshot::Sender<Verdict>, Verdict)| {
+            ticket.send(verdict) == Err(Verdict::Slot)
+        };
+        self.told.drain(..).map(lost).map(u32::from).sum()
+    }
+}
+
+/// A place in the waiting room.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) id: u64,
+    pub(crate) verdict: oneshot::Receiver<Verdict>,
+}
+
+/// The answer to a request for a slot, under the lock.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    Slot { speak: bool },
+    Refused(Reason),
+    Wait(Place, Due),
+}
+
+/// One message to Redis about this host: the absolute need of this instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ask {
+    /// Slots wanted in all: open, being dialled, and asked for.
+    pub(crate) need: u32,
+    /// The limit in force; 0 is unlimited.
+    pub(crate) limit: Limit,
+}
+
+/// What Redis answered to an [`Ask`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// Slots this instance now holds.
+    pub(crate) granted: u32,
+    /// Slots all instances hold.
+    pub(crate) total: u32,
+    /// Redis is learning after a loss: nothing new is granted until that ends.
+    pub(crate) learning: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: u32,
+    granted: u32,
+    total: u32,
+    limit: Limit,
+    rules: u64,
+    waiting: VecDeque<Waiter>,
+    last_id: u64,
+    reclaiming: u32,
+    outstanding: bool,
+    listed: bool,
+    refusals: u64,
+    refusal_told: Option<Instant>,
+}
+
+/// Counts since the start, for metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) admitted: AtomicU64,
+    pub(crate) refused: [AtomicU64; Reason::ALL.len()],
+}
+
+/// A host's numbers at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostSnapshot {
+    /// The host.
+    pub key: HostKey,
+    /// Connections of this instance that are open or being dialled.
+    pub open: u32,
+    /// Slots granted to this instance; in memory the same as `open`.
+    pub granted: u32,
+    /// Slots in use in the fleet, as this instance last heard.
+    pub total: u32,
+    /// The limit in force; 0 is unlimited.
+    pub limit: Limit,
+    /// Requests that wait here.
+    pub waiting: u32,
+    /// Of the open connections, those that idle in the pool.
+    pub idle: u32,
+}
+
+/// A host that somebody asked for.
+#[derive(Debug)]
+pub(crate) struct Host {
+    key: HostKey,
+    state: Mutex<State>,
+    /// Idle pooled connections per thread; written by that thread alone.
+    idle: Box<[AtomicU32]>,
+    /// The length of the queue, readable without the lock.
+    waiting: AtomicU32,
+    pub(crate) counters: Arc<Counters>,
+    /// Whether a metric may carry this host's name.
+    pub(crate) named: bool,
+}
+
+impl Host {
+    pub(crate) fn new(key: HostKey, threads: usize, counters: Arc<Counters>, named: bool) -> Self {
+        Self {
+            key,
+            state: Mutex::new(State { rules: u64::MAX, ..State::default() }),
+            idle: (0..threads).map(|_| AtomicU32::new(0)).collect(),
+            waiting: AtomicU32::new(0),
+            counters,
+            named,
+        }
+    }
+
+    pub(crate) fn key(&self) -> &HostKey {
+        &self.key
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Numbers are whole at every point where a panic could happen under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A slot at once, a place in the queue, or a refusal. `rules` is the version of the table and
+    /// `limit` reads it; `wait` is whether the asker has time, `room` how many may have that.
+    pub(crate) fn enter(
+        &self,
+        basis: Basis,
+        rules: u64,
+        limit: impl FnOnce() -> Limit,
+        wait: bool,
+        seats: usize,
+    ) -> Entry {
+        let mut state = self.lock();
+        if state.rules != rules {
+            state.rules = rules;
+            state.limit = limit();
+        }
+        if state.waiting.is_empty() && state.room(basis) > 0 {
+            state.open += 1;
+            // Unlimited hosts pass at once; the fleet hears of them afterwards.
+            let speak = matches!(basis, Basis::Granted { .. }) && state.is_stale() && state.list();
+            return Entry::Slot { speak };
+        }
+        let hope = match basis {
+            Basis::Away { .. } => return Entry::Refused(Reason::Away),
+            Basis::Granted { .. } if !wait => Hope::Answer(false),
+            Basis::Local | Basis::Share { .. } | Basis::Open if !wait => Hope::Reclaim,
+            _ if state.patient() >= seats => return Entry::Refused(Reason::QueueFull),
+            Basis::Granted { .. } | Basis::Local | Basis::Share { .. } | Basis::Open => Hope::Time,
+        };
+        let mut due = Due::default();
+        let shared = matches!(basis, Basis::Granted { .. });
+        if !shared && !self.reclaim(&mut state, &mut due) && hope == Hope::Reclaim {
+            return Entry::Refused(Reason::Full);
+        }
+        let (ticket, verdict) = oneshot::channel();
+        state.last_id += 1;
+        let id = state.last_id;
+        state.waiting.push_back(Waiter { id, hope, ticket });
+        self.count_waiting(&state);
+        due.speak = shared && state.list();
+        Entry::Wait(Place { id, verdict }, due)
+    }
+
+    /// A waiter gives up: its place is gone at once. What it was told meanwhile is its own to
+    /// release.
+    pub(crate) fn leave(&self, id: u64) -> Due {
+        let mut state = self.lock();
+        state.waiting.retain(|waiter| waiter.id != id);
+        self.count_waiting(&state);
+        Due::spoken(state.granted > 0 && state.is_stale() && state.list())
+    }
+
+    /// A connection is gone: its slot goes to the head of the queue, or back.
+    pub(crate) fn release(&self, basis: Basis) -> Due {
+        let mut state = self.lock();
+        state.open = state.open.saturating_sub(1);
+        let mut due = Due::default();
+        self.pump(&mut state, basis, &mut due);
+        due.speak = state.granted > 0 && state.is_stale() && state.list();
+        due
+    }
+
+    /// The limit may have changed: those who wait may pass.
+    pub(crate) fn limit_changed(&self, basis: Basis, rules: u64, limit: Limit) -> Due {
+        let mut state = self.lock();
+        state.rules = rules;
+        state.limit = limit;
+        let mut due = Due::default();
+        self.pump(&mut state, basis, &mut due);
+        due.speak = !state.waiting.is_empty() && state.list();
+        due
+    }
+
+    /// A thread has closed an idle connection as it was asked, or had none any more.
+    pub(crate) fn reclaimed(&self) -> Due {
+        let mut state = self.lock();
+        let mut due = Due::default();
+        state.reclaiming = state.reclaiming.saturating_sub(1);
+        let mut hopes = state.reclaiming;
+        self.refuse(&mut state, &mut due, |waiter| {
+            if waiter.hope != Hope::Reclaim {
+                return None;
+            }
+            let hopeless = hopes == 0;
+            hopes = hopes.saturating_sub(1);
+            hopeless.then_some(Reason::Full)
+        });
+        due
+    }
+
+    // The shared side: what the limiter's Redis worker asks and tells.
+
+    /// The next message to Redis about this host, if one is due. The grant is lowered to the need
+    /// here, before the message leaves.
+    pub(crate) fn plan(&self) -> Option<Ask> {
+        let mut state = self.lock();
+        state.listed = false;
+        if state.outstanding {
+            return None;
+        }
+        let need = state.open.saturating_add(self.waiting.load(Relaxed));
+        if need == state.granted && state.waiting.is_empty() {
+            return None;
+        }
+        Some(state.ask(need))
+    }
+
+    /// The first message about this host after a `hello`: what it holds, so that Redis knows it
+    /// again. `keep` is whether the slots are still vouched for; else the grant starts anew.
+    pub(crate) fn reassert(&self, keep: bool) -> Option<Ask> {
+        let mut state = self.lock();
+        state.listed = false;
+        state.outstanding = false;
+        if !keep {
+            state.granted = 0;
+        }
+        let need = if keep { state.open } else { state.open + self.waiting.load(Relaxed) };
+        (need > 0 || state.granted > 0).then(|| state.ask(need))
+    }
+
+    /// Redis answered. Whether somebody still waits for a slot of the fleet, so that Redis must be
+    /// asked again in a while.
+    pub(crate) fn answered(&self, answer: Answer, basis: Basis) -> (Due, bool) {
+        let mut state = self.lock();
+        state.outstanding = false;
+        state.granted = answer.granted;
+        state.total = answer.total;
+        let mut due = Due::default();
+        self.pump(&mut state, basis, &mut due);
+        if answer.learning {
+            // Nobody is refused for a loss that heals by itself: they ask again when it has.
+            for waiter in &mut state.waiting {
+                if waiter.hope == Hope::Answer(true) {
+                    waiter.hope = Hope::Answer(false);
+                }
+            }
+            return (due, !state.waiting.is_empty());
+        }
+        for _ in 0..state.waiting.len() {
+            if !self.reclaim(&mut state, &mut due) {
+                break;
+            }
+        }
+        let mut hopes = state.reclaiming;
+        for waiter in &mut state.waiting {
+            if waiter.hope == Hope::Answer(true) && hopes > 0 {
+                waiter.hope = Hope::Reclaim;
+                hopes -= 1;
+            }
+        }
+        self.refuse(&mut state, &mut due, |waiter| {
+            (waiter.hope == Hope::Answer(true)).then_some(Reason::Full)
+        });
+        due.speak = state.is_stale() && state.list();
+        (due, !state.waiting.is_empty())
+    }
+
+    /// The connection to Redis is gone, and with it any answer. `refuse` sends all waiters away;
+    /// otherwise they stay for what the basis lets pass.
+    pub(crate) fn lost(&self, basis: Basis, refuse: bool) -> Due {
+        let mut state = self.lock();
+        state.outstanding = false;
+        let mut due = Due::default();
+        self.pump(&mut state, basis, &mut due);
+        self.refuse(&mut state, &mut due, |waiter| {
+            let answerless = matches!(waiter.hope, Hope::Answer(_));
+            (refuse || answerless).then_some(Reason::Away)
+        });
+        due
+    }
+
+    /// What the fleet holds, as the last answer said.
+    pub(crate) fn in_use(&self, shared: bool) -> (u32, Limit) {
+        let state = self.lock();
+        (if shared { state.total.max(state.open) } else { state.open }, state.limit)
+    }
+
+    /// Counts a refusal. How many there were since the last that was logged, when it is time to
+    /// log again.
+    pub(crate) fn count_refusal(&self, reason: Reason, now: Instant) -> Option<u64> {
+        self.counters.refused[reason as usize].fetch_add(1, Relaxed);
+        let mut state = self.lock();
+        state.refusals += 1;
+        let due = state.refusal_told.is_none_or(|told| now - told >= Duration::from_secs(1));
+        due.then(|| {
+            state.refusal_told = Some(now);
+            std::mem::take(&mut state.refusals)
+        })
+    }
+
+    /// One of this thread's connections begins to idle in the pool.
+    pub(crate) fn park(&self, thread: usize) {
+        self.idle[thread].fetch_add(1, Relaxed);
+    }
+
+    /// One of this thread's connections leaves the pool.
+    pub(crate) fn unpark(&self, thread: usize) {
+        self.idle[thread].fetch_sub(1, Relaxed);
+    }
+
+    /// Whether somebody waits for a slot here.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
+    }
+
+    pub(crate) fn snapshot(&self, shared: bool) -> HostSnapshot {
+        let state = self.lock();
+        HostSnapshot {
+            key: self.key.clone(),
+            open: state.open,
+            granted: if shared { state.granted } else { state.open },
+            total: if shared { state.total.max(state.open) } else { state.open },
+            limit: state.limit,
+            waiting: self.waiting.load(Relaxed),
+            idle: self.idle.iter().map(|idle| idle.load(Relaxed)).sum(),
+        }
+    }
+
+    /// Whether nothing is left here that the next request would need to find.
+    pub(crate) fn is_vacant(&self) -> bool {
+        let state = self.lock();
+        state.open == 0
+            && state.granted == 0
+            && state.waiting.is_empty()
+            && !state.outstanding
+            && !state.listed
+    }
+
+    /// Marks one idle connection to be closed by its thread; whether there is one.
+    fn reclaim(&self, state: &mut State, due: &mut Due) -> bool {
+        let idle = || self.idle.iter().map(|idle| idle.load(Relaxed));
+        if idle().sum::<u32>() <= state.reclaiming {
+            return false;
+        }
+        let richest = idle().enumerate().max_by_key(|(_, idle)| *idle);
+        if let Some((thread, _)) = richest {
+            state.reclaiming += 1;
+            due.reclaim.push(thread);
+        }
+        true
+    }
+
+    /// Gives what room there is to the head of the queue.
+    fn pump(&self, state: &mut State, basis: Basis, due: &mut Due) {
+        while state.room(basis) > 0 {
+            let Some(waiter) = state.waiting.pop_front() else { break };
+            state.open += 1;
+            due.told.push((waiter.ticket, Verdict::Slot));
+        }
+        self.count_waiting(state);
+    }
+
+    fn refuse(
+        &self,
+        state: &mut State,
+        due: &mut Due,
+        mut why: impl FnMut(&Waiter) -> Option<Reason>,
+    ) {
+        let mut kept = VecDeque::with_capacity(state.waiting.len());
+        for waiter in state.waiting.drain(..) {
+            match why(&waiter) {
+                Some(reason) => due.told.push((waiter.ticket, Verdict::Refused(reason))),
+                None => kept.push_back(waiter),
+            }
+        }
+        state.waiting = kept;
+        self.count_waiting(state);
+    }
+
+    fn count_waiting(&self, state: &State) {
+        self.waiting.store(u32::try_from(state.waiting.len()).unwrap_or(u32::MAX), Relaxed);
+    }
+}
+
+impl State {
+    fn room(&self, basis: Basis) -> u32 {
+        if self.limit == 0 || basis == Basis::Open {
+            return u32::MAX;
+        }
+        match basis {
+            Basis::Away { leased } | Basis::Granted { leased } => {
+                if leased {
+                    self.granted.saturating_sub(self.open)
+                } else {
+                    0
+                }
+            }
+            Basis::Local => self.limit.saturating_sub(self.open),
+            Basis::Open => u32::MAX,
+            Basis::Share { instances } => (self.limit / instances.max(1)).saturating_sub(self.open),
+        }
+    }
+
+    fn patient(&self) -> usize {
+        self.waiting.iter().filter(|waiter| waiter.hope == Hope::Time).count()
+    }
+
+    /// Redis holds another number for this instance than it should: slots to give back, opened
+    /// ones of an unlimited host that it never heard of, or waiters it was not asked for.
+    fn is_stale(&self) -> bool {
+        let need = self.open as usize + self.waiting.len();
+        let granted = self.granted as usize;
+        granted > need
+            || (self.limit == 0 && granted != need)
+            || self.waiting.iter().any(|waiter| waiter.hope == Hope::Answer(false))
+    }
+
+    /// Puts the host on the Redis worker's list; false if it stands there already, or will be
+    /// looked at when the outstanding answer comes.
+    fn list(&mut self) -> bool {
+        !self.outstanding && !std::mem::replace(&mut self.listed, true)
+    }
+
+    fn ask(&mut self, need: u32) -> Ask {
+        self.granted = self.granted.min(need);
+        self.outstanding = true;
+        for waiter in &mut self.waiting {
+            if waiter.hope == Hope::Answer(false) {
+                waiter.hope = Hope::Answer(true);
+            }
+        }
+        Ask { need, limit: self.limit }
+    }
+}

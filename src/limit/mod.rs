@@ -1,0 +1,619 @@
+//! Admission: how many connections a host may have at once.
+//!
+//! [`Limiter::acquire`] gives a [`Permit`], makes the asker wait for one, or says no. A permit is a
+//! guard: it lives inside the connection it stands for, and dropping it frees the slot. This
+//! module knows no HTTP and opens no connection.
+//!
+//! Invariant: for each host, the permits that exist never exceed the limit, in this process
+//! (in memory) or in the whole fleet (through Redis, [`shared`]).
+
+pub mod rules;
+pub mod shared;
+
+pub(crate) mod host;
+pub(crate) mod protocol;
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use self::host::Basis;
+use self::host::Counters;
+use self::host::Due;
+use self::host::Entry;
+use self::host::Host;
+use self::host::HostSnapshot;
+use self::host::Verdict;
+use self::rules::Limit;
+use self::rules::Pattern;
+use self::rules::Rule;
+use self::rules::Rules;
+use crate::base::authority::HostKey;
+use crate::base::clock;
+
+/// What the limiter obeys.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Connections at once to each host without a rule of its own; 0 is unlimited.
+    pub default_limit: Limit,
+    /// Rules for single hosts.
+    pub rules: Vec<Rule>,
+    /// How long a request waits for a full host when it does not say; zero refuses at once.
+    pub queue_timeout: Duration,
+    /// Requests that may wait for one host.
+    pub queue_size: usize,
+    /// The longest wait that a request may ask for (`Prefer: wait=N`).
+    pub queue_timeout_max: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            default_limit: 0,
+            rules: Vec::new(),
+            queue_timeout: Duration::ZERO,
+            queue_size: 1000,
+            queue_timeout_max: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Why a request was told no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The fleet's limiter cannot be reached, and the policy is to refuse.
+    Away,
+    /// The host is at its limit.
+    Full,
+    /// The host is at its limit and its waiting room is full.
+    QueueFull,
+    /// The host stayed at its limit for as long as the request could wait.
+    TimedOut,
+}
+
+impl Reason {
+    pub(crate) const ALL: [Self; 4] = [Self::Away, Self::Full, Self::QueueFull, Self::TimedOut];
+
+    /// The word for metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Away => "away",
+            Self::Full => "limit",
+            Self::QueueFull => "queue_full",
+            Self::TimedOut => "timeout",
+        }
+    }
+}
+
+/// A request that got no slot.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{host} refused ({}): {in_use} of {limit} connections in use", reason.as_str())]
+pub struct Refused {
+    /// The host.
+    pub host: HostKey,
+    /// Why.
+    pub reason: Reason,
+    /// Slots in use, in the fleet when shared.
+    pub in_use: u32,
+    /// The limit that applied.
+    pub limit: Limit,
+    /// How long the request had waited.
+    pub waited: Duration,
+}
+
+/// Until when a request may wait for a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// A slot now, or none.
+    None,
+    /// Until then.
+    Until(Instant),
+}
+
+const SHARDS: usize = 16;
+/// Hosts without a rule that get a name in metrics; all others count as one.
+const NAMED_HOSTS: usize = 100;
+/// Hosts that a shard holds before it drops those nobody uses.
+const SHARD_SIZE: usize = 512;
+
+/// Hands out slots. Cheap to clone; all clones are the same limiter.
+#[derive(Clone, Debug)]
+pub struct Limiter {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    rules: ArcSwap<Rules>,
+    /// Counts changes of `rules`, so that a host knows when to look again.
+    rules_version: AtomicU64,
+    shards: [Mutex<HashMap<HostKey, Arc<Host>>>; SHARDS],
+    hasher: RandomState,
+    named: AtomicUsize,
+    others: Arc<Counters>,
+    /// For each thread, where it hears which host's idle connection to close.
+    reclaimers: Vec<mpsc::UnboundedSender<Reclaim>>,
+    shared: Option<Arc<shared::Link>>,
+}
+
+/// The request that a thread close an idle connection to this host, for somebody who waits.
+#[derive(Debug)]
+pub(crate) struct Reclaim {
+    host: Arc<Host>,
+    limiter: Limiter,
+}
+
+impl Reclaim {
+    pub(crate) fn key(&self) -> &HostKey {
+        self.host.key()
+    }
+}
+
+impl Drop for Reclaim {
+    fn drop(&mut self) {
+        self.limiter.carry_out(&self.host, self.host.reclaimed());
+    }
+}
+
+impl Limiter {
+    /// A limiter for this process alone.
+    pub fn local(settings: Settings) -> Self {
+        Self::new(settings, None, 1).0
+    }
+
+    /// A limiter for `threads` threads with pools of their own; each gets the channel on which it
+    /// hears what to close.
+    pub(crate) fn new(
+        settings: Settings,
+        shared: Option<Arc<shared::Link>>,
+        threads: usize,
+    ) -> (Self, Vec<mpsc::UnboundedReceiver<Reclaim>>) {
+        let (reclaimers, ears) = (0..threads).map(|_| mpsc::unbounded_channel()).unzip();
+        let rules = Rules::new(settings.default_limit, settings.rules.iter().cloned());
+        let inner = Inner {
+            settings,
+            rules: ArcSwap::from_pointee(rules),
+            rules_version: AtomicU64::new(0),
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::new(),
+            named: AtomicUsize::new(0),
+            others: Arc::default(),
+            reclaimers,
+            shared,
+        };
+        (Self { inner: Arc::new(inner) }, ears)
+    }
+
+    /// The settings it was built with; rules may have changed since.
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// Takes a slot of `key`, waiting for one until `patience` ends. Dropping the future gives up
+    /// the place in the queue at once.
+    pub async fn acquire(&self, key: &HostKey, patience: Patience) -> Result<Permit, Refused> {
+        let host = self.host(key);
+        let version = self.inner.rules_version.load(Relaxed);
+        let limit = || self.inner.rules.load().limit(key);
+        let wait = patience != Patience::None;
+        let seats = self.inner.settings.queue_size;
+        let verdict = match host.enter(self.basis(), version, limit, wait, seats) {
+            Entry::Slot { speak } => {
+                self.carry_out(&host, Due::spoken(speak));
+                return Ok(self.admit(host));
+            }
+            Entry::Refused(reason) => return Err(self.refuse(&host, reason, Duration::ZERO)),
+            Entry::Wait(place, due) => {
+                let started = clock::now();
+                let (id, ticket) = (place.id, place.verdict);
+                let waiting = Waiting { limiter: self, host: &host, id, ticket, answered: false };
+                self.carry_out(&host, due);
+                let verdict = waiting.verdict(patience).await;
+                verdict.map_err(|reason| (reason, clock::now() - started))
+            }
+        };
+        match verdict {
+            Ok(()) => Ok(self.admit(host)),
+            Err((reason, waited)) => Err(self.refuse(&host, reason, waited)),
+        }
+    }
+
+    /// Sets the limit of hosts without a rule; 0 is unlimited. A lowered limit closes nothing.
+    pub fn set_default_limit(&self, limit: Limit) {
+        self.change_rules(|rules| rules.set_default(limit));
+    }
+
+    /// Sets the limit of the hosts that `pattern` speaks of; 0 is unlimited.
+    pub fn set_host_limit(&self, pattern: Pattern, limit: Limit) {
+        self.change_rules(|rules| rules.set(Rule { pattern: pattern.clone(), limit }));
+    }
+
+    /// Puts these rules in the place of all there are.
+    pub fn set_host_limits(&self, rules: Vec<Rule>) {
+        self.change_rules(|table| table.replace(rules.iter().cloned()));
+    }
+
+    /// Takes a rule away, so that the next less exact one holds; whether there was one.
+    pub fn remove_host_limit(&self, pattern: &Pattern) -> bool {
+        let mut removed = false;
+        self.change_rules(|rules| removed = rules.remove(pattern));
+        removed
+    }
+
+    /// The limit in force for a host; 0 is unlimited.
+    pub fn limit(&self, key: &HostKey) -> Limit {
+        self.inner.rules.load().limit(key)
+    }
+
+    /// Connections of this instance to `key` that are open or being dialled.
+    pub fn open_here(&self, key: &HostKey) -> u32 {
+        self.find(key).map_or(0, |host| host.snapshot(false).open)
+    }
+
+    /// All hosts that this instance knows, in no order.
+    pub fn snapshot(&self) -> Vec<HostSnapshot> {
+        let shared = self.inner.shared.is_some();
+        let mut all: Vec<HostSnapshot> = Vec::new();
+        self.each(|host| all.push(host.snapshot(shared)));
+        all
+    }
+
+    /// Whether slots are shared through Redis.
+    pub fn is_shared(&self) -> bool {
+        self.inner.shared.is_some()
+    }
+
+    pub(crate) fn link(&self) -> Option<&Arc<shared::Link>> {
+        self.inner.shared.as_ref()
+    }
+
+    pub(crate) fn each(&self, mut visit: impl FnMut(&Arc<Host>)) {
+        for shard in &self.inner.shards {
+            let hosts: Vec<_> = lock(shard).values().map(Arc::clone).collect();
+            hosts.iter().for_each(&mut visit);
+        }
+    }
+
+    /// Counters of all hosts that have no name in metrics.
+    pub(crate) fn others(&self) -> &Arc<Counters> {
+        &self.inner.others
+    }
+
+    pub(crate) fn find(&self, key: &HostKey) -> Option<Arc<Host>> {
+        lock(self.shard(key)).get(key).map(Arc::clone)
+    }
+
+    /// Does outside the lock what a host's state asked for.
+    pub(crate) fn carry_out(&self, host: &Arc<Host>, mut due: Due) {
+        loop {
+            if let (true, Some(link)) = (due.speak, &self.inner.shared) {
+                link.speak(Arc::clone(host));
+            }
+            for thread in due.reclaim.drain(..) {
+                let message = Reclaim { host: Arc::clone(host), limiter: self.clone() };
+                // A thread that is gone has closed its connections; the message's drop says so.
+                drop(self.inner.reclaimers[thread].send(message));
+            }
+            // A slot that was given to somebody who had left goes on to the next.
+            let lost = due.tell();
+            if lost == 0 {
+                return;
+            }
+            due = host.release(self.basis());
+            for _ in 1..lost {
+                self.carry_out(host, std::mem::take(&mut due));
+                due = host.release(self.basis());
+            }
+        }
+    }
+
+    pub(crate) fn basis(&self) -> Basis {
+        self.inner.shared.as_ref().map_or(Basis::Local, |link| link.basis())
+    }
+
+    fn change_rules(&self, mut change: impl FnMut(&mut Rules)) {
+        self.inner.rules.rcu(|rules| {
+            let mut rules = Rules::clone(rules);
+            change(&mut rules);
+            rules
+        });
+        let version = self.inner.rules_version.fetch_add(1, Relaxed) + 1;
+        let rules = self.inner.rules.load_full();
+        self.each(|host| {
+            let due = host.limit_changed(self.basis(), version, rules.limit(host.key()));
+            self.carry_out(host, due);
+        });
+    }
+
+    fn shard(&self, key: &HostKey) -> &Mutex<HashMap<HostKey, Arc<Host>>> {
+        let hash = self.inner.hasher.hash_one(key);
+        &self.inner.shards[usize::try_from(hash % SHARDS as u64).unwrap_or(0)]
+    }
+
+    fn host(&self, key: &HostKey) -> Arc<Host> {
+        let mut hosts = lock(self.shard(key));
+        if let Some(host) = hosts.get(key) {
+            return Arc::clone(host);
+        }
+        if hosts.len() >= SHARD_SIZE {
+            hosts.retain(|_, host| host.named || Arc::strong_count(host) > 1 || !host.is_vacant());
+        }
+        let named = self.inner.rules.load().named(key)
+            || self.inner.named.fetch_add(1, Relaxed) < NAMED_HOSTS;
+        let counters = if named { Arc::default() } else { Arc::clone(&self.inner.others) };
+        let threads = self.inner.reclaimers.len();
+        let host = Arc::new(Host::new(key.clone(), threads, counters, named));
+        hosts.insert(key.clone(), Arc::clone(&host));
+        host
+    }
+
+    fn admit(&self, host: Arc<Host>) -> Permit {
+        host.counters.admitted.fetch_add(1, Relaxed);
+        Permit { host, limiter: self.clone() }
+    }
+
+    fn refuse(&self, host: &Host, reason: Reason, waited: Duration) -> Refused {
+        let (in_use, limit) = host.in_use(self.is_shared());
+        if let Some(count) = host.count_refusal(reason, clock::now()) {
+            let (host, reason) = (host.key().as_str(), reason.as_str());
+            tracing::warn!(host, limit, in_use, reason, count, "connection refused");
+        }
+        Refused { host: host.key().clone(), reason, in_use, limit, waited }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A place in the queue. When the future that waits is dropped, the place is left, and a slot that
+/// came in the same instant is released.
+struct Waiting<'a> {
+    limiter: &'a Limiter,
+    host: &'a Arc<Host>,
+    id: u64,
+    ticket: oneshot::Receiver<Verdict>,
+    answered: bool,
+}
+
+impl Waiting<'_> {
+    async fn verdict(mut self, patience: Patience) -> Result<(), Reason> {
+        let told = match patience {
+            Patience::None => (&mut self.ticket).await,
+            Patience::Until(deadline) => {
+                match tokio::time::timeout_at(deadline, &mut self.ticket).await {
+                    Ok(told) => told,
+                    Err(_elapsed) => return Err(Reason::TimedOut),
+                }
+            }
+        };
+        self.answered = true;
+        match told {
+            Ok(Verdict::Slot) => Ok(()),
+            Ok(Verdict::Refused(reason)) => Err(reason),
+            Err(_unanswered) => Err(Reason::Away),
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        self.limiter.carry_out(self.host, self.host.leave(self.id));
+        self.ticket.close();
+        if self.ticket.try_recv() == Ok(Verdict::Slot) {
+            self.limiter.carry_out(self.host, self.host.release(self.limiter.basis()));
+        }
+    }
+}
+
+/// One slot of one host, held. Dropping it frees the slot, so it is dropped after the connection's
+/// socket is closed.
+#[derive(Debug)]
+pub struct Permit {
+    host: Arc<Host>,
+    limiter: Limiter,
+}
+
+impl Permit {
+    /// The host whose slot this is.
+    pub fn key(&self) -> &HostKey {
+        self.host.key()
+    }
+
+    /// Slots in use (in the fleet when shared) and the limit; 0 is unlimited.
+    pub fn occupancy(&self) -> (u32, Limit) {
+        self.host.in_use(self.limiter.is_shared())
+    }
+
+    /// Whether a connection may still be opened on it: a slot of the fleet is vouched for only as
+    /// long as the lease that was renewed last.
+    pub fn is_vouched(&self) -> bool {
+        match self.limiter.basis() {
+            Basis::Away { leased } | Basis::Granted { leased } => {
+                leased || self.host.in_use(false).1 == 0
+            }
+            Basis::Local | Basis::Open | Basis::Share { .. } => true,
+        }
+    }
+
+    /// The connection begins to idle in the pool of `thread`.
+    pub(crate) fn park(&self, thread: usize) {
+        self.host.park(thread);
+    }
+
+    /// The connection leaves the pool of `thread`.
+    pub(crate) fn unpark(&self, thread: usize) {
+        self.host.unpark(thread);
+    }
+
+    /// Whether somebody waits for this slot.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.host.is_wanted()
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let due = self.host.release(self.limiter.basis());
+        self.limiter.carry_out(&self.host, due);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limiter(limit: Limit, queue_size: usize) -> Limiter {
+        Limiter::local(Settings { default_limit: limit, queue_size, ..Settings::default() })
+    }
+
+    fn key() -> HostKey {
+        HostKey::parse("a.test").unwrap()
+    }
+
+    fn soon() -> Patience {
+        Patience::Until(clock::now() + Duration::from_secs(1))
+    }
+
+    #[tokio::test]
+    async fn a_full_host_is_refused_until_a_permit_is_dropped() {
+        let limiter = limiter(2, 10);
+        let one = limiter.acquire(&key(), Patience::None).await.unwrap();
+        let _two = limiter.acquire(&key(), Patience::None).await.unwrap();
+        let no = limiter.acquire(&key(), Patience::None).await.unwrap_err();
+        assert_eq!((no.reason, no.in_use, no.limit), (Reason::Full, 2, 2));
+        drop(one);
+        limiter.acquire(&key(), Patience::None).await.unwrap();
+        assert_eq!(limiter.open_here(&key()), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiters_are_served_in_the_order_of_their_coming() {
+        let limiter = limiter(1, 10);
+        let first = limiter.acquire(&key(), Patience::None).await.unwrap();
+        let (sender, mut order) = mpsc::unbounded_channel();
+        for number in 0..3 {
+            let (limiter, sender) = (limiter.clone(), sender.clone());
+            tokio::spawn(async move {
+                let permit = limiter.acquire(&key(), soon()).await.unwrap();
+                sender.send(number).unwrap();
+                drop(permit);
+            });
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        for number in 0..3 {
+            assert_eq!(order.recv().await, Some(number));
+        }
+        assert_eq!(limiter.open_here(&key()), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_at_its_deadline() {
+        let limiter = limiter(1, 10);
+        let _held = limiter.acquire(&key(), Patience::None).await.unwrap();
+        let no = limiter.acquire(&key(), soon()).await.unwrap_err();
+        assert_eq!((no.reason, no.waited), (Reason::TimedOut, Duration::from_secs(1)));
+        assert_eq!(limiter.snapshot()[0].waiting, 0);
+    }
+
+    #[tokio::test]
+    async fn the_waiting_room_is_bounded() {
+        let limiter = limiter(1, 1);
+        let _held = limiter.acquire(&key(), Patience::None).await.unwrap();
+        let mut waiting = tokio_test_spawn(&limiter);
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        let no = limiter.acquire(&key(), soon()).await.unwrap_err();
+        assert_eq!(no.reason, Reason::QueueFull);
+    }
+
+    fn tokio_test_spawn(
+        limiter: &Limiter,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<Permit, Refused>>>> {
+        let limiter = limiter.clone();
+        Box::pin(async move { limiter.acquire(&key(), soon()).await })
+    }
+
+    #[tokio::test]
+    async fn a_waiter_that_leaves_takes_nothing_with_it_at_any_moment() {
+        let limiter = limiter(1, 10);
+        let held = limiter.acquire(&key(), Patience::None).await.unwrap();
+        let mut leaves_early = tokio_test_spawn(&limiter);
+        let mut leaves_with_a_slot = tokio_test_spawn(&limiter);
+        assert!(futures_util::poll!(&mut leaves_early).is_pending());
+        assert!(futures_util::poll!(&mut leaves_with_a_slot).is_pending());
+        drop(leaves_early);
+        drop(held);
+        assert_eq!(limiter.open_here(&key()), 1, "the slot is already the second waiter's");
+        drop(leaves_with_a_slot);
+        assert_eq!(limiter.open_here(&key()), 0);
+        limiter.acquire(&key(), Patience::None).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_raised_limit_lets_those_who_wait_pass() {
+        let limiter = limiter(1, 10);
+        let _held = limiter.acquire(&key(), Patience::None).await.unwrap();
+        let mut waiting = tokio_test_spawn(&limiter);
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        limiter.set_host_limit("a.test".parse().unwrap(), 2);
+        waiting.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_of_another_thread_is_asked_for_before_a_refusal() {
+        let settings = Settings { default_limit: 1, ..Settings::default() };
+        let (limiter, mut ears) = Limiter::new(settings, None, 2);
+        let idle = limiter.acquire(&key(), Patience::None).await.unwrap();
+        idle.park(1);
+        let mut asking = tokio_test_spawn(&limiter);
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        let reclaim = ears[1].recv().await.unwrap();
+        idle.unpark(1);
+        drop(idle);
+        drop(reclaim);
+        asking.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_reclaim_that_finds_nothing_ends_in_the_refusal() {
+        let settings = Settings { default_limit: 1, ..Settings::default() };
+        let (limiter, mut ears) = Limiter::new(settings, None, 1);
+        let held = limiter.acquire(&key(), Patience::None).await.unwrap();
+        held.park(0);
+        let key = key();
+        let asking = limiter.acquire(&key, Patience::None);
+        tokio::pin!(asking);
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        held.unpark(0);
+        drop(ears[0].recv().await);
+        assert_eq!(asking.await.unwrap_err().reason, Reason::Full);
+    }
+
+    #[tokio::test]
+    async fn hosts_that_nobody_uses_do_not_fill_the_memory() {
+        let limiter = limiter(1, 10);
+        for number in 0..20_000 {
+            let key = HostKey::parse(&format!("h{number}.test")).unwrap();
+            drop(limiter.acquire(&key, Patience::None).await.unwrap());
+        }
+        assert!(limiter.snapshot().len() <= SHARDS * SHARD_SIZE + NAMED_HOSTS);
+    }
+}
