@@ -34,6 +34,13 @@ pub(crate) fn has_peer_left(stream: &TcpStream) -> bool {
         .is_ok_and(|ready| ready > 0 && ask[0].revents().intersects(gone))
 }
 
+/// Whether the socket has failed (RST, time-out), for a side whose FIN is behind us already.
+pub(crate) fn has_failed(stream: &TcpStream) -> bool {
+    let mut ask = [PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::empty())];
+    rustix::event::poll(&mut ask, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
+        .is_ok_and(|ready| ready > 0 && ask[0].revents().contains(PollFlags::ERR))
+}
+
 /// The reading side of a socket whose FIN is watched while its bytes are left alone.
 ///
 /// epoll tells of new bytes and of the FIN by the same edge. To hear of a FIN behind unread bytes,
@@ -55,6 +62,11 @@ impl ReadSide {
             let blocked = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
             drop(stream.try_io(Interest::READABLE, blocked));
         }
+    }
+
+    /// Whether bytes may be there that no readiness tells of.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.unread
     }
 
     /// As [`AsyncRead::poll_read`]; `Ok` without new bytes is the peer's FIN.

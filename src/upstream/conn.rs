@@ -88,8 +88,8 @@ impl Conn {
     }
 
     /// The socket of a connection without TLS, for the relay.
-    pub(crate) fn tcp(&mut self) -> Option<&mut TcpStream> {
-        match &mut self.socket {
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+        match &self.socket {
             Socket::Plain(socket) => Some(socket),
             Socket::Tls(_) => None,
         }
@@ -100,9 +100,15 @@ impl Conn {
         self.ended = true;
     }
 
-    /// Notes bytes that went past [`AsyncWrite`] and [`AsyncRead`].
-    pub(crate) fn note(&mut self, sent: u64, received: u64) {
-        self.tally.add(sent, received);
+    /// Takes that back: something was cut short after one direction had ended.
+    pub(crate) fn cut(&mut self) {
+        self.ended = false;
+    }
+
+    /// Says what a relay moved in all, some of it past [`AsyncWrite`] and [`AsyncRead`].
+    pub(crate) fn note_moved(&mut self, sent: u64, received: u64) {
+        self.tally.sent.set(sent);
+        self.tally.received.set(received);
     }
 }
 
