@@ -62,16 +62,23 @@ impl Alarm {
 }
 
 /// The silence of one connection: when something moved last, and one [`Alarm`] for when nothing
-/// does. Shared by all that take part in a connection's messages; single-threaded.
+/// does. Shared by all that take part in a connection's messages, on one thread.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     last: Cell<Instant>,
     alarm: RefCell<Alarm>,
+    uploading: Cell<bool>,
+    uploaded: Cell<u64>,
 }
 
 impl Pulse {
     pub(crate) fn new() -> Self {
-        Self { last: Cell::new(now()), alarm: RefCell::new(Alarm::new()) }
+        Self {
+            last: Cell::new(now()),
+            alarm: RefCell::new(Alarm::new()),
+            uploading: Cell::new(false),
+            uploaded: Cell::new(0),
+        }
     }
 
     /// Something moved.
@@ -79,9 +86,22 @@ impl Pulse {
         self.last.set(now());
     }
 
-    /// When something moved last.
-    pub(crate) fn last(&self) -> Instant {
-        self.last.get()
+    /// Whether a request's body is being read, so that its reader would see the client leave.
+    pub(crate) fn is_uploading(&self) -> bool {
+        self.uploading.get()
+    }
+
+    /// A part of a request's body moved; whether there is more to come.
+    pub(crate) fn upload(&self, bytes: u64, more: bool) {
+        self.beat();
+        self.uploading.set(more);
+        self.uploaded.set(self.uploaded.get() + bytes);
+    }
+
+    /// Bytes of the request's body so far; counts anew afterwards.
+    pub(crate) fn take_uploaded(&self) -> u64 {
+        self.uploading.set(false);
+        self.uploaded.take()
     }
 
     /// Ready once nothing has moved for `limit`.

@@ -17,6 +17,7 @@ use std::task::Poll;
 use std::task::Waker;
 use std::task::ready;
 
+use bytes::Bytes;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
@@ -29,6 +30,7 @@ use super::head::Framing;
 use crate::base::clock::Pulse;
 use crate::base::socket;
 use crate::base::socket::ReadSide;
+use crate::upstream::conn::Conn;
 
 /// Bytes that a client may send ahead of its turn; more stay in the kernel.
 const AHEAD: usize = 64 * 1024;
@@ -75,6 +77,7 @@ pub(crate) struct Client {
     near: RefCell<Near>,
     phase: Cell<Phase>,
     pulse: Rc<Pulse>,
+    switched: RefCell<Option<(Conn, Bytes)>>,
 }
 
 /// The near end of the connection: its socket and what has been read but not passed on.
@@ -113,8 +116,13 @@ impl Client {
             keep_open: false,
             received: 0,
         };
-        let pulse = Rc::new(Pulse::new());
-        Rc::new(Self { peer, near: RefCell::new(near), phase: Cell::new(Phase::Idle), pulse })
+        Rc::new(Self {
+            peer,
+            near: RefCell::new(near),
+            phase: Cell::new(Phase::Idle),
+            pulse: Rc::new(Pulse::new()),
+            switched: RefCell::new(None),
+        })
     }
 
     pub(crate) fn peer(&self) -> SocketAddr {
@@ -178,6 +186,7 @@ impl Client {
         let mut future = std::pin::pin!(future);
         poll_fn(|cx| match future.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if self.pulse.is_uploading() => Poll::Pending,
             Poll::Pending => self.poll_left(cx).map(|()| None),
         })
         .await
@@ -195,9 +204,16 @@ impl Client {
         poll_fn(|cx| self.near.borrow_mut().poll_out(cx)).await
     }
 
-    /// The connection goes on without hyper, which must not close it.
-    pub(crate) fn keep_open(&self) {
+    /// The protocol switches with the answer that goes out next (101): hyper must not close the
+    /// connection, which goes on as a tunnel to `upstream`, whose bytes so far are `early`.
+    pub(crate) fn switch(&self, upstream: Conn, early: Bytes) {
         self.near.borrow_mut().keep_open = true;
+        self.switched.replace(Some((upstream, early)));
+    }
+
+    /// The upstream of a connection that switched protocols.
+    pub(crate) fn take_switched(&self) -> Option<(Conn, Bytes)> {
+        self.switched.take()
     }
 
     /// Makes the close a reset, for an answer that was cut short: a plain FIN would let it pass
@@ -273,10 +289,7 @@ impl Near {
                 if self.ahead.is_empty() && ready!(self.poll_fill(cx))? == 0 {
                     return Poll::Ready(Ok(false));
                 }
-                if let Err(flaw) = self.clear_body() {
-                    self.next = Some(Next::Flaw(flaw));
-                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-                }
+                self.clear_body()?;
                 continue;
             }
             let answering = matches!(client.phase.get(), Phase::Waiting | Phase::Answering);
@@ -324,8 +337,11 @@ impl Near {
     }
 
     /// Clears what is here of the current message's body.
-    fn clear_body(&mut self) -> Result<(), Flaw> {
-        let (taken, ended) = self.framing.take(&self.ahead[self.cleared..])?;
+    ///
+    /// A malformed body is an error of reading: whoever answers the request hears of it.
+    fn clear_body(&mut self) -> io::Result<()> {
+        let (taken, ended) =
+            self.framing.take(&self.ahead[self.cleared..]).map_err(io::Error::other)?;
         self.cleared += taken;
         if ended {
             self.framing = Framing::None;
@@ -386,20 +402,13 @@ impl AsyncRead for Guarded {
             ready!(near.reads.poll_read(stream, cx, buf))?;
             let read = &buf.filled()[before..];
             near.received += read.len() as u64;
-            return match near.framing.take(read) {
-                Ok((taken, ended)) => {
-                    near.ahead.extend_from_slice(&read[taken..]);
-                    buf.set_filled(before + taken);
-                    if ended {
-                        near.framing = Framing::None;
-                    }
-                    Poll::Ready(Ok(()))
-                }
-                Err(flaw) => {
-                    near.next = Some(Next::Flaw(flaw));
-                    Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
-                }
-            };
+            let (taken, ended) = near.framing.take(read).map_err(io::Error::other)?;
+            near.ahead.extend_from_slice(&read[taken..]);
+            buf.set_filled(before + taken);
+            if ended {
+                near.framing = Framing::None;
+            }
+            return Poll::Ready(Ok(()));
         }
         if ready!(near.poll_message(&self.0, cx))? {
             let passed = near.cleared.min(buf.remaining());

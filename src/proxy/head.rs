@@ -249,7 +249,8 @@ impl Chunk {
         let mut at = 0;
         while at < bytes.len() {
             if self.state == ChunkState::Data {
-                let taken = (bytes.len() - at).min(usize::try_from(self.left).unwrap_or(usize::MAX));
+                let taken =
+                    (bytes.len() - at).min(usize::try_from(self.left).unwrap_or(usize::MAX));
                 self.left -= taken as u64;
                 at += taken;
                 if self.left == 0 {
@@ -367,7 +368,10 @@ mod tests {
             assert_eq!(framing_of(fields), Err(flaw), "{fields:?}");
         }
         assert_eq!(scan(b"GET http://h/ HTTP/2.0\r\n\r\n"), Err(Flaw::Version));
-        assert_eq!(scan(b"CONNECT h:1 HTTP/1.1\r\nContent-Length: 0\r\n\r\n"), Err(Flaw::ConnectBody));
+        assert_eq!(
+            scan(b"CONNECT h:1 HTTP/1.1\r\nContent-Length: 0\r\n\r\n"),
+            Err(Flaw::ConnectBody)
+        );
         assert_eq!(scan(&vec![b'a'; MAX_HEAD + 1]), Err(Flaw::TooLarge));
     }
 
@@ -389,7 +393,9 @@ mod tests {
 
     #[test]
     fn a_malformed_chunk_is_a_flaw() {
-        for body in ["\r\n", "g\r\n", "1\nx", "1\r\nxy", "1 \r\n", "1000000000000000\r\n", "0\r\n\n"] {
+        for body in
+            ["\r\n", "g\r\n", "1\nx", "1\r\nxy", "1 \r\n", "1000000000000000\r\n", "0\r\n\n"]
+        {
             let mut framing = Framing::Chunked(Chunk::default());
             assert_eq!(framing.take(body.as_bytes()), Err(Flaw::Chunk), "{body:?}");
         }

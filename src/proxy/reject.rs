@@ -151,9 +151,7 @@ fn refusal(refused: &Refused, refuse_status: u16) -> Answer {
     let Refused { host, reason, in_use, limit, waited } = refused;
     let full = format!("host limit {in_use}/{limit} {host}");
     let (status, error, phrase) = match reason {
-        Reason::Away => {
-            (503, "proxy_internal_error", format!("limiter away {host}"))
-        }
+        Reason::Away => (503, "proxy_internal_error", format!("limiter away {host}")),
         Reason::Full => (refuse_status, "connection_limit_reached", full),
         Reason::QueueFull => {
             (refuse_status, "connection_limit_reached", format!("{full} queue full"))
@@ -165,7 +163,9 @@ fn refusal(refused: &Refused, refuse_status: u16) -> Answer {
         ),
     };
     let detail = match reason {
-        Reason::Away => "the fleet's limiter cannot be reached; nothing new is opened until it is back",
+        Reason::Away => {
+            "the fleet's limiter cannot be reached; nothing new is opened until it is back"
+        }
         Reason::Full => "the host has as many connections as it may have",
         Reason::QueueFull => "the host is at its limit, and as many requests wait as may wait",
         Reason::TimedOut => "the host stayed at its limit for as long as the request could wait",
@@ -284,7 +284,10 @@ mod tests {
             let answer = reject.answer(503);
             assert_eq!((answer.status.as_u16(), answer.error), (status, word), "{reject:?}");
             let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
-            assert_eq!((body["status"].as_u64(), body["error"].as_str()), (Some(status.into()), Some(word)));
+            assert_eq!(
+                (body["status"].as_u64(), body["error"].as_str()),
+                (Some(status.into()), Some(word))
+            );
             assert!(!body["detail"].as_str().unwrap().is_empty());
             let bytes = String::from_utf8(answer.bytes()).unwrap();
             assert!(bytes.contains(&format!("proxy-status: narrows; error={word}\r\n")));
@@ -294,9 +297,15 @@ mod tests {
     #[test]
     fn a_refusal_tells_the_cap_in_its_reason_phrase() {
         let full = refused(Reason::Full).answer(503);
-        assert_eq!((full.phrase.as_str(), full.retry_after), ("host limit 25/25 api.example.com", Some(1)));
+        assert_eq!(
+            (full.phrase.as_str(), full.retry_after),
+            ("host limit 25/25 api.example.com", Some(1))
+        );
         let waited = refused(Reason::TimedOut).answer(500);
-        assert_eq!((waited.status.as_u16(), waited.phrase.as_str()), (500, "host limit 25/25 api.example.com waited 1.5s"));
+        assert_eq!(
+            (waited.status.as_u16(), waited.phrase.as_str()),
+            (500, "host limit 25/25 api.example.com waited 1.5s")
+        );
     }
 
     #[test]

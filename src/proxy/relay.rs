@@ -338,7 +338,7 @@ pub(crate) async fn relay(
                 pulse.poll_silent(cx, idle_timeout).map(|()| End::Silent)
             }
             (Poll::Ready(Ok(())), Poll::Pending) | (Poll::Pending, Poll::Ready(Ok(()))) => {
-                let (ended, end) = if ups.is_ready() {
+                let (ended, end) = if up.ended {
                     (Some(&client.stream), End::Client)
                 } else {
                     (upstream.tcp(), End::Upstream)

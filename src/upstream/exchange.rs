@@ -19,7 +19,6 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http::Request;
 use http::Response;
-use http::StatusCode;
 use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
@@ -227,8 +226,13 @@ impl Body for RequestBody {
             upload.gate = None;
         }
         let frame = Pin::new(&mut upload.incoming).poll_frame(cx);
-        if frame.is_ready() {
-            upload.pulse.beat();
+        match &frame {
+            Poll::Pending => upload.pulse.upload(0, true),
+            Poll::Ready(frame) => {
+                let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+                let more = frame.is_some() && !upload.incoming.is_end_stream();
+                upload.pulse.upload(bytes.map_or(0, |bytes| bytes.len() as u64), more);
+            }
         }
         frame
     }
@@ -336,9 +340,4 @@ impl Drop for ResponseBody {
             self.pool.put(self.key.clone(), line);
         }
     }
-}
-
-/// Whether a response switches protocols, so that its connection is no longer HTTP's.
-pub(crate) fn is_upgrade(response: &Response<ResponseBody>) -> bool {
-    response.status() == StatusCode::SWITCHING_PROTOCOLS
 }

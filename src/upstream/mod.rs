@@ -119,6 +119,10 @@ impl Upstream {
         Ok(Rc::new(Self { dialer, pool, settings, cells }))
     }
 
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.settings.idle_timeout
+    }
+
     pub(crate) fn pool(&self) -> &Rc<Pool> {
         &self.pool
     }

@@ -133,7 +133,7 @@ impl Pool {
             return;
         }
         line.seat().park(self.thread);
-        self.cells.pooled();
+        self.cells.parked();
         self.count.set(self.count.get() + 1);
         let idle = Idle { line, since: clock::now(), stir };
         self.idle.borrow_mut().entry(key).or_default().push(idle);
@@ -215,7 +215,7 @@ impl Pool {
 
     fn left(&self, line: &Line) {
         self.count.set(self.count.get() - 1);
-        self.cells.unpooled();
+        self.cells.unparked();
         line.seat().unpark(self.thread);
     }
 }
