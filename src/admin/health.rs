@@ -58,7 +58,7 @@ pub(super) fn live() -> Answer {
 }
 
 pub(super) fn ready(sources: &Sources, query: &str) -> Answer {
-    let redis = sources.fleet.redis();
+    let redis = sources.instances.redis();
     let (status, word) = match sources.readiness.phase() {
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
         Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
@@ -82,11 +82,10 @@ pub(super) fn ready(sources: &Sources, query: &str) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
-    use std::pin::Pin;
+    use futures_util::future::BoxFuture;
 
-    use super::super::Fleet;
-    use super::super::Holders;
+    use super::super::Held;
+    use super::super::Instances;
     use super::super::tests::get;
     use super::super::tests::sources;
     use super::*;
@@ -95,15 +94,12 @@ mod tests {
     #[derive(Debug)]
     struct Far(RedisState);
 
-    impl Fleet for Far {
+    impl Instances for Far {
         fn redis(&self) -> RedisState {
             self.0
         }
 
-        fn holders<'a>(
-            &'a self,
-            _: &'a HostKey,
-        ) -> Pin<Box<dyn Future<Output = Option<Holders>> + Send + 'a>> {
+        fn held(&self, _: Vec<HostKey>) -> BoxFuture<'_, Option<Vec<Held>>> {
             Box::pin(async { None })
         }
     }
@@ -135,7 +131,7 @@ mod tests {
             (RedisState::Away, "away", "degraded"),
             (RedisState::Learning, "learning", "degraded"),
         ] {
-            sources.fleet = Box::new(Far(state));
+            sources.instances = Box::new(Far(state));
             let (code, _, text) = get(&sources, "/readyz?verbose").await;
             let value: serde_json::Value = serde_json::from_str(&text).unwrap();
             assert_eq!(

@@ -1,17 +1,15 @@
 //! `/hosts`: who holds how many connections to whom.
 //!
 //! Of hosts that this instance knows, or of any one host by `?host=`. What the fleet holds is asked
-//! of Redis for each host listed, up to [`ASKED`] of them; beyond that, and while Redis is away, it
-//! is what this instance heard last, and `holders` is null.
+//! of Redis in one exchange, for up to [`ASKED`] of the hosts listed; beyond that, and while Redis
+//! is away, it is what this instance heard last, and `holders` is null.
 
-use futures_util::StreamExt;
-use futures_util::stream;
 use http::StatusCode;
 use serde_json::Value;
 use serde_json::json;
 
 use super::Answer;
-use super::Holders;
+use super::Held;
 use super::RedisState;
 use super::Sources;
 use super::problem;
@@ -20,8 +18,6 @@ use crate::limit::host::HostSnapshot;
 
 /// Hosts about which Redis is asked for one answer.
 const ASKED: usize = 256;
-/// Of those, at once.
-const AT_ONCE: usize = 16;
 
 pub(super) async fn list(sources: &Sources, query: &str) -> Answer {
     let one = query.split('&').find_map(|pair| pair.strip_prefix("host="));
@@ -41,19 +37,21 @@ pub(super) async fn list(sources: &Sources, query: &str) -> Answer {
             }
         }
     };
-    let reachable = match sources.fleet.redis() {
-        RedisState::Learning | RedisState::Up => true,
-        RedisState::Away | RedisState::Off => false,
+    let redis = sources.instances.redis();
+    let held = match redis {
+        RedisState::Learning | RedisState::Up => {
+            let keys = hosts.iter().take(ASKED).map(|host| host.key.clone()).collect();
+            sources.instances.held(keys).await.unwrap_or_default()
+        }
+        RedisState::Away | RedisState::Off => Vec::new(),
     };
-    let hosts: Vec<Value> = stream::iter(hosts.into_iter().enumerate())
-        .map(|(number, host)| async move {
-            let asked = reachable && number < ASKED;
-            let holders = if asked { sources.fleet.holders(&host.key).await } else { None };
-            told(sources, &host, holders)
-        })
-        .buffered(AT_ONCE)
-        .collect()
-        .await;
+    let held = held.into_iter().map(Some).chain(std::iter::repeat(None));
+    let tell = |(host, held): (&HostSnapshot, Option<Held>)| match redis {
+        // Nobody else is there to hold any.
+        RedisState::Off => told(host, Some(Held { total: host.open, ..Held::default() })),
+        RedisState::Away | RedisState::Learning | RedisState::Up => told(host, held),
+    };
+    let hosts: Vec<Value> = hosts.iter().zip(held).map(tell).collect();
     super::json(StatusCode::OK, &json!({ "hosts": hosts }))
 }
 
@@ -73,12 +71,8 @@ fn snapshot(sources: &Sources, key: &HostKey) -> HostSnapshot {
     }
 }
 
-fn told(sources: &Sources, host: &HostSnapshot, holders: Option<Holders>) -> Value {
-    let holders = match (sources.fleet.redis(), holders) {
-        (RedisState::Off, _) => Some(Holders { total: host.open, ..Holders::default() }),
-        (_, holders) => holders,
-    };
-    let fleet_open = holders.as_ref().map_or(host.total, |holders| holders.total.max(host.open));
+fn told(host: &HostSnapshot, held: Option<Held>) -> Value {
+    let fleet_open = held.as_ref().map_or(host.total, |held| held.total.max(host.open));
     json!({
         "host": host.key.as_str(),
         "open": host.open,
@@ -87,7 +81,7 @@ fn told(sources: &Sources, host: &HostSnapshot, holders: Option<Holders>) -> Val
         "limit": (host.limit > 0).then_some(host.limit),
         "waiting": host.waiting,
         "idle": host.idle,
-        "holders": holders.map(|holders| holders.workers),
+        "holders": held.map(|held| held.holders),
     })
 }
 
@@ -112,10 +106,10 @@ fn decoded(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::future::Future;
-    use std::pin::Pin;
 
-    use super::super::Fleet;
+    use futures_util::future::BoxFuture;
+
+    use super::super::Instances;
     use super::super::tests::get;
     use super::super::tests::sources;
     use super::*;
@@ -174,28 +168,26 @@ mod tests {
     #[derive(Debug)]
     struct Two(RedisState);
 
-    impl Fleet for Two {
+    impl Instances for Two {
         fn redis(&self) -> RedisState {
             self.0
         }
 
-        fn holders<'a>(
-            &'a self,
-            _: &'a HostKey,
-        ) -> Pin<Box<dyn Future<Output = Option<Holders>> + Send + 'a>> {
-            let workers = BTreeMap::from([("w1".to_owned(), 3), ("w2".to_owned(), 4)]);
-            Box::pin(async { Some(Holders { total: 7, workers }) })
+        fn held(&self, hosts: Vec<HostKey>) -> BoxFuture<'_, Option<Vec<Held>>> {
+            let holders = BTreeMap::from([("w1".to_owned(), 3), ("w2".to_owned(), 4)]);
+            let held = hosts.iter().map(|_| Held { total: 7, holders: holders.clone() }).collect();
+            Box::pin(async { Some(held) })
         }
     }
 
     #[tokio::test]
     async fn the_fleet_is_asked_unless_redis_is_away() {
         let mut sources = sources(9);
-        sources.fleet = Box::new(Two(RedisState::Up));
+        sources.instances = Box::new(Two(RedisState::Up));
         let found = hosts(&sources, "/hosts?host=a.test").await;
         assert_eq!((&found[0]["open"], &found[0]["fleet_open"]), (&json!(0), &json!(7)));
         assert_eq!(found[0]["holders"], json!({ "w1": 3, "w2": 4 }));
-        sources.fleet = Box::new(Two(RedisState::Away));
+        sources.instances = Box::new(Two(RedisState::Away));
         let found = hosts(&sources, "/hosts?host=a.test").await;
         assert_eq!((&found[0]["fleet_open"], &found[0]["holders"]), (&json!(0), &json!(null)));
     }

@@ -12,9 +12,7 @@ mod metrics;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,39 +115,30 @@ impl RedisState {
 
 /// Who holds how many slots of one host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Holders {
+pub struct Held {
     /// Slots held in the fleet.
     pub total: u32,
-    /// By whom.
-    pub workers: BTreeMap<String, u32>,
+    /// By which instance how many.
+    pub holders: BTreeMap<String, u32>,
 }
 
 /// What is known of the other instances.
-pub trait Fleet: fmt::Debug + Send + Sync {
+pub trait Instances: fmt::Debug + Send + Sync {
     /// How the way to them is.
     fn redis(&self) -> RedisState;
 
-    /// Who holds slots of this host; none if that cannot be found out now. It ends within the
-    /// time that a call to Redis may take.
-    fn holders<'a>(
-        &'a self,
-        key: &'a HostKey,
-    ) -> Pin<Box<dyn Future<Output = Option<Holders>> + Send + 'a>>;
+    /// Who holds slots of these hosts, one answer each; none if that cannot be found out now. It
+    /// ends within the time that a call to Redis may take.
+    fn held(&self, hosts: Vec<HostKey>) -> BoxFuture<'_, Option<Vec<Held>>>;
 }
 
-/// No other instances.
-#[derive(Clone, Copy, Debug)]
-pub struct Alone;
-
-impl Fleet for Alone {
+// STUB until the limiter's Redis side is merged: it knows the state and can be asked.
+impl Instances for Limiter {
     fn redis(&self) -> RedisState {
-        RedisState::Off
+        if self.is_shared() { RedisState::Up } else { RedisState::Off }
     }
 
-    fn holders<'a>(
-        &'a self,
-        _key: &'a HostKey,
-    ) -> Pin<Box<dyn Future<Output = Option<Holders>> + Send + 'a>> {
+    fn held(&self, _hosts: Vec<HostKey>) -> BoxFuture<'_, Option<Vec<Held>>> {
         ready(None)
     }
 }
@@ -165,8 +154,8 @@ pub struct Sources {
     pub readiness: Arc<Readiness>,
     /// The access log, for the lines that it dropped.
     pub access: Log,
-    /// The other instances.
-    pub fleet: Box<dyn Fleet>,
+    /// The other instances: a clone of the limiter, outside tests.
+    pub instances: Box<dyn Instances>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -237,7 +226,7 @@ fn index<'a>(_: &'a Sources, _: &'a str) -> BoxFuture<'a, Answer> {
     ready(body(StatusCode::OK, "text/plain; charset=utf-8", text))
 }
 
-fn ready<'a, T: Send + 'a>(value: T) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
+fn ready<'a, T: Send + 'a>(value: T) -> BoxFuture<'a, T> {
     Box::pin(std::future::ready(value))
 }
 
@@ -277,12 +266,13 @@ mod tests {
     /// Sources of a narrows that counts alone, with this limit.
     pub(super) fn sources(limit: limit::rules::Limit) -> Sources {
         let settings = limit::Settings { default_limit: limit, ..limit::Settings::default() };
+        let limiter = Limiter::local(settings);
         Sources {
-            limiter: Limiter::local(settings),
+            instances: Box::new(limiter.clone()),
+            limiter,
             metrics: Arc::new(Metrics::new(1, false)),
             readiness: Arc::default(),
             access: Log::off(),
-            fleet: Box::new(Alone),
         }
     }
 
