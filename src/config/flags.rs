@@ -119,10 +119,11 @@ impl Setting {
     }
 
     fn arg(&self) -> Arg {
-        let mut help = format!("{}\n[variable: {}]", self.help, self.variables.join(", "));
-        if self.unset != Nothing {
-            help.push_str(&format!(" [default: {}]", self.unset));
-        }
+        let default = match self.unset {
+            Nothing => String::new(),
+            unset @ (Said(_) | Text(_)) => format!(" [default: {unset}]"),
+        };
+        let help = format!("{}\n[variable: {}]{default}", self.help, self.variables.join(", "));
         let action = match self.values {
             Values::One => ArgAction::Set,
             Values::Many | Values::Files => ArgAction::Append,

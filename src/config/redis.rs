@@ -87,16 +87,11 @@ pub(super) fn url(source: &mut Source<'_>) -> Result<Option<Secret>, Noted> {
 /// All but the unreserved characters (RFC 3986 §2.3) percent-encoded. The URL's own setters leave
 /// `%` alone, so that a password that holds `%41` would be read back with an `A`.
 fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                escaped.push(char::from(byte));
-            }
-            _ => escaped.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    escaped
+    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let escape = |byte: u8| {
+        if unreserved(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+    };
+    text.bytes().map(escape).collect()
 }
 
 /// Which of the two ways to name the place holds.
