@@ -358,6 +358,11 @@ impl Host {
         Some(state.ask(need))
     }
 
+    /// Whether somebody waits here, or more is open than was granted.
+    pub(crate) fn is_short(&self) -> bool {
+        self.lock().again() != Again::No
+    }
+
     /// Whether Redis may hold slots for this instance here.
     pub(crate) fn is_recorded(&self) -> bool {
         self.lock().recorded > 0

@@ -122,9 +122,11 @@ impl Grant<'_> {
     pub(crate) fn answer(value: &Value) -> Result<Granted, Trouble> {
         match numbers(value) {
             Some([-1, _, _]) => Err(Trouble::Fenced),
-            Some([granted, total, learning]) => {
-                Ok(Granted { granted: count(granted), total: count(total), learning: left(learning) })
-            }
+            Some([granted, total, learning]) => Ok(Granted {
+                granted: count(granted),
+                total: count(total),
+                learning: left(learning),
+            }),
             None => Err(Trouble::of(value)),
         }
     }
