@@ -31,10 +31,10 @@ pub(crate) struct Timing {
 }
 
 impl Timing {
-    /// What is taken off the lease here, for clocks that run apart and for the moment between the
-    /// look at the clock and the connect that it allowed: one second of fifteen.
-    fn margin(&self) -> Duration {
-        self.lease / 15
+    /// How long a lease is relied on here: one second of fifteen less, for clocks that run apart
+    /// and for the moment between a look at the clock and the connect that it allowed.
+    fn reliance(&self) -> Duration {
+        self.lease * 14 / 15
     }
 }
 
@@ -257,7 +257,7 @@ impl Session {
     }
 
     fn renew(&mut self, sent: Instant, instances: u32) {
-        let until = sent + (self.timing.lease - self.timing.margin());
+        let until = sent + self.timing.reliance();
         self.leased_until = self.leased_until.max(Some(until));
         self.instances = instances.max(1);
     }

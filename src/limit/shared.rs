@@ -636,7 +636,7 @@ impl Worker {
 
     fn answer(&mut self, host: Arc<Host>, answer: scripts::Granted) {
         let basis = self.limiter.basis();
-        let scripts::Granted { granted, total, learning } = answer;
+        let scripts::Granted { here: granted, total, learning } = answer;
         let (due, again) =
             host.answered(Answer { granted, total, learning: learning.is_some() }, basis);
         self.limiter.carry_out(&host, due);
@@ -781,7 +781,8 @@ impl Worker {
     async fn has_left(&mut self) -> bool {
         let late = self.leaving.is_some_and(|deadline| deadline <= clock::now());
         let Line::Up(connection) = &self.line else { return true };
-        if !late && !(self.replies.is_empty() && self.due.is_empty()) {
+        let idle = self.replies.is_empty() && self.due.is_empty();
+        if !late && !idle {
             return false;
         }
         let mut clean = true;

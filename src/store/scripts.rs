@@ -100,7 +100,7 @@ pub(crate) enum Manner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Granted {
     /// Slots this instance holds now.
-    pub(crate) granted: u32,
+    pub(crate) here: u32,
     /// Slots all instances hold.
     pub(crate) total: u32,
     /// Set where the need was not met because Redis is learning: how long that will last.
@@ -122,11 +122,9 @@ impl Grant<'_> {
     pub(crate) fn answer(value: &Value) -> Result<Granted, Trouble> {
         match numbers(value) {
             Some([-1, _, _]) => Err(Trouble::Fenced),
-            Some([granted, total, learning]) => Ok(Granted {
-                granted: count(granted),
-                total: count(total),
-                learning: left(learning),
-            }),
+            Some([here, total, learning]) => {
+                Ok(Granted { here: count(here), total: count(total), learning: left(learning) })
+            }
             None => Err(Trouble::of(value)),
         }
     }
@@ -237,7 +235,7 @@ pub(crate) struct Leave {
 }
 
 impl Leave {
-    pub(crate) fn command(&self, keys: &Keys, worker: &str, epoch: u64) -> Cmd {
+    pub(crate) fn command(self, keys: &Keys, worker: &str, epoch: u64) -> Cmd {
         let mut command = LEAVE.call(2);
         command.arg(keys.workers()).arg(keys.leases()).arg(worker).arg(epoch);
         command.arg(u8::from(self.clean));
@@ -254,11 +252,8 @@ fn numbers(value: &Value) -> Option<[i64; 3]> {
 }
 
 fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
-        _ => None,
-    }
+    let Value::BulkString(bytes) = value else { return None };
+    std::str::from_utf8(bytes).ok()
 }
 
 fn count(number: i64) -> u32 {
@@ -284,10 +279,7 @@ mod tests {
     #[test]
     fn a_grant_is_read() {
         let learning = Some(Duration::from_millis(70));
-        assert_eq!(
-            Grant::answer(&ints([2, 5, 70])),
-            Ok(Granted { granted: 2, total: 5, learning })
-        );
+        assert_eq!(Grant::answer(&ints([2, 5, 70])), Ok(Granted { here: 2, total: 5, learning }));
         assert_eq!(Grant::answer(&ints([0, 5, -1])).unwrap().learning, None);
         assert_eq!(Grant::answer(&ints([-1, 0, -1])), Err(Trouble::Fenced));
         assert!(matches!(Grant::answer(&Value::Nil), Err(Trouble::Other(_))));
