@@ -125,10 +125,24 @@ pub(crate) struct Answer {
     pub(crate) learning: bool,
 }
 
+/// Whether Redis must be asked about a host again, though nothing happens here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// More is open here than was granted: what is held must be put on the books as it fits.
+    Debt,
+    /// No.
+    No,
+    /// Somebody waits for a slot of the fleet.
+    Waiting,
+}
+
 #[derive(Debug, Default)]
 struct State {
     open: u32,
     granted: u32,
+    /// The most that Redis may hold for this instance: unlike `granted` it is not lowered before
+    /// an answer has said so, and what a lost message may have taken is in it.
+    recorded: u32,
     total: u32,
     limit: Limit,
     rules: u64,
@@ -270,7 +284,9 @@ impl Host {
         state.limit = limit;
         let mut due = Due::default();
         self.pump(&mut state, basis, &mut due);
-        due.speak = !state.waiting.is_empty() && state.list();
+        due.speak = matches!(basis, Basis::Granted { .. })
+            && (!state.waiting.is_empty() || state.is_stale())
+            && state.list();
         due
     }
 
@@ -305,28 +321,59 @@ impl Host {
         if need == state.granted && state.waiting.is_empty() {
             return None;
         }
+        state.put_question();
         Some(state.ask(need))
     }
 
     /// The first message about this host after a `hello`: what it holds, so that Redis knows it
-    /// again. `keep` is whether the slots are still vouched for; else the grant starts anew.
+    /// again. `keep` is whether the slots are still vouched for: then exactly they are asked for
+    /// (who waits is asked for by the next message); else the grant starts anew.
     pub(crate) fn reassert(&self, keep: bool) -> Option<Ask> {
         let mut state = self.lock();
         state.listed = false;
         state.outstanding = false;
-        if !keep {
-            state.granted = 0;
+        for waiter in &mut state.waiting {
+            if waiter.hope == Hope::Answer(true) {
+                waiter.hope = Hope::Answer(false); // the answer went with the connection
+            }
         }
-        let need = if keep { state.open } else { state.open + self.waiting.load(Relaxed) };
-        (need > 0 || state.granted > 0).then(|| state.ask(need))
+        let need = if keep {
+            state.open
+        } else {
+            state.granted = 0;
+            state.put_question();
+            state.open.saturating_add(self.waiting.load(Relaxed))
+        };
+        (need > 0 || state.recorded > 0).then(|| state.ask(need))
     }
 
-    /// Redis answered. Whether somebody still waits for a slot of the fleet, so that Redis must be
-    /// asked again in a while.
-    pub(crate) fn answered(&self, answer: Answer, basis: Basis) -> (Due, bool) {
+    /// A message that changes nothing, so that Redis keeps what it knows for another day.
+    pub(crate) fn audit(&self) -> Option<Ask> {
+        let mut state = self.lock();
+        if state.outstanding || state.recorded == 0 {
+            return None;
+        }
+        let need = state.open.saturating_add(self.waiting.load(Relaxed));
+        state.put_question();
+        Some(state.ask(need))
+    }
+
+    /// Whether somebody waits here, or more is open than was granted.
+    pub(crate) fn is_short(&self) -> bool {
+        self.lock().again() != Again::No
+    }
+
+    /// Whether Redis may hold slots for this instance here.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.lock().recorded > 0
+    }
+
+    /// Redis answered.
+    pub(crate) fn answered(&self, answer: Answer, basis: Basis) -> (Due, Again) {
         let mut state = self.lock();
         state.outstanding = false;
         state.granted = answer.granted;
+        state.recorded = answer.granted;
         state.total = answer.total;
         let mut due = Due::default();
         self.pump(&mut state, basis, &mut due);
@@ -337,7 +384,7 @@ impl Host {
                     waiter.hope = Hope::Answer(false);
                 }
             }
-            return (due, !state.waiting.is_empty());
+            return (due, state.again());
         }
         for _ in 0..state.waiting.len() {
             if !self.reclaim(&mut state, &mut due) {
@@ -355,13 +402,14 @@ impl Host {
             (waiter.hope == Hope::Answer(true)).then_some(Reason::Full)
         });
         due.speak = state.is_stale() && state.list();
-        (due, !state.waiting.is_empty())
+        (due, state.again())
     }
 
     /// The connection to Redis is gone, and with it any answer. `refuse` sends all waiters away;
     /// otherwise they stay for what the basis lets pass.
     pub(crate) fn lost(&self, basis: Basis, refuse: bool) -> Due {
         let mut state = self.lock();
+        state.listed = false;
         state.outstanding = false;
         let mut due = Due::default();
         self.pump(&mut state, basis, &mut due);
@@ -423,7 +471,7 @@ impl Host {
     pub(crate) fn is_vacant(&self) -> bool {
         let state = self.lock();
         state.open == 0
-            && state.granted == 0
+            && state.recorded == 0
             && state.waiting.is_empty()
             && !state.outstanding
             && !state.listed
@@ -514,14 +562,29 @@ impl State {
         !self.outstanding && !std::mem::replace(&mut self.listed, true)
     }
 
-    fn ask(&mut self, need: u32) -> Ask {
-        self.granted = self.granted.min(need);
-        self.outstanding = true;
+    /// The message that is about to leave asks for all who wait.
+    fn put_question(&mut self) {
         for waiter in &mut self.waiting {
             if waiter.hope == Hope::Answer(false) {
                 waiter.hope = Hope::Answer(true);
             }
         }
+    }
+
+    fn again(&self) -> Again {
+        if !self.waiting.is_empty() {
+            Again::Waiting
+        } else if self.limit > 0 && self.open > self.granted {
+            Again::Debt
+        } else {
+            Again::No
+        }
+    }
+
+    fn ask(&mut self, need: u32) -> Ask {
+        self.granted = self.granted.min(need);
+        self.recorded = self.recorded.max(need);
+        self.outstanding = true;
         Ask { need, limit: self.limit }
     }
 }
