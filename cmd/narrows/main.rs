@@ -10,13 +10,12 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use narrows::app::App;
 use narrows::config;
 use narrows::config::Command;
 use narrows::config::Config;
 use narrows::config::Serve;
 use narrows::telemetry::trace;
-
-use self::shim::App;
 
 // PERF: connections come and go on every core; the system's allocator would make them wait for
 // each other, and keep what idle tunnels had used at their birth.
@@ -82,44 +81,5 @@ fn say(text: &str) {
 fn complain(text: &str) {
     if writeln!(std::io::stderr(), "{text}").is_err() {
         // There is no further place to say so; the exit code tells.
-    }
-}
-
-/// SHIM: stands in for `narrows::app::App` until that is merged. To be removed, and the `use`
-/// above turned into `use narrows::app::App;`.
-mod shim {
-    use std::net::SocketAddr;
-    use std::time::Duration;
-
-    use narrows::config::Config;
-
-    pub(crate) struct App {
-        config: Config,
-    }
-
-    #[derive(Debug)]
-    pub(crate) struct Stopped;
-
-    #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "the shape of the real one")]
-    impl App {
-        pub(crate) fn new(config: Config) -> anyhow::Result<Self> {
-            Ok(Self { config })
-        }
-
-        pub(crate) fn start(&self) -> anyhow::Result<()> {
-            Ok(())
-        }
-
-        pub(crate) fn proxy_addr(&self) -> Option<SocketAddr> {
-            Some(self.config.listen.address)
-        }
-
-        pub(crate) fn admin_addr(&self) -> Option<SocketAddr> {
-            self.config.admin.as_ref().map(|admin| admin.address)
-        }
-
-        pub(crate) fn stop(&self, _deadline: Duration) -> Stopped {
-            Stopped
-        }
     }
 }

@@ -37,6 +37,7 @@ use tokio::task::JoinSet;
 pub use self::health::Readiness;
 use crate::base::authority::HostKey;
 use crate::limit::Limiter;
+use crate::store::Fleet;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Metrics;
 
@@ -132,14 +133,22 @@ pub trait Instances: fmt::Debug + Send + Sync {
     fn held(&self, hosts: Vec<HostKey>) -> BoxFuture<'_, Option<Vec<Held>>>;
 }
 
-// STUB until the limiter's Redis side is merged: it knows the state and can be asked.
 impl Instances for Limiter {
     fn redis(&self) -> RedisState {
-        if self.is_shared() { RedisState::Up } else { RedisState::Off }
+        match self.link().map(|link| link.state_name()) {
+            None => RedisState::Off,
+            Some("up") => RedisState::Up,
+            Some("learning") => RedisState::Learning,
+            Some(_) => RedisState::Away,
+        }
     }
 
-    fn held(&self, _hosts: Vec<HostKey>) -> BoxFuture<'_, Option<Vec<Held>>> {
-        ready(None)
+    fn held(&self, hosts: Vec<HostKey>) -> BoxFuture<'_, Option<Vec<Held>>> {
+        Box::pin(async move {
+            let fleets = self.fleets(hosts).await?;
+            let held = |fleet: Fleet| Held { total: fleet.total, holders: fleet.holders };
+            Some(fleets.into_iter().map(held).collect())
+        })
     }
 }
 

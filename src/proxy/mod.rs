@@ -38,6 +38,8 @@ use self::reject::Reject;
 use crate::base::clock;
 use crate::limit::Limiter;
 use crate::limit::Patience;
+use crate::listen::Counted;
+use crate::listen::Load;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Cells;
 use crate::telemetry::metrics::Route;
@@ -66,6 +68,7 @@ pub(crate) struct Thread {
     pub(crate) log: Log,
     pub(crate) settings: Settings,
     pub(crate) via: Option<Via>,
+    pub(crate) load: Load,
     /// Turns true when the proxy stops.
     pub(crate) draining: watch::Receiver<bool>,
 }
@@ -98,7 +101,7 @@ impl Thread {
 
 /// Serves one client connection to its end.
 pub(crate) async fn serve(thread: Rc<Thread>, stream: TcpStream, peer: SocketAddr) {
-    let _open = Open::count(&thread.cells);
+    let _open = Open::count(&thread);
     let client = Client::new(stream, peer);
     let mut next = watched(&thread, &client, client.next()).await;
     if let Next::Plain = next {
@@ -118,18 +121,21 @@ pub(crate) async fn serve(thread: Rc<Thread>, stream: TcpStream, peer: SocketAdd
 }
 
 /// Counts a client's connection until it is dropped, however that comes.
-struct Open(Arc<Cells>);
+struct Open {
+    cells: Arc<Cells>,
+    _load: Counted,
+}
 
 impl Open {
-    fn count(cells: &Arc<Cells>) -> Self {
-        cells.client_opened();
-        Self(Arc::clone(cells))
+    fn count(thread: &Thread) -> Self {
+        thread.cells.client_opened();
+        Self { cells: Arc::clone(&thread.cells), _load: thread.load.count() }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.client_closed();
+        self.cells.client_closed();
     }
 }
 
@@ -152,6 +158,7 @@ async fn plain(thread: &Rc<Thread>, client: &Rc<Client>) -> Next {
         let mut hyper = std::pin::pin!(
             http1::Builder::new()
                 .preserve_header_case(true)
+                .title_case_headers(true)
                 // The upstream's Date is not ours to touch; answers of our own bring theirs.
                 .auto_date_header(false)
                 .serve_connection(io, service)

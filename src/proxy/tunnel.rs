@@ -84,7 +84,7 @@ async fn run(
     line: Line,
     key: String,
 ) {
-    let _open = Open::count(&thread.cells);
+    let _open = Open::count(&thread);
     let idle = thread.settings.tunnel_idle_timeout;
     let moved = relay::relay(near, upstream, &[], &pulse, idle).await;
     thread.cells.sent(moved.sent);

@@ -79,6 +79,7 @@ impl Line {
         let (seat, tally) = (conn.seat(), conn.tally());
         let (sender, driver) = http1::Builder::new()
             .preserve_header_case(true)
+            .title_case_headers(true)
             .handshake(TokioIo::new(conn))
             .await
             .map_err(|error| ExchangeError::Malformed(error.to_string()))?;
