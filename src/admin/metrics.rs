@@ -16,6 +16,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::Answer;
+use super::RedisState;
 use super::Sources;
 use super::body;
 use super::problem;
@@ -34,6 +35,7 @@ pub(super) fn text(sources: &Sources) -> Answer {
     registry.register_collector(Box::new(Arc::clone(&sources.metrics)));
     registry.register_collector(Box::new(Hosts(sources.limiter.clone())));
     registry.register_collector(Box::new(Access(sources.access.clone())));
+    registry.register_collector(Box::new(Redis(sources.instances.redis())));
     let mut text = String::with_capacity(16 * 1024);
     match encode(&mut text, &registry) {
         Ok(()) => body(StatusCode::OK, KIND, text),
@@ -160,6 +162,23 @@ impl Collector for Access {
     }
 }
 
+#[derive(Debug)]
+struct Redis(RedisState);
+
+impl Collector for Redis {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let up: u64 = match self.0 {
+            RedisState::Off => return Ok(()),
+            RedisState::Away => 0,
+            RedisState::Learning | RedisState::Up => 1,
+        };
+        let help = "Whether Redis answers, 1 or 0";
+        encoder
+            .encode_descriptor("narrows_redis_up", help, None, MetricType::Gauge)?
+            .encode_gauge(&up)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::get;
@@ -189,9 +208,25 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
+        assert!(!text.contains("redis"), "there is none");
         drop(held);
         let (_, _, text) = get(&sources, "/metrics").await;
         assert!(text.contains("narrows_connections{host=\"a.test:81\"} 0"), "{text}");
+    }
+
+    #[test]
+    fn redis_is_up_when_it_answers() {
+        for (state, line) in [
+            (RedisState::Away, "narrows_redis_up 0\n"),
+            (RedisState::Learning, "narrows_redis_up 1\n"),
+            (RedisState::Up, "narrows_redis_up 1\n"),
+        ] {
+            let mut registry = Registry::default();
+            registry.register_collector(Box::new(Redis(state)));
+            let mut text = String::new();
+            encode(&mut text, &registry).unwrap();
+            assert!(text.contains(line), "{text}");
+        }
     }
 
     #[tokio::test]

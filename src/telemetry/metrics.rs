@@ -8,7 +8,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -204,7 +203,6 @@ impl Cells {
 #[derive(Debug, Default)]
 struct Redis {
     errors: AtomicU64,
-    up: AtomicBool,
     micros: AtomicU64,
     buckets: [AtomicU64; CALL_BOUNDS.len() + 1],
 }
@@ -243,13 +241,6 @@ impl Metrics {
     pub(crate) fn redis_failed(&self) {
         if let Some(redis) = &self.redis {
             redis.errors.fetch_add(1, Relaxed);
-        }
-    }
-
-    /// Redis is there, or not.
-    pub(crate) fn redis_is_up(&self, up: bool) {
-        if let Some(redis) = &self.redis {
-            redis.up.store(up, Relaxed);
         }
     }
 
@@ -357,10 +348,7 @@ impl Collector for Metrics {
         let mut family =
             encoder.encode_descriptor("narrows_redis_errors", help, None, MetricType::Counter)?;
         let errors = redis.errors.load(Relaxed);
-        family.encode_counter::<NoLabelSet, _, u64>(&errors, None)?;
-
-        let up = u64::from(redis.up.load(Relaxed));
-        gauge(encoder, "narrows_redis_up", "Whether Redis answers, 1 or 0", up)
+        family.encode_counter::<NoLabelSet, _, u64>(&errors, None)
     }
 }
 
@@ -433,11 +421,8 @@ mod tests {
         let metrics = Arc::new(Metrics::new(1, true));
         metrics.redis_called(Duration::from_micros(300));
         metrics.redis_failed();
-        assert!(text(&metrics).contains("narrows_redis_up 0"));
-        metrics.redis_is_up(true);
         let text = text(&metrics);
         for line in [
-            "narrows_redis_up 1",
             "narrows_redis_errors_total 1",
             "narrows_redis_call_duration_seconds_count 1",
             "narrows_redis_call_duration_seconds_bucket{le=\"0.00025\"} 0",
