@@ -4,6 +4,8 @@
 //! of Redis in one exchange, for up to [`ASKED`] of the hosts listed; beyond that, and while Redis
 //! is away, it is what this instance heard last, and `holders` is null.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use serde_json::Value;
 use serde_json::json;
@@ -18,6 +20,8 @@ use crate::limit::host::HostSnapshot;
 
 /// Hosts about which Redis is asked for one answer.
 const ASKED: usize = 256;
+/// For its answer, should the limiter's own time-out be longer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn list(sources: &Sources, query: &str) -> Answer {
     let one = query.split('&').find_map(|pair| pair.strip_prefix("host="));
@@ -41,7 +45,8 @@ pub(super) async fn list(sources: &Sources, query: &str) -> Answer {
     let held = match redis {
         RedisState::Learning | RedisState::Up => {
             let keys = hosts.iter().take(ASKED).map(|host| host.key.clone()).collect();
-            sources.instances.held(keys).await.unwrap_or_default()
+            let held = tokio::time::timeout(PATIENCE, sources.instances.held(keys)).await;
+            held.ok().flatten().unwrap_or_default()
         }
         RedisState::Away | RedisState::Off => Vec::new(),
     };
