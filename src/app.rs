@@ -375,7 +375,6 @@ impl App {
             if let Some((settings, link)) = shared {
                 let calls: shared::Calls = Box::new(move |took, good| {
                     metrics.redis_called(took);
-                    metrics.redis_is_up(good);
                     if !good {
                         metrics.redis_failed();
                     }
