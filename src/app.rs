@@ -4,6 +4,7 @@
 //! more, the control thread, speaks to Redis and serves the admin port, so that no load delays a
 //! heartbeat. Wiring only: nothing is decided here.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -179,7 +180,7 @@ impl App {
         let mut stopped = self.stopped.subscribe();
         let runtime = runtime("a waiting thread")?;
         // The sender lives as long as `self`, so this ends by the stop alone.
-        drop(runtime.block_on(stopped.wait_for(|stopped| *stopped)).is_ok());
+        let _stopped = runtime.block_on(stopped.wait_for(|stopped| *stopped));
         Ok(())
     }
 
@@ -196,7 +197,7 @@ impl App {
         // A thread that panicked has dropped its connections, and with them their slots.
         let clean = running.threads.into_iter().all(|thread| thread.join().unwrap_or(false));
         // The control thread may have ended by itself; then there is nobody to tell.
-        drop(running.control_stop.send(()));
+        let _gone = running.control_stop.send(());
         if running.control.join().is_err() {
             tracing::error!("the control thread panicked");
         }
@@ -456,6 +457,7 @@ impl Seed {
             Arc::clone(&cells),
         )?;
         tokio::task::spawn_local(Rc::clone(upstream.pool()).watch(ear));
+        let drain = Rc::<listen::Drain>::default();
         let thread = Rc::new(proxy::Thread {
             limiter: self.limiter,
             upstream: Rc::clone(&upstream),
@@ -464,17 +466,25 @@ impl Seed {
             via: self.config.proxy.via.as_deref().and_then(proxy::Via::new),
             settings: self.config.proxy,
             load: self.view.load().clone(),
-            draining: self.draining.clone(),
+            drain: Rc::clone(&drain),
+            authorities: RefCell::default(),
         });
         let mut draining = self.draining;
-        let stop = async {
+        let stop = async move {
             // Without a sender the app is gone, which is a stop too.
-            drop(draining.wait_for(|draining| *draining).await.is_ok());
+            let _stop = draining.wait_for(|draining| *draining).await;
         };
-        listen::accept(listener, &self.view, handed, stop, |stream, peer| {
-            tokio::task::spawn_local(proxy::serve(Rc::clone(&thread), stream, peer));
-        })
-        .await?;
+        let view = self.view.clone();
+        // PERF: a task of its own, since the future that a runtime blocks on is polled each time
+        // that anything at all has happened.
+        let accepting = tokio::task::spawn_local(async move {
+            listen::accept(listener, &view, handed, stop, |stream, peer| {
+                tokio::task::spawn_local(proxy::serve(Rc::clone(&thread), stream, peer));
+            })
+            .await
+        });
+        accepting.await.map_err(io::Error::other)??;
+        drain.begin();
         upstream.pool().clear();
         let deadline = clock::now() + *self.deadline.borrow();
         // A task that was spawned just now counts only once it has run.

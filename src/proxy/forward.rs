@@ -59,7 +59,7 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Left> {
     let mut story = Story::begin(&thread, &client, &request);
-    let result = match Wish::read(&request) {
+    let result = match Wish::read(&thread, &request) {
         Ok(Wish::Health) => Ok(health()),
         Ok(Wish::Forward { authority, tls }) => {
             story.host(&authority);
@@ -88,7 +88,7 @@ enum Wish {
 }
 
 impl Wish {
-    fn read(request: &Request<Incoming>) -> Result<Self, Reject> {
+    fn read(thread: &Thread, request: &Request<Incoming>) -> Result<Self, Reject> {
         let uri = request.uri();
         let Some(authority) = uri.authority() else {
             let asks = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -103,7 +103,8 @@ impl Wish {
             Some(scheme) if *scheme == Scheme::HTTPS => true,
             Some(_) | None => return Err(Reject::BadScheme),
         };
-        let authority = Authority::parse(authority.as_str(), Some(if tls { 443 } else { 80 }))
+        let authority = thread
+            .authority(authority.as_str(), tls)
             .map_err(|why| Reject::BadTarget { target: uri.to_string(), why })?;
         Ok(Self::Forward { authority, tls })
     }

@@ -98,7 +98,6 @@ struct Near {
     out: Vec<u8>,
     /// hyper's part is over: its shutdown must not reach the socket.
     keep_open: bool,
-    received: u64,
 }
 
 impl Client {
@@ -114,7 +113,6 @@ impl Client {
             parked: None,
             out: Vec::new(),
             keep_open: false,
-            received: 0,
         };
         Rc::new(Self {
             peer,
@@ -146,11 +144,6 @@ impl Client {
     pub(crate) fn end_answer(&self) {
         self.pulse.beat();
         self.phase.set(Phase::Idle);
-    }
-
-    /// Bytes that this client has sent so far.
-    pub(crate) fn received(&self) -> u64 {
-        self.near.borrow().received
     }
 
     /// Waits for the next message, in front of hyper.
@@ -350,7 +343,7 @@ impl Near {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let Self { stream: Some(stream), reads, ahead, received, .. } = self else {
+        let Self { stream: Some(stream), reads, ahead, .. } = self else {
             return Poll::Ready(Ok(0));
         };
         with_scratch(|scratch| {
@@ -358,7 +351,6 @@ impl Near {
             ready!(reads.poll_read(stream, cx, &mut buffer))?;
             let read = buffer.filled();
             ahead.extend_from_slice(read);
-            *received += read.len() as u64;
             Poll::Ready(Ok(read.len()))
         })
     }
@@ -401,7 +393,6 @@ impl AsyncRead for Guarded {
             let before = buf.filled().len();
             ready!(near.reads.poll_read(stream, cx, buf))?;
             let read = &buf.filled()[before..];
-            near.received += read.len() as u64;
             let (taken, ended) = near.framing.take(read).map_err(io::Error::other)?;
             near.ahead.extend_from_slice(&read[taken..]);
             buf.set_filled(before + taken);

@@ -15,7 +15,7 @@ const MAX_CHUNK_EXTRAS: u32 = 16 * 1024;
 
 /// What is wrong with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Flaw {
+pub(crate) enum Flaw {
     /// A chunk that RFC 9112 §7.1 does not allow.
     #[error("the chunked body is malformed")]
     Chunk,

@@ -14,6 +14,8 @@ mod reject;
 mod relay;
 mod tunnel;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -27,7 +29,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 
 use self::guard::Client;
 use self::guard::Guarded;
@@ -35,10 +36,13 @@ use self::guard::Next;
 use self::guard::Phase;
 use self::head::Flaw;
 use self::reject::Reject;
+use crate::base::authority::Authority;
+use crate::base::authority::BadAuthority;
 use crate::base::clock;
 use crate::limit::Limiter;
 use crate::limit::Patience;
 use crate::listen::Counted;
+use crate::listen::Drain;
 use crate::listen::Load;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Cells;
@@ -69,8 +73,9 @@ pub(crate) struct Thread {
     pub(crate) settings: Settings,
     pub(crate) via: Option<Via>,
     pub(crate) load: Load,
-    /// Turns true when the proxy stops.
-    pub(crate) draining: watch::Receiver<bool>,
+    pub(crate) drain: Rc<Drain>,
+    /// Authorities by the text that named them. PERF: parsing one allocates and formats.
+    pub(crate) authorities: RefCell<HashMap<Box<str>, [Option<Authority>; 2]>>,
 }
 
 /// The Via fields this proxy adds, by the version of the message (RFC 9110 §7.6.3).
@@ -87,7 +92,26 @@ impl Via {
     }
 }
 
+/// Texts that the table of authorities holds before it begins anew.
+const AUTHORITIES: usize = 1024;
+
 impl Thread {
+    /// Reads the authority of an `http` or (`tls`) an `https` target, or remembers it.
+    fn authority(&self, text: &str, tls: bool) -> Result<Authority, BadAuthority> {
+        let mut known = self.authorities.borrow_mut();
+        if let Some(authority) =
+            known.get(text).and_then(|by_scheme| by_scheme[usize::from(tls)].as_ref())
+        {
+            return Ok(authority.clone());
+        }
+        let authority = Authority::parse(text, Some(if tls { 443 } else { 80 }))?;
+        if known.len() >= AUTHORITIES {
+            known.clear();
+        }
+        known.entry(text.into()).or_default()[usize::from(tls)] = Some(authority.clone());
+        Ok(authority)
+    }
+
     /// Until when a request may wait for a full host: what it asks for itself, within bounds, or
     /// what the settings say.
     fn patience(&self, asked: Option<u64>) -> Patience {
@@ -167,7 +191,7 @@ async fn plain(thread: &Rc<Thread>, client: &Rc<Client>) -> Next {
             thread,
             client,
             poll_fn(|cx| {
-                if *thread.draining.borrow() {
+                if thread.drain.is_on() {
                     hyper.as_mut().graceful_shutdown();
                 }
                 // Whatever ended it: there is nobody left to tell.
@@ -189,21 +213,13 @@ async fn plain(thread: &Rc<Thread>, client: &Rc<Client>) -> Next {
 /// Runs a stage of a client connection under the time limits of the phase it is in.
 async fn watched(thread: &Thread, client: &Client, stage: impl Future<Output = Next>) -> Next {
     let mut stage = std::pin::pin!(stage);
-    let mut draining = thread.draining.clone();
-    let mut drain =
-        std::pin::pin!(async move { draining.wait_for(|draining| *draining).await.is_ok() });
-    let mut drained = false;
+    let mut listener = None;
     poll_fn(move |cx| {
+        listener.get_or_insert_with(|| thread.drain.listen(cx.waker().clone()));
         if let Poll::Ready(next) = stage.as_mut().poll(cx) {
             return Poll::Ready(next);
         }
-        if !drained && drain.as_mut().poll(cx).is_ready() {
-            drained = true;
-            if let Poll::Ready(next) = stage.as_mut().poll(cx) {
-                return Poll::Ready(next);
-            }
-        }
-        if drained && client.phase() == Phase::Idle {
+        if thread.drain.is_on() && client.phase() == Phase::Idle {
             return Poll::Ready(Next::Left);
         }
         expire(thread, client, cx)

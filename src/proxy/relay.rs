@@ -279,7 +279,7 @@ impl Pipe {
         }
         let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         // Past a user's share of pipe pages the kernel says no: the pipe stays small, and works.
-        drop(rustix::pipe::fcntl_setpipe_size(&writer, PIPE_SIZE));
+        let _small = rustix::pipe::fcntl_setpipe_size(&writer, PIPE_SIZE);
         Ok(Self { reader, writer, filled: 0 })
     }
 

@@ -66,12 +66,16 @@ pub(crate) struct Failed {
 }
 
 /// A connection that speaks HTTP/1.1, and hyper's halves of it.
-pub(crate) struct Line {
+///
+/// PERF: boxed once, since a line is handed on several times per request and hyper's part is large.
+pub(crate) struct Line(Box<Halves>);
+
+struct Halves {
     sender: http1::SendRequest<RequestBody>,
     driver: http1::Connection<TokioIo<Conn>, RequestBody>,
     seat: Seat,
     tally: Rc<Tally>,
-    pub(crate) stir: Option<Arc<Stir>>,
+    stir: Option<Arc<Stir>>,
 }
 
 impl Line {
@@ -83,26 +87,31 @@ impl Line {
             .handshake(TokioIo::new(conn))
             .await
             .map_err(|error| ExchangeError::Malformed(error.to_string()))?;
-        Ok(Self { sender, driver, seat, tally, stir: None })
+        Ok(Self(Box::new(Halves { sender, driver, seat, tally, stir: None })))
     }
 
     pub(crate) fn seat(&self) -> &Seat {
-        &self.seat
+        &self.0.seat
+    }
+
+    /// What wakes the pool's watcher for this line, from one stay in the pool to the next.
+    pub(crate) fn stir(&mut self) -> &mut Option<Arc<Stir>> {
+        &mut self.0.stir
     }
 
     /// Whether the next request may be sent.
     pub(crate) fn is_ready(&self) -> bool {
-        self.sender.is_ready()
+        self.0.sender.is_ready()
     }
 
     /// Lets the idle connection hear its peer; ready when it is of no use any more.
     pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.driver).poll(cx).map(drop)
+        Pin::new(&mut self.0.driver).poll(cx).map(drop)
     }
 
     /// Closes an idle connection in good order.
     pub(crate) fn end(self) {
-        self.driver.into_parts().io.into_inner().end();
+        self.0.driver.into_parts().io.into_inner().end();
     }
 
     /// Sends a request and waits for the head of its response.
@@ -112,11 +121,12 @@ impl Line {
         pulse: &Pulse,
         timeout: Duration,
     ) -> Result<(Response<Incoming>, Self), Failed> {
-        let before = self.tally.received.get();
+        let halves = &mut *self.0;
+        let before = halves.tally.received.get();
         pulse.beat();
         let result = {
-            let mut answer = std::pin::pin!(self.sender.try_send_request(request));
-            let driver = &mut self.driver;
+            let mut answer = std::pin::pin!(halves.sender.try_send_request(request));
+            let driver = &mut halves.driver;
             std::future::poll_fn(|cx| {
                 // The driver's own end is told to `answer`, which is polled after it.
                 let ended = Pin::new(&mut *driver).poll(cx);
@@ -127,7 +137,7 @@ impl Line {
             })
             .await
         };
-        let silent = self.tally.received.get() == before;
+        let silent = self.0.tally.received.get() == before;
         match result {
             Ok((Ok(response), _)) => Ok((response, self)),
             Ok((Err(mut failed), _)) => {
@@ -144,8 +154,8 @@ impl Line {
     /// After a 101: the connection, and what came of the new protocol already.
     pub(crate) async fn upgrade(mut self) -> (Conn, Bytes) {
         // Only the end of hyper's part is of interest, not how it ended.
-        drop(Pin::new(&mut self.driver).await);
-        let parts = self.driver.into_parts();
+        drop(Pin::new(&mut self.0.driver).await);
+        let parts = self.0.driver.into_parts();
         (parts.io.into_inner(), parts.read_buf)
     }
 }
@@ -266,7 +276,7 @@ pub(crate) struct ResponseBody {
 
 /// Why a response's body broke off.
 #[derive(Debug, Error)]
-pub enum BodyError {
+pub(crate) enum BodyError {
     /// The upstream broke it off.
     #[error("the upstream broke its response off")]
     Broken(#[source] hyper::Error),

@@ -162,7 +162,8 @@ impl Upstream {
                 Err(failed) => return Err(failed.error.into()),
             }
         }
-        let conn = self.dialer.connect(errand).await?;
+        // PERF: boxed, so that a request on a kept connection does not carry the room for a dial.
+        let conn = Box::pin(self.dialer.connect(errand)).await?;
         let line = Line::new(conn).await?;
         let (response, line) =
             line.exchange(request, pulse, timeout).await.map_err(|failed| failed.error)?;

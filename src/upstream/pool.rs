@@ -109,7 +109,7 @@ impl Pool {
                 kept.pop()?
             };
             self.left(&idle.line);
-            idle.line.stir = Some(idle.stir);
+            *idle.line.stir() = Some(idle.stir);
             // What the upstream said meanwhile (a FIN, most likely) is seen by this poll.
             if idle.line.poll_idle(cx).is_pending() {
                 return Some(idle.line);
@@ -119,7 +119,7 @@ impl Pool {
 
     /// Keeps a connection whose last exchange is complete; closes it if it is of no use.
     pub(crate) fn put(&self, key: PoolKey, mut line: Line) {
-        let stir = line.stir.take().unwrap_or_else(|| {
+        let stir = line.stir().take().unwrap_or_else(|| {
             let watcher = Arc::clone(&self.watcher);
             Arc::new(Stir { stirred: AtomicBool::new(false), watcher })
         });
