@@ -13,6 +13,7 @@ use redis::Commands;
 use redis::Connection;
 use redis::FromRedisValue;
 use redis::Script;
+use redis::Value;
 use tempfile::TempDir;
 
 const HOST: &str = "p:{0}:a.test:8443";
@@ -101,6 +102,7 @@ impl Redis {
         self.grant_as(HOST, id, epoch, need, limit, "")
     }
 
+    /// Slots granted, sum of all, and how long Redis learns if that is why not all were.
     fn grant_as(
         &mut self,
         host: &str,
@@ -113,7 +115,11 @@ impl Redis {
         let script = Script::new(include_str!("../../lua/grant.lua"));
         let mut call = script.key(host);
         call.key(WORKERS).arg(id).arg(epoch).arg(need).arg(limit).arg(manner);
-        call.invoke(&mut self.connection).unwrap()
+        match call.invoke(&mut self.connection).unwrap() {
+            Value::Int(-1) => [-1, 0, -1],
+            Value::Int(number) => [number >> 26, number & ((1 << 26) - 1), -1],
+            learning => FromRedisValue::from_redis_value(learning).unwrap(),
+        }
     }
 
     fn heartbeat(&mut self, id: &str, epoch: u64) -> [i64; 3] {
@@ -496,7 +502,7 @@ enum Op {
     },
 }
 
-fn op() -> impl Strategy<Value = Op> {
+fn op() -> impl proptest::strategy::Strategy<Value = Op> {
     prop_oneof![
         1 => (0..3_usize).prop_map(Op::Die),
         12 => (0..3_usize, 0..2_usize, 0..6_u32, any::<bool>())
