@@ -240,7 +240,8 @@ impl Limiter {
 /// that this instance is gone, and returns. All connections should be closed by then: those that
 /// are not are forgotten by Redis, and uncounted.
 ///
-/// Errs only when the settings name no Redis that could be reached at all.
+/// Errs at once, and leaves everybody with [`Failure`]'s answer, when the settings name nothing that
+/// could be a Redis.
 pub(crate) async fn run(
     limiter: Limiter,
     link: Arc<Link>,
@@ -248,8 +249,9 @@ pub(crate) async fn run(
     calls: Calls,
     stop: impl Future<Output = ()>,
 ) -> Result<(), RedisError> {
-    let store = Store::new(&settings.store)?;
-    let (client, config) = settings.store.client()?;
+    let connections =
+        Store::new(&settings.store).and_then(|store| Ok((store, settings.store.client()?)));
+    let (store, (client, config)) = connections.inspect_err(|_| link.phase.store(AWAY, Relaxed))?;
     let timing = Timing {
         lease: settings.lease,
         heartbeat: settings.heartbeat,
@@ -275,6 +277,7 @@ pub(crate) async fn run(
         resting: HashSet::new(),
         audit_at: clock::now() + AUDIT,
         told: Told::default(),
+        trouble: String::new(),
         leaving: None,
     };
     worker.work(store, ear, stop).await;
@@ -358,6 +361,8 @@ struct Worker {
     resting: HashSet<usize>,
     audit_at: Instant,
     told: Told,
+    /// What went wrong last.
+    trouble: String,
     /// Set by a stop: until when all slots must be back.
     leaving: Option<Instant>,
 }
@@ -414,8 +419,8 @@ impl Worker {
                 Act::Away => {
                     if !self.told.away {
                         self.told.away = true;
-                        let policy = self.settings.failure;
-                        tracing::warn!(?policy, "redis is away");
+                        let (policy, error) = (self.settings.failure, self.trouble.as_str());
+                        tracing::warn!(error, ?policy, "redis is away");
                     }
                     self.link.phase.store(AWAY, Relaxed);
                     self.send_away(self.settings.failure == Failure::Closed);
@@ -686,8 +691,7 @@ impl Worker {
         let timeout = self.settings.store.timeout;
         if self.sent.front().is_some_and(|sent| *sent + timeout <= now) {
             (self.calls)(timeout, false);
-            tracing::debug!("redis did not answer in time");
-            return self.step(Event::Failed { slow: true });
+            return self.fail(&io::Error::from(io::ErrorKind::TimedOut).into());
         }
         while let Some(first) = self.later.first_entry() {
             if first.key().0 > now || !self.session.is_serving() {
@@ -713,7 +717,8 @@ impl Worker {
     }
 
     fn fail(&mut self, error: &RedisError) {
-        tracing::debug!(%error, "redis failed");
+        self.trouble = error.to_string();
+        tracing::debug!(error = self.trouble, "redis failed");
         self.step(Event::Failed { slow: error.is_timeout() });
     }
 
@@ -725,7 +730,8 @@ impl Worker {
                 self.step(Event::Fenced);
             }
             Trouble::NoScript | Trouble::Other(_) => {
-                tracing::warn!(%trouble, "redis gives no answer that can be used");
+                self.trouble = trouble.to_string();
+                tracing::debug!(error = self.trouble, "redis failed");
                 self.step(Event::Failed { slow: false });
             }
         }
@@ -1156,7 +1162,7 @@ mod tests {
         let (quick, queued) = tokio::join!(a.take(), a.wait());
         assert_eq!(quick.unwrap_err().reason, Reason::Away);
         assert_eq!(queued.unwrap_err().reason, Reason::Away);
-        assert!(clock::now() - asked < Duration::from_millis(250));
+        assert!(clock::now() - asked < Duration::from_millis(350));
         rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
         a.is("up").await;
         a.take().await.unwrap();
