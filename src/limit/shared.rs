@@ -1223,4 +1223,56 @@ mod tests {
         assert_eq!(b.take().await.unwrap_err().reason, Reason::Away);
         assert!(clock::now() - asked < Duration::from_millis(250));
     }
+
+    #[tokio::test]
+    async fn no_accident_of_redis_lets_the_fleet_past_the_limit() {
+        const LIMIT: u32 = 5;
+        let mut redis = Redis::start().await;
+        let mut fleet = Vec::new();
+        for _ in 0..3 {
+            fleet.push(Instance::up(&redis, LIMIT).await);
+        }
+        let (live, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let mut tasks = Vec::new();
+        let end = clock::now() + Duration::from_secs(6);
+        for number in 0..18 {
+            let limiter = fleet[number % 3].limiter.clone();
+            let (live, most) = (Arc::clone(&live), Arc::clone(&most));
+            tasks.push(tokio::spawn(async move {
+                let mut served = 0;
+                while clock::now() < end {
+                    let patience = if number % 2 == 0 {
+                        Patience::None
+                    } else {
+                        Patience::Until(clock::now() + Duration::from_millis(fastrand::u64(..300)))
+                    };
+                    if let Ok(permit) = limiter.acquire(&key(), patience).await {
+                        most.fetch_max(live.fetch_add(1, Relaxed) + 1, Relaxed);
+                        tokio::time::sleep(Duration::from_millis(fastrand::u64(..40))).await;
+                        live.fetch_sub(1, Relaxed);
+                        drop(permit);
+                        served += 1;
+                    }
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(..10))).await;
+                }
+                served
+            }));
+        }
+        for round in 0..10 {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            match round {
+                3 => redis.query::<()>(&["FLUSHALL"]).await,
+                5 => redis.query::<()>(&["SCRIPT", "FLUSH"]).await,
+                7 => redis.restart_empty().await,
+                _ => drop(redis.query::<i64>(&["CLIENT", "KILL", "TYPE", "normal"]).await),
+            }
+        }
+        let mut served = 0;
+        for task in tasks {
+            served += task.await.unwrap();
+        }
+        assert_eq!(most.load(Relaxed), LIMIT);
+        assert!(served > 100, "{served} were served");
+        until(async || redis.host_keys().await.is_empty()).await;
+    }
 }
