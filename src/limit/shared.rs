@@ -230,9 +230,19 @@ impl Limiter {
         self.fleets(vec![key.clone()]).await?.pop()
     }
 
-    /// The fleet's numbers of these hosts, one for each, in one exchange.
+    /// The fleet's numbers of these hosts, one for each, in one exchange. This instance's own are
+    /// what is open here now, whatever Redis has not heard yet.
     pub async fn fleets(&self, keys: Vec<HostKey>) -> Option<Vec<Fleet>> {
-        self.link()?.fleet(keys).await
+        let link = self.link()?;
+        let mut fleets = link.fleet(keys.clone()).await?;
+        for (fleet, key) in fleets.iter_mut().zip(&keys) {
+            match self.open_here(key) {
+                0 => fleet.holders.remove(link.worker()),
+                open => fleet.holders.insert(link.worker().to_owned(), open),
+            };
+            fleet.total = fleet.holders.values().sum();
+        }
+        Some(fleets)
     }
 }
 
@@ -1204,7 +1214,9 @@ mod tests {
         for _ in 0..50 {
             held.push(a.take().await.unwrap());
         }
-        until(async || a.total().await == 50).await;
+        let host = format!("proxy_rate_limiter:{{0}}:{}", key());
+        until(async || redis.query::<u32>(&["HGET", &host, "#t"]).await == 50).await;
+        assert_eq!(a.total().await, 50);
         drop(held);
         until(async || redis.host_keys().await.is_empty()).await;
     }
