@@ -3,10 +3,13 @@
 //! Everything that measures or waits takes its instants here, so that a test under tokio's paused
 //! clock moves all of narrows at once, and no second notion of "now" can creep in.
 
+use std::cell::Cell;
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Duration;
 use std::time::SystemTime;
 
 use tokio::time::Instant;
@@ -58,10 +61,58 @@ impl Alarm {
     }
 }
 
+/// The silence of one connection: when something moved last, and one [`Alarm`] for when nothing
+/// does. Shared by all that take part in a connection's messages, on one thread.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    last: Cell<Instant>,
+    alarm: RefCell<Alarm>,
+    uploading: Cell<bool>,
+    uploaded: Cell<u64>,
+}
+
+impl Pulse {
+    pub(crate) fn new() -> Self {
+        Self {
+            last: Cell::new(now()),
+            alarm: RefCell::new(Alarm::new()),
+            uploading: Cell::new(false),
+            uploaded: Cell::new(0),
+        }
+    }
+
+    /// Something moved.
+    pub(crate) fn beat(&self) {
+        self.last.set(now());
+    }
+
+    /// Whether a request's body is being read, so that its reader would see the client leave.
+    pub(crate) fn is_uploading(&self) -> bool {
+        self.uploading.get()
+    }
+
+    /// A part of a request's body moved; whether there is more to come.
+    pub(crate) fn upload(&self, bytes: u64, more: bool) {
+        self.beat();
+        self.uploading.set(more);
+        self.uploaded.set(self.uploaded.get() + bytes);
+    }
+
+    /// Bytes of the request's body so far; counts anew afterwards.
+    pub(crate) fn take_uploaded(&self) -> u64 {
+        self.uploading.set(false);
+        self.uploaded.take()
+    }
+
+    /// Ready once nothing has moved for `limit`.
+    pub(crate) fn poll_silent(&self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
+        self.alarm.borrow_mut().poll(cx, self.last.get() + limit)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::time::Duration;
 
     use super::*;
 

@@ -2,3 +2,4 @@
 
 pub mod authority;
 pub mod clock;
+pub(crate) mod socket;

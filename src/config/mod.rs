@@ -1,26 +1,808 @@
-//! Text to settings.
+//! Text to settings: the command line and the environment become one [`Config`].
+//!
+//! Flags beat variables, variables beat defaults; what a setting is called stands in the table of
+//! [`flags`]. All problems are found before any is told, and nothing has happened by then: no port
+//! is bound, no file written. This is the only module that reads the environment, and it does so in
+//! one place, [`environment`].
 
+mod flags;
+mod redis;
+mod source;
+mod units;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// All settings of one narrows.
+use clap::ArgMatches;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use self::flags::Group;
+pub use self::flags::markdown_table;
+use self::source::Noted;
+use self::source::Origin;
+use self::source::Source;
+use self::units::Written;
+use crate::admin;
+use crate::base::authority::Host;
+use crate::limit;
+use crate::limit::rules::Limit;
+use crate::limit::rules::Rule;
+use crate::limit::shared;
+use crate::limit::shared::Failure;
+use crate::listen;
+use crate::proxy;
+use crate::store;
+use crate::telemetry::access::Target;
+use crate::telemetry::trace;
+use crate::upstream;
+use crate::upstream::Pinned;
+use crate::upstream::Resolver;
+
+/// All settings of one narrows. The default is what `narrows` without flags and variables does.
+///
+/// ```
+/// let mut config = narrows::config::Config::default();
+/// config.limit.default_limit = 25;
+/// config.listen.address.set_port(0);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where clients come in.
-    pub listen: crate::listen::Settings,
+    pub listen: listen::Settings,
     /// The limits.
-    pub limit: crate::limit::Settings,
+    pub limit: limit::Settings,
     /// Through Redis; none counts in memory.
-    pub shared: Option<crate::limit::shared::Settings>,
+    pub shared: Option<shared::Settings>,
     /// The far side.
-    pub upstream: crate::upstream::Settings,
+    pub upstream: upstream::Settings,
     /// The near side.
-    pub proxy: crate::proxy::Settings,
+    pub proxy: proxy::Settings,
     /// The admin port; none leaves it closed.
-    pub admin: Option<crate::admin::Settings>,
+    pub admin: Option<admin::Settings>,
     /// The log.
-    pub trace: crate::telemetry::trace::Settings,
+    pub trace: trace::Settings,
     /// The access log.
-    pub access: crate::telemetry::access::Target,
+    pub access: Target,
     /// How long running requests may take to end after a stop.
     pub shutdown_timeout: Duration,
+}
+
+/// What a command line asks for.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Ask a running narrows how it is.
+    Health(Health),
+    /// Say this and end.
+    Say(String),
+    /// Be a proxy.
+    Serve(Box<Serve>),
+}
+
+/// Whom to ask how it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The admin port.
+    pub address: SocketAddr,
+    /// How long the answer may take.
+    pub timeout: Duration,
+}
+
+/// How to be a proxy.
+#[derive(Clone, Debug)]
+pub struct Serve {
+    /// The settings.
+    pub config: Config,
+    /// What is odd in what was given, but no reason not to start; for the log.
+    pub warnings: Vec<String>,
+}
+
+/// All that is wrong with what was given, in lines for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems(pub Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// The variables of this process: what [`Config::read`] takes outside tests.
+pub fn environment() -> Vec<(OsString, OsString)> {
+    std::env::vars_os().collect()
+}
+
+impl Default for Config {
+    #[expect(clippy::expect_used, reason = "reads constants, and a test reads them too")]
+    fn default() -> Self {
+        let nothing = ArgMatches::default();
+        let mut source = Source::new(vec![&nothing], []);
+        config(&mut source).expect("the defaults of the table are allowed")
+    }
+}
+
+impl Config {
+    /// What the arguments (the first is the program's name) and the variables ask for.
+    pub fn read(
+        arguments: impl IntoIterator<Item = OsString>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Command, Problems> {
+        let matches = match flags::command().try_get_matches_from(arguments) {
+            Ok(matches) => matches,
+            Err(error) if error.use_stderr() => {
+                return Err(Problems(vec![error.render().to_string().trim_end().to_owned()]));
+            }
+            Err(help) => return Ok(Command::Say(help.render().to_string())),
+        };
+        if matches.get_flag(flags::PRINT_MARKDOWN) {
+            return Ok(Command::Say(markdown_table()));
+        }
+        if let Some((_, inner)) = matches.subcommand() {
+            let mut source = Source::new(vec![inner, &matches], environment);
+            let health = health(&mut source, inner);
+            return finish(health.map(Command::Health), source.problems);
+        }
+        let mut source = Source::new(vec![&matches], environment);
+        let config = config(&mut source);
+        source.warn_of_strangers();
+        if let Ok(Config { shared: None, .. }) = &config {
+            warn_of_idle_fleet_settings(&mut source);
+        }
+        let Source { problems, warnings, .. } = source;
+        let serve = config.map(|config| Command::Serve(Box::new(Serve { config, warnings })));
+        finish(serve, problems)
+    }
+}
+
+fn finish(command: Result<Command, Noted>, problems: Vec<String>) -> Result<Command, Problems> {
+    match command {
+        Ok(command) if problems.is_empty() => Ok(command),
+        _ => Err(Problems(problems)),
+    }
+}
+
+/// Reads all settings before it looks at any of them, so that every problem is noted.
+fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
+    let port = source.read(&flags::PORT, port);
+    let bind = source.read(&flags::BIND, ip);
+    let threads = source.read_if(&flags::THREADS, |text| whole(text, 1, 1024, ""));
+    let via = source.read(&flags::VIA, via);
+    let shutdown_timeout = source.read(&flags::SHUTDOWN_TIMEOUT, units::duration);
+
+    let default_limit = source.read(&flags::MAX_CONNECTIONS, limit);
+    let rules = source.list(&flags::HOST_LIMIT, str::parse::<Rule>);
+    let queue_timeout = source.read(&flags::QUEUE_TIMEOUT, units::duration);
+    let queue_size = source.read(&flags::QUEUE_SIZE, |text| whole(text, 0, 1_000_000, ""));
+    let queue_timeout_max = source.read(&flags::QUEUE_TIMEOUT_MAX, units::duration);
+    let refuse_status = source.read(&flags::REFUSE_STATUS, |text| whole(text, 400, 599, ""));
+
+    let shared = shared(source);
+
+    let resolver = source.read(&flags::RESOLVER, resolver);
+    let pinned = source.list(&flags::RESOLVE, pinned);
+    let authorities = source.list(&flags::UPSTREAM_CA, authorities);
+    let pool_idle = source.read_if(&flags::POOL_IDLE, units::duration);
+    let pool_size = source.read(&flags::POOL_SIZE, |text| whole(text, 0, 1_000_000, ""));
+
+    let connect_timeout = source.read(&flags::CONNECT_TIMEOUT, some_time);
+    let dns_timeout = source.read(&flags::DNS_TIMEOUT, some_time);
+    let response_timeout = source.read(&flags::RESPONSE_TIMEOUT, time_or_off);
+    let idle_timeout = source.read(&flags::IDLE_TIMEOUT, time_or_off);
+    let tunnel_idle_timeout = source.read(&flags::TUNNEL_IDLE_TIMEOUT, time_or_off);
+    let header_timeout = source.read(&flags::HEADER_TIMEOUT, some_time);
+    let keep_alive_timeout = source.read(&flags::KEEP_ALIVE_TIMEOUT, some_time);
+
+    let admin_port = source.read(&flags::ADMIN_PORT, port_or_off);
+    let admin_bind = source.read(&flags::ADMIN_BIND, ip);
+
+    let level = source.read(&flags::LOG_LEVEL, level);
+    let format = source.read(&flags::LOG_FORMAT, format);
+    let access = source.read(&flags::ACCESS_LOG, target);
+    let colour = !source.has_variable("NO_COLOR");
+
+    let address = bind.and_then(|ip| Ok(SocketAddr::new(ip, port?)));
+    let admin = match (admin_bind, admin_port) {
+        (Ok(ip), Ok(Some(port))) => {
+            let admin = admin::Settings { address: SocketAddr::new(ip, port) };
+            match address {
+                Ok(proxy) if overlap(proxy, admin.address) => {
+                    let problem = format!("{port} is the proxy's port too; give another, or off");
+                    Err(source.clash(&flags::ADMIN_PORT, &problem))
+                }
+                _ => Ok(Some(admin)),
+            }
+        }
+        (Ok(_), Ok(None)) => Ok(None),
+        (Err(noted), _) | (_, Err(noted)) => Err(noted),
+    };
+
+    let shared = shared?;
+    let threads = match threads? {
+        Some(threads) => threads,
+        None => std::thread::available_parallelism().map_or(1, |n| n.get().min(1024)),
+    };
+    let pool_idle = pool_idle?.unwrap_or(Duration::from_secs(if shared.is_some() { 1 } else { 4 }));
+    Ok(Config {
+        listen: listen::Settings { address: address?, threads },
+        limit: limit::Settings {
+            default_limit: default_limit?,
+            rules: rules?,
+            queue_timeout: queue_timeout?,
+            queue_size: queue_size?,
+            queue_timeout_max: queue_timeout_max?,
+        },
+        shared,
+        upstream: upstream::Settings {
+            connect_timeout: connect_timeout?,
+            dns_timeout: dns_timeout?,
+            response_timeout: response_timeout?,
+            idle_timeout: idle_timeout?,
+            pool_idle,
+            // A connection that may not idle is not to be kept at all.
+            pool_size: if pool_idle.is_zero() { 0 } else { pool_size? },
+            resolver: resolver?,
+            pinned: pinned?,
+            authorities: authorities?,
+        },
+        proxy: proxy::Settings {
+            header_timeout: header_timeout?,
+            keep_alive_timeout: keep_alive_timeout?,
+            tunnel_idle_timeout: tunnel_idle_timeout?,
+            via: via?,
+            refuse_status: refuse_status?,
+        },
+        admin: admin?,
+        trace: trace::Settings { level: level?, format: format?, colour },
+        access: access?,
+        shutdown_timeout: shutdown_timeout?,
+    })
+}
+
+/// The shortest lease: with less, the delays of an ordinary scheduler look like a death.
+const SHORTEST_LEASE: Duration = Duration::from_millis(300);
+
+fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
+    let url = redis::url(source);
+    let prefix = source.read(&flags::REDIS_PREFIX, prefix);
+    let timeout = source.read(&flags::REDIS_TIMEOUT, some_time);
+    let failure = source.read(&flags::REDIS_FAILURE, failure);
+    let lease = source.read(&flags::LEASE, |text| match units::duration(text) {
+        Ok(lease) if lease >= SHORTEST_LEASE => Ok(lease),
+        _ => Err("a time of at least 300ms, such as 15s"),
+    });
+    let heartbeat = source.read_if(&flags::HEARTBEAT, some_time);
+    let timing = match (lease, heartbeat) {
+        (Ok(lease), Ok(None)) => Ok((lease, (lease / 5).min(Duration::from_secs(3)))),
+        (Ok(lease), Ok(Some(heartbeat))) if heartbeat * 3 <= lease => Ok((lease, heartbeat)),
+        (Ok(lease), Ok(Some(heartbeat))) => {
+            let (heartbeat, lease) = (Written(heartbeat), Written(lease));
+            let problem = format!(
+                "{heartbeat} is not allowed: at most a third of --lease, which is {lease}, so that \
+                 one late beat loses nothing"
+            );
+            Err(source.clash(&flags::HEARTBEAT, &problem))
+        }
+        (Err(noted), _) | (_, Err(noted)) => Err(noted),
+    };
+    let url = url?;
+    let (prefix, timeout, failure, (lease, heartbeat)) = (prefix?, timeout?, failure?, timing?);
+    Ok(url.map(|url| {
+        let store = store::Settings { url, prefix, timeout };
+        shared::Settings { store, lease, heartbeat, failure }
+    }))
+}
+
+fn health(source: &mut Source<'_>, matches: &ArgMatches) -> Result<Health, Noted> {
+    let port = source.read(&flags::ADMIN_PORT, |text| match port_or_off(text) {
+        Ok(Some(port)) if port > 0 => Ok(port),
+        _ => Err("a health check needs the admin port's number, 1 to 65535"),
+    });
+    let ip = source.read(&flags::ADMIN_BIND, ip);
+    let timeout = match matches.get_one::<OsString>(flags::HEALTH_TIMEOUT) {
+        None => Ok(Duration::from_secs(2)),
+        Some(text) => text.to_str().and_then(|text| some_time(text).ok()).ok_or_else(|| {
+            let text = text.to_string_lossy();
+            let problem = format!("--timeout: {text:?} is not allowed: a time such as 2s");
+            source.problems.push(problem);
+            Noted
+        }),
+    };
+    // One that listens everywhere listens here.
+    let ip = match ip? {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    Ok(Health { address: SocketAddr::new(ip, port?), timeout: timeout? })
+}
+
+fn warn_of_idle_fleet_settings(source: &mut Source<'_>) {
+    for setting in flags::ALL.iter().filter(|setting| setting.group == Group::Fleet) {
+        if let Ok(Some(given)) = source.given(setting)
+            // Names that others use too may be there for others.
+            && given.origin > Origin::Alias
+        {
+            let warning =
+                format!("--{} has no effect without --redis-addr or --redis-url", setting.name);
+            source.warnings.push(warning);
+        }
+    }
+}
+
+/// Whether two listening addresses would be in each other's way.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() != 0
+        && one.port() == other.port()
+        && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
+}
+
+// What each text must be. Errors say what is allowed.
+
+fn whole<T: TryFrom<u64>>(text: &str, from: u64, to: u64, note: &str) -> Result<T, String> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = if digits { text.parse::<u64>().ok() } else { None };
+    number
+        .filter(|number| (from..=to).contains(number))
+        .and_then(|number| T::try_from(number).ok())
+        .ok_or_else(|| format!("a whole number from {from}{note} to {to}"))
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    whole(text, 0, 65535, " (any free port)")
+}
+
+fn port_or_off(text: &str) -> Result<Option<u16>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    port(text).map(Some).map_err(|allowed| format!("off, or {allowed}"))
+}
+
+fn limit(text: &str) -> Result<Limit, String> {
+    whole(text, 0, u32::MAX.into(), " (unlimited)")
+}
+
+fn bare(text: &str) -> &str {
+    text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text)
+}
+
+fn ip(text: &str) -> Result<IpAddr, &'static str> {
+    bare(text).parse().map_err(|_unparsed| "an IP address, such as 127.0.0.1, 0.0.0.0 or ::")
+}
+
+fn some_time(text: &str) -> Result<Duration, &'static str> {
+    match units::duration(text) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("a time above 0 and up to 365d, such as 10s, 500ms, 1m30s or 2h"),
+    }
+}
+
+/// Zero and "off" are a time so long that it never ends, so that nobody needs a second case.
+fn time_or_off(text: &str) -> Result<Duration, &'static str> {
+    match units::duration(text) {
+        Ok(Duration::ZERO) => Ok(units::LONGEST),
+        Ok(time) => Ok(time),
+        Err(_) if text == "off" => Ok(units::LONGEST),
+        Err(_) => Err("off, or a time up to 365d, such as 10s, 500ms, 1m30s or 2h"),
+    }
+}
+
+/// A pseudonym in Via is a token (RFC 9110 §7.6.3, §5.6.2).
+fn via(text: &str) -> Result<Option<String>, &'static str> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    match text {
+        "off" => Ok(None),
+        _ if text.bytes().all(is_token) => Ok(Some(text.to_owned())),
+        _ => Err("off, or a name of letters, digits and !#$%&'*+-.^_`|~"),
+    }
+}
+
+fn prefix(text: &str) -> Result<String, &'static str> {
+    // Braces would move the key to another slot of a cluster.
+    if text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'{' && byte != b'}') {
+        return Ok(text.to_owned());
+    }
+    Err("visible ASCII characters without { and }")
+}
+
+fn failure(text: &str) -> Result<Failure, &'static str> {
+    match text {
+        "closed" => Ok(Failure::Closed),
+        "open" => Ok(Failure::Open),
+        "share" => Ok(Failure::Share),
+        _ => Err("closed, share or open"),
+    }
+}
+
+fn resolver(text: &str) -> Result<Resolver, &'static str> {
+    if text == "system" {
+        return Ok(Resolver::System);
+    }
+    let server = text.parse().or_else(|_| bare(text).parse().map(|ip| SocketAddr::new(ip, 53)));
+    match server {
+        Ok(server) if server.port() != 0 => Ok(Resolver::Server(server)),
+        _ => Err("system, or the IP address of a DNS server, such as 1.1.1.1 or [::1]:5353"),
+    }
+}
+
+fn pinned(text: &str) -> Result<Pinned, &'static str> {
+    let wrong = "HOST=ADDR or HOST:PORT=ADDR, with the name of a host and an IP address";
+    let (name, address) = text.rsplit_once('=').ok_or(wrong)?;
+    let (name, port) = match name.split_once(':') {
+        None => (name, None),
+        Some((name, port)) => (name, Some(whole(port, 1, 65535, "").map_err(|_why| wrong)?)),
+    };
+    match Host::parse(name.trim()) {
+        Ok(Host::Name(host)) => {
+            let address = bare(address.trim()).parse().map_err(|_why| wrong)?;
+            Ok(Pinned { host: host.to_string(), port, address })
+        }
+        Ok(Host::Address(_)) | Err(_) => Err(wrong),
+    }
+}
+
+fn authorities(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let certificates = CertificateDer::pem_file_iter(&path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| format!("a PEM file of certificates ({error})"))?;
+    if certificates.is_empty() {
+        return Err("a PEM file of certificates (it holds none)".to_owned());
+    }
+    Ok(path)
+}
+
+fn level(text: &str) -> Result<tracing::Level, &'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "error" => Ok(tracing::Level::ERROR),
+        "warn" | "warning" => Ok(tracing::Level::WARN),
+        "info" => Ok(tracing::Level::INFO),
+        "debug" => Ok(tracing::Level::DEBUG),
+        "trace" => Ok(tracing::Level::TRACE),
+        _ => Err("error, warn, info, debug or trace"),
+    }
+}
+
+fn format(text: &str) -> Result<trace::Format, &'static str> {
+    match text {
+        "json" => Ok(trace::Format::Json),
+        "text" => Ok(trace::Format::Text),
+        _ => Err("text or json"),
+    }
+}
+
+fn target(text: &str) -> Result<Target, &'static str> {
+    match text {
+        "off" => Ok(Target::Off),
+        "stderr" => Ok(Target::Stderr),
+        "stdout" => Ok(Target::Stdout),
+        _ => {
+            let path = Path::new(text);
+            let folder = match path.parent() {
+                Some(folder) if !folder.as_os_str().is_empty() => folder,
+                _ => Path::new("."),
+            };
+            // Checked here so that a misspelt path is a problem like any other.
+            let is_there =
+                |path| fs::metadata(path).is_ok_and(|found: fs::Metadata| found.is_dir());
+            if is_there(folder) && !is_there(path) {
+                return Ok(Target::File(path.to_owned()));
+            }
+            Err("off, stderr, stdout, or a file in a folder that is there")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(args: &[&str], env: &[(&str, &str)]) -> Result<Command, Problems> {
+        let args = ["narrows"].iter().chain(args).map(OsString::from);
+        let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        Config::read(args, env)
+    }
+
+    pub(super) fn serve(args: &[&str], env: &[(&str, &str)]) -> Serve {
+        match read(args, env).unwrap() {
+            Command::Serve(serve) => *serve,
+            other @ (Command::Health(_) | Command::Say(_)) => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn problems(args: &[&str], env: &[(&str, &str)]) -> Vec<String> {
+        read(args, env).unwrap_err().0
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let config = Config::default();
+        assert_eq!(config.listen.address, "127.0.0.1:8080".parse().unwrap());
+        assert_eq!(config.admin.as_ref().unwrap().address, "127.0.0.1:9900".parse().unwrap());
+        assert_eq!((config.limit.default_limit, config.limit.queue_size), (0, 1000));
+        assert_eq!(config.limit.queue_timeout, Duration::ZERO);
+        assert_eq!(config.limit.queue_timeout_max, Duration::from_mins(1));
+        assert!(config.shared.is_none() && config.limit.rules.is_empty());
+        assert_eq!(
+            (config.upstream.pool_idle, config.upstream.pool_size),
+            (Duration::from_secs(4), 256)
+        );
+        assert_eq!(config.proxy.refuse_status, 503);
+        assert_eq!(config.proxy.via.as_deref(), Some("narrows"));
+        assert_eq!(config.proxy.tunnel_idle_timeout, Duration::from_mins(15));
+        assert_eq!(config.shutdown_timeout, Duration::from_secs(10));
+        assert_eq!((config.trace.level, config.access), (tracing::Level::INFO, Target::Off));
+        assert_eq!(format!("{:?}", serve(&[], &[]).config), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn flags_beat_variables_and_ours_beat_theirs() {
+        let limit =
+            |args: &[&str], env: &[(&str, &str)]| serve(args, env).config.limit.default_limit;
+        let theirs = ("DPRL_MAX_CONNECTIONS", "1");
+        let ours = ("NARROWS_MAX_CONNECTIONS", "2");
+        assert_eq!(limit(&[], &[theirs]), 1);
+        assert_eq!(limit(&[], &[theirs, ours]), 2);
+        assert_eq!(limit(&["--max-connections", "3"], &[theirs, ours]), 3);
+        assert_eq!(limit(&[], &[theirs, ("NARROWS_MAX_CONNECTIONS", "")]), 1, "empty is unset");
+        assert_eq!(limit(&["--max-connections="], &[ours]), 2, "empty is unset");
+        assert_eq!(limit(&["--max-connections=4", "--max-connections=5"], &[]), 5);
+    }
+
+    #[test]
+    fn the_names_that_users_already_have_are_read() {
+        let served = serve(
+            &[],
+            &[
+                ("DPRL_PORT", "0"),
+                ("LOG_LEVEL", "WARNING"),
+                ("LOG_FORMAT", "json"),
+                ("REDIS_URL", "redis://r"),
+            ],
+        );
+        let config = served.config;
+        assert_eq!(config.listen.address.port(), 0);
+        assert_eq!(config.trace.level, tracing::Level::WARN);
+        assert_eq!(config.trace.format, trace::Format::Json);
+        let shared = config.shared.unwrap();
+        assert_eq!(
+            (shared.lease, shared.heartbeat),
+            (Duration::from_secs(15), Duration::from_secs(3))
+        );
+        assert_eq!(shared.store.prefix, "proxy_rate_limiter");
+        assert_eq!(config.upstream.pool_idle, Duration::from_secs(1), "shorter when shared");
+        assert!(served.warnings.is_empty());
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_each_with_flag_variable_value_and_what_is_allowed() {
+        let told = problems(
+            &["--queue-timeout", "soon", "--refuse-status=200"],
+            &[
+                ("NARROWS_MAX_CONNECTIONS", "abc"),
+                ("DPRL_PORT", "70000"),
+                ("NARROWS_HOST_LIMITS", "a=1,b,c=x"),
+            ],
+        );
+        assert_eq!(
+            told,
+            [
+                "--port (DPRL_PORT): \"70000\" is not allowed: \
+                 a whole number from 0 (any free port) to 65535",
+                "--max-connections (NARROWS_MAX_CONNECTIONS): \"abc\" is not allowed: \
+                 a whole number from 0 (unlimited) to 4294967295",
+                "--host-limit (NARROWS_HOST_LIMITS): \"b\" is not allowed: \
+                 must be HOST=N, HOST:PORT=N or *.SUFFIX=N",
+                "--host-limit (NARROWS_HOST_LIMITS): \"c=x\" is not allowed: \
+                 the limit must be a whole number from 0 (unlimited) to 4294967295",
+                "--queue-timeout (or NARROWS_QUEUE_TIMEOUT): \"soon\" is not allowed: \
+                 a time such as 10s, 500ms, 1m30s or 2h; a number alone is seconds",
+                "--refuse-status (or NARROWS_REFUSE_STATUS): \"200\" is not allowed: \
+                 a whole number from 400 to 599",
+            ]
+        );
+    }
+
+    #[test]
+    fn each_bad_value_is_a_problem() {
+        for (flag, value) in [
+            ("port", "-1"),
+            ("port", "+1"),
+            ("port", "65536"),
+            ("bind", "localhost"),
+            ("threads", "0"),
+            ("threads", "1025"),
+            ("via", "two words"),
+            ("via", "über"),
+            ("shutdown-timeout", "x"),
+            ("max-connections", "-1"),
+            ("max-connections", "4294967296"),
+            ("max-connections", "1e3"),
+            ("host-limit", "a"),
+            ("host-limit", "127.1=1"),
+            ("queue-size", "many"),
+            ("refuse-status", "600"),
+            ("redis-prefix", "a{b}"),
+            ("redis-timeout", "0"),
+            ("redis-failure", "maybe"),
+            ("lease", "299ms"),
+            ("heartbeat", "0s"),
+            ("heartbeat", "6s"),
+            ("resolver", "dns.example"),
+            ("resolver", "1.1.1.1:0"),
+            ("resolve", "a.test"),
+            ("resolve", "a.test=b.test"),
+            ("resolve", "a.test:0=127.0.0.1"),
+            ("resolve", "127.0.0.1=127.0.0.2"),
+            ("upstream-ca", "/nowhere/ca.pem"),
+            ("connect-timeout", "0"),
+            ("dns-timeout", "0"),
+            ("header-timeout", "0"),
+            ("keep-alive-timeout", "off"),
+            ("idle-timeout", "never"),
+            ("admin-port", "on"),
+            ("admin-port", "8080"),
+            ("admin-bind", "0"),
+            ("log-level", "loud"),
+            ("log-format", "xml"),
+            ("access-log", "/nowhere/at/all"),
+        ] {
+            let told = problems(&[&format!("--{flag}"), value], &[]);
+            assert_eq!(told.len(), 1, "--{flag} {value}: {told:?}");
+            assert!(told[0].starts_with(&format!("--{flag} (or NARROWS_")), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn repeatable_settings_add_up_and_a_flag_replaces_the_variable() {
+        let env = [("NARROWS_HOST_LIMITS", " a.test=1 , *.b.test=2,")];
+        let rules = |args: &[&str]| serve(args, &env).config.limit.rules;
+        assert_eq!(rules(&[]), ["a.test=1", "*.b.test=2"].map(|rule| rule.parse().unwrap()));
+        assert_eq!(
+            rules(&["--host-limit", "c=3", "--host-limit", "d:81=4,[::1]=5"]),
+            ["c=3", "d:81=4", "[::1]=5"].map(|rule| rule.parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn names_can_be_pinned_and_a_resolver_chosen() {
+        let args = ["--resolve=A.test=127.0.0.1", "--resolve=b.test:81=[::1],b.test:81=::2"];
+        let upstream = serve(&args, &[("NARROWS_RESOLVER", "::1")]).config.upstream;
+        let pin = |host: &str, port, address: &str| Pinned {
+            host: host.to_owned(),
+            port,
+            address: address.parse().unwrap(),
+        };
+        assert_eq!(
+            upstream.pinned,
+            [
+                pin("a.test", None, "127.0.0.1"),
+                pin("b.test", Some(81), "::1"),
+                pin("b.test", Some(81), "::2"),
+            ]
+        );
+        assert_eq!(upstream.resolver, Resolver::Server("[::1]:53".parse().unwrap()));
+    }
+
+    #[test]
+    fn files_of_authorities_must_hold_some() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("a,b.pem");
+        fs::write(&empty, "nothing").unwrap();
+        let told = problems(&["--upstream-ca", empty.to_str().unwrap()], &[]);
+        assert!(told[0].ends_with("a PEM file of certificates (it holds none)"), "{told:?}");
+
+        let key = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+        fs::write(&empty, key.cert.pem()).unwrap();
+        let served = serve(&["--upstream-ca", empty.to_str().unwrap()], &[]);
+        assert_eq!(served.config.upstream.authorities, [empty], "a comma in a flag is part of it");
+    }
+
+    #[test]
+    fn off_and_zero_are_times_that_never_end() {
+        let args = ["--idle-timeout=off", "--tunnel-idle-timeout=0", "--response-timeout=0s"];
+        let config = serve(&args, &[]).config;
+        assert_eq!(config.upstream.idle_timeout, units::LONGEST);
+        assert_eq!(config.upstream.response_timeout, units::LONGEST);
+        assert_eq!(config.proxy.tunnel_idle_timeout, units::LONGEST);
+        assert_eq!(serve(&["--pool-idle=0"], &[]).config.upstream.pool_size, 0);
+    }
+
+    #[test]
+    fn a_short_lease_has_a_short_heartbeat() {
+        let shared = |args: &[&str]| serve(args, &[("REDIS_ADDR", "r:1")]).config.shared.unwrap();
+        assert_eq!(shared(&["--lease=1s"]).heartbeat, Duration::from_millis(200));
+        assert_eq!(shared(&["--lease=3s", "--heartbeat=1s"]).heartbeat, Duration::from_secs(1));
+        assert_eq!(
+            problems(&["--lease=2s", "--heartbeat=1s"], &[]),
+            ["--heartbeat (or NARROWS_HEARTBEAT): 1s is not allowed: at most a third of --lease, \
+              which is 2s, so that one late beat loses nothing"]
+        );
+    }
+
+    #[test]
+    fn what_looks_like_a_setting_and_is_none_is_a_warning() {
+        let served = serve(
+            &["--lease=20s"],
+            &[
+                ("NARROWS_HOST_LIMIT", "a=1"),
+                ("NARROWS_COLOUR_OF_THE_SKY", "blue"),
+                ("NARROWS_NOTHING", ""),
+                ("NARROWS_SERVICE_HOST", "10.0.0.1"),
+                ("NARROWS_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+                ("NARROWS_PORT", "tcp://10.0.0.1:8080"),
+                ("REDIS_PASSWORD", "of another program"),
+                ("SOMETHING_ELSE", "1"),
+            ],
+        );
+        assert_eq!(served.config.listen.address.port(), 8080);
+        assert_eq!(
+            served.warnings,
+            [
+                "NARROWS_PORT=\"tcp://10.0.0.1:8080\" is ignored: a Kubernetes service link",
+                "NARROWS_COLOUR_OF_THE_SKY is not a setting of narrows",
+                "NARROWS_HOST_LIMIT is not a setting of narrows; did you mean NARROWS_HOST_LIMITS?",
+                "--lease has no effect without --redis-addr or --redis-url",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_value_that_is_not_utf_8_is_a_problem() {
+        use std::os::unix::ffi::OsStringExt;
+        let bad = OsString::from_vec(vec![b'1', 0xff]);
+        let env = [(OsString::from("NARROWS_PORT"), bad.clone())];
+        let Problems(told) = Config::read(["narrows".into()], env).unwrap_err();
+        assert!(
+            told[0].starts_with("--port (NARROWS_PORT): ") && told[0].ends_with("text in UTF-8")
+        );
+        let Problems(told) =
+            Config::read(["narrows".into(), "--bind".into(), bad], []).unwrap_err();
+        assert!(told[0].starts_with("--bind "), "{told:?}");
+    }
+
+    #[test]
+    fn an_unknown_flag_is_a_problem_and_help_is_none() {
+        assert!(problems(&["--max-connection", "1"], &[])[0].contains("--max-connections"));
+        assert!(problems(&["serve"], &[])[0].contains("serve"));
+        for args in [["--help"], ["-h"], ["--version"], ["--print-flags-markdown"]] {
+            assert!(matches!(read(&args, &[]), Ok(Command::Say(text)) if text.contains("narrows")));
+        }
+    }
+
+    #[test]
+    fn a_health_check_asks_the_admin_port_and_minds_nothing_else() {
+        let health = |args: &[&str], env: &[(&str, &str)]| match read(args, env).unwrap() {
+            Command::Health(health) => health,
+            other @ (Command::Say(_) | Command::Serve(_)) => panic!("{other:?}"),
+        };
+        let env = [("NARROWS_ADMIN_PORT", "9901"), ("NARROWS_LEASE", "never")];
+        let asked = health(&["health"], &env);
+        assert_eq!(asked.address, "127.0.0.1:9901".parse().unwrap());
+        assert_eq!(asked.timeout, Duration::from_secs(2));
+        let asked = health(&["health", "--admin-bind=::", "--timeout=1s"], &env);
+        assert_eq!(asked.address, "[::1]:9901".parse().unwrap());
+        assert_eq!(asked.timeout, Duration::from_secs(1));
+        let asked = health(&["--admin-port=7", "health"], &env);
+        assert_eq!(asked.address.port(), 7);
+        for args in [["health", "--admin-port=off"], ["health", "--timeout=0"]] {
+            assert_eq!(problems(&args, &[]).len(), 1);
+        }
+    }
+
+    #[test]
+    fn colours_are_for_those_who_want_them() {
+        assert!(serve(&[], &[("NO_COLOR", "")]).config.trace.colour);
+        assert!(!serve(&[], &[("NO_COLOR", "1")]).config.trace.colour);
+    }
 }

@@ -453,19 +453,30 @@ impl Permit {
         }
     }
 
+    /// The host's side of the permit, for whoever keeps the connection without holding it.
+    pub(crate) fn seat(&self) -> Seat {
+        Seat(Arc::clone(&self.host))
+    }
+}
+
+/// The host whose slot a kept connection occupies. Holds no slot itself.
+#[derive(Debug)]
+pub(crate) struct Seat(Arc<Host>);
+
+impl Seat {
     /// The connection begins to idle in the pool of `thread`.
     pub(crate) fn park(&self, thread: usize) {
-        self.host.park(thread);
+        self.0.park(thread);
     }
 
     /// The connection leaves the pool of `thread`.
     pub(crate) fn unpark(&self, thread: usize) {
-        self.host.unpark(thread);
+        self.0.unpark(thread);
     }
 
     /// Whether somebody waits for this slot.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.host.is_wanted()
+        self.0.is_wanted()
     }
 }
 
@@ -582,11 +593,11 @@ mod tests {
         let settings = Settings { default_limit: 1, ..Settings::default() };
         let (limiter, mut ears) = Limiter::new(settings, None, 2);
         let idle = limiter.acquire(&key(), Patience::None).await.unwrap();
-        idle.park(1);
+        idle.seat().park(1);
         let mut asking = tokio_test_spawn(&limiter);
         assert!(futures_util::poll!(&mut asking).is_pending());
         let reclaim = ears[1].recv().await.unwrap();
-        idle.unpark(1);
+        idle.seat().unpark(1);
         drop(idle);
         drop(reclaim);
         asking.await.unwrap();
@@ -597,12 +608,12 @@ mod tests {
         let settings = Settings { default_limit: 1, ..Settings::default() };
         let (limiter, mut ears) = Limiter::new(settings, None, 1);
         let held = limiter.acquire(&key(), Patience::None).await.unwrap();
-        held.park(0);
+        held.seat().park(0);
         let key = key();
         let asking = limiter.acquire(&key, Patience::None);
         tokio::pin!(asking);
         assert!(futures_util::poll!(&mut asking).is_pending());
-        held.unpark(0);
+        held.seat().unpark(0);
         drop(ears[0].recv().await);
         assert_eq!(asking.await.unwrap_err().reason, Reason::Full);
     }

@@ -1,6 +1,49 @@
 //! Requests: from a client's connection to an upstream's and back.
+//!
+//! [`serve`] is the life of one client connection: a guard reads it, hyper serves its plain
+//! requests, a CONNECT leaves HTTP for good. Nothing here dials, counts slots or knows Redis.
+//!
+//! Invariants: no 200 to a CONNECT before its upstream is connected; an answer of our own comes
+//! from [`reject`] alone; a client that leaves takes all it asked for with it.
 
+mod forward;
+mod guard;
+mod head;
+mod headers;
+mod reject;
+mod relay;
+mod tunnel;
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
 use std::time::Duration;
+
+use http::HeaderValue;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use self::guard::Client;
+use self::guard::Guarded;
+use self::guard::Next;
+use self::guard::Phase;
+use self::head::Flaw;
+use self::reject::Reject;
+use crate::base::clock;
+use crate::limit::Limiter;
+use crate::limit::Patience;
+use crate::listen::Counted;
+use crate::listen::Load;
+use crate::telemetry::access::Log;
+use crate::telemetry::metrics::Cells;
+use crate::telemetry::metrics::Route;
+use crate::upstream::Upstream;
 
 /// How narrows speaks with clients.
 #[derive(Clone, Debug)]
@@ -15,4 +58,173 @@ pub struct Settings {
     pub via: Option<String>,
     /// The status of a refusal by the cap, 400 to 599.
     pub refuse_status: u16,
+}
+
+/// What a thread needs to serve its clients.
+pub(crate) struct Thread {
+    pub(crate) limiter: Limiter,
+    pub(crate) upstream: Rc<Upstream>,
+    pub(crate) cells: Arc<Cells>,
+    pub(crate) log: Log,
+    pub(crate) settings: Settings,
+    pub(crate) via: Option<Via>,
+    pub(crate) load: Load,
+    /// Turns true when the proxy stops.
+    pub(crate) draining: watch::Receiver<bool>,
+}
+
+/// The Via fields this proxy adds, by the version of the message (RFC 9110 §7.6.3).
+pub(crate) struct Via {
+    new: HeaderValue,
+    old: HeaderValue,
+}
+
+impl Via {
+    /// The fields for a pseudonym; none if it is no token.
+    pub(crate) fn new(name: &str) -> Option<Self> {
+        let field = |version: &str| HeaderValue::try_from(format!("{version} {name}")).ok();
+        Some(Self { new: field("1.1")?, old: field("1.0")? })
+    }
+}
+
+impl Thread {
+    /// Until when a request may wait for a full host: what it asks for itself, within bounds, or
+    /// what the settings say.
+    fn patience(&self, asked: Option<u64>) -> Patience {
+        let settings = self.limiter.settings();
+        let asked =
+            asked.map(|seconds| Duration::from_secs(seconds).min(settings.queue_timeout_max));
+        let wait = asked.unwrap_or(settings.queue_timeout);
+        if wait.is_zero() { Patience::None } else { Patience::Until(clock::now() + wait) }
+    }
+}
+
+/// Serves one client connection to its end.
+pub(crate) async fn serve(thread: Rc<Thread>, stream: TcpStream, peer: SocketAddr) {
+    let _open = Open::count(&thread);
+    let client = Client::new(stream, peer);
+    let mut next = watched(&thread, &client, client.next()).await;
+    if let Next::Plain = next {
+        // Boxed, so that a connection that becomes a tunnel does not keep the room for this.
+        next = Box::pin(plain(&thread, &client)).await;
+    }
+    match next {
+        Next::Connect(connect) => Box::pin(tunnel::serve(&thread, &client, connect)).await,
+        Next::Flaw(flaw) => {
+            let answer = Reject::Flaw(flaw).answer(thread.settings.refuse_status);
+            thread.cells.answered(Route::Own, answer.status.as_u16());
+            client.write(&answer.bytes());
+            linger(&client).await;
+        }
+        Next::Left | Next::Plain => {}
+    }
+}
+
+/// Counts a client's connection until it is dropped, however that comes.
+struct Open {
+    cells: Arc<Cells>,
+    _load: Counted,
+}
+
+impl Open {
+    fn count(thread: &Thread) -> Self {
+        thread.cells.client_opened();
+        Self { cells: Arc::clone(&thread.cells), _load: thread.load.count() }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.cells.client_closed();
+    }
+}
+
+/// How long a client may take to read the answer after which its connection closes.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Closes after an answer of our own, so that the answer arrives.
+async fn linger(client: &Client) {
+    if tokio::time::timeout(LINGER, client.close()).await.is_err() {
+        client.cut();
+    }
+}
+
+/// Lets hyper serve plain requests until something else comes, or the end.
+async fn plain(thread: &Rc<Thread>, client: &Rc<Client>) -> Next {
+    let service =
+        service_fn(|request| forward::serve(Rc::clone(thread), Rc::clone(client), request));
+    let next = {
+        let io = TokioIo::new(Guarded(Rc::clone(client)));
+        let mut hyper = std::pin::pin!(
+            http1::Builder::new()
+                .preserve_header_case(true)
+                .title_case_headers(true)
+                // The upstream's Date is not ours to touch; answers of our own bring theirs.
+                .auto_date_header(false)
+                .serve_connection(io, service)
+        );
+        watched(
+            thread,
+            client,
+            poll_fn(|cx| {
+                if *thread.draining.borrow() {
+                    hyper.as_mut().graceful_shutdown();
+                }
+                // Whatever ended it: there is nobody left to tell.
+                hyper.as_mut().poll(cx).map(|_ended| Next::Plain)
+            }),
+        )
+        .await
+    };
+    if let Some((upstream, early)) = client.take_switched() {
+        tunnel::switched(thread, client, upstream, &early).await;
+        return Next::Left;
+    }
+    match next {
+        Next::Plain => client.take_next().unwrap_or(Next::Left),
+        Next::Connect(_) | Next::Flaw(_) | Next::Left => next,
+    }
+}
+
+/// Runs a stage of a client connection under the time limits of the phase it is in.
+async fn watched(thread: &Thread, client: &Client, stage: impl Future<Output = Next>) -> Next {
+    let mut stage = std::pin::pin!(stage);
+    let mut draining = thread.draining.clone();
+    let mut drain =
+        std::pin::pin!(async move { draining.wait_for(|draining| *draining).await.is_ok() });
+    let mut drained = false;
+    poll_fn(move |cx| {
+        if let Poll::Ready(next) = stage.as_mut().poll(cx) {
+            return Poll::Ready(next);
+        }
+        if !drained && drain.as_mut().poll(cx).is_ready() {
+            drained = true;
+            if let Poll::Ready(next) = stage.as_mut().poll(cx) {
+                return Poll::Ready(next);
+            }
+        }
+        if drained && client.phase() == Phase::Idle {
+            return Poll::Ready(Next::Left);
+        }
+        expire(thread, client, cx)
+    })
+    .await
+}
+
+fn expire(thread: &Thread, client: &Client, cx: &mut Context<'_>) -> Poll<Next> {
+    let pulse = client.pulse();
+    match client.phase() {
+        Phase::Idle => {
+            pulse.poll_silent(cx, thread.settings.keep_alive_timeout).map(|()| Next::Left)
+        }
+        Phase::Head => pulse
+            .poll_silent(cx, thread.settings.header_timeout)
+            .map(|()| Next::Flaw(Flaw::Timeout)),
+        // Who answers has its own limits, each with an answer of its own.
+        Phase::Waiting => Poll::Pending,
+        Phase::Answering => pulse.poll_silent(cx, thread.upstream.idle_timeout()).map(|()| {
+            client.cut();
+            Next::Left
+        }),
+    }
 }

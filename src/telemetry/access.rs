@@ -1,6 +1,30 @@
-//! One canonical line per request or tunnel.
+//! The access log: one canonical line, a JSON object, per request or tunnel.
+//!
+//! Lines are handed to a thread that writes them; nothing on a request's way waits for a disk or a
+//! reader. When that thread falls behind by [`BACKLOG`] lines, further ones are dropped and
+//! counted, so that a full disk costs log lines and not requests.
+//!
+//! SECURITY: whatever a client sent is escaped by JSON; the query and userinfo of a target, which
+//! may hold secrets, are not written.
 
+use std::borrow::Cow;
+use std::fs::File;
+use std::io;
+use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use serde::Serialize;
+use tracing_appender::non_blocking::ErrorCounter;
+use tracing_appender::non_blocking::NonBlocking;
+use tracing_appender::non_blocking::NonBlockingBuilder;
+use tracing_appender::non_blocking::WorkerGuard;
 
 /// Where the access log goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,4 +38,283 @@ pub enum Target {
     Stderr,
     /// To standard output.
     Stdout,
+}
+
+/// Lines that may wait for the writing thread.
+const BACKLOG: usize = 65_536;
+/// Bytes of a target that are written.
+const TARGET_SIZE: usize = 2048;
+
+/// What one line says.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    /// When the request's head was there.
+    pub(crate) time: SystemTime,
+    /// Who asked.
+    pub(crate) client: SocketAddr,
+    /// The method.
+    pub(crate) method: String,
+    /// The request-target as it was sent; query and userinfo are left out when it is written.
+    pub(crate) target: String,
+    /// The host that the limit counted; empty if it did not come to that.
+    pub(crate) host: String,
+    /// The status that the client saw; 0 if it left before.
+    pub(crate) status: u16,
+    /// The word of RFC 9209 if the answer was ours.
+    pub(crate) error: Option<&'static str>,
+    /// Bytes of body or tunnel that went to the upstream.
+    pub(crate) sent: u64,
+    /// Bytes of body or tunnel that went to the client.
+    pub(crate) received: u64,
+    /// How long it waited for a slot.
+    pub(crate) waited: Duration,
+    /// From the head to the end.
+    pub(crate) duration: Duration,
+    /// Whether it went out on a kept connection.
+    pub(crate) reused: bool,
+    /// What ended it, in a word.
+    pub(crate) end: &'static str,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    client: SocketAddr,
+    method: &'a str,
+    target: Cow<'a, str>,
+    host: &'a str,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
+    sent: u64,
+    received: u64,
+    /// Milliseconds, as all times here.
+    waited_ms: f64,
+    duration_ms: f64,
+    reused: bool,
+    end: &'static str,
+}
+
+#[derive(Debug)]
+struct Writer {
+    to: NonBlocking,
+    dropped: ErrorCounter,
+    guard: Mutex<Option<WorkerGuard>>,
+}
+
+/// The access log. Cheap to clone; all clones write to the same place.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    writer: Option<Arc<Writer>>,
+}
+
+impl Log {
+    /// Opens the log; a file is created if there is none, and appended to.
+    pub fn open(target: &Target) -> io::Result<Self> {
+        Ok(match target {
+            Target::File(path) => Self::to(File::options().create(true).append(true).open(path)?),
+            Target::Off => Self::off(),
+            Target::Stderr => Self::to(io::stderr()),
+            Target::Stdout => Self::to(io::stdout()),
+        })
+    }
+
+    /// A log that writes nothing.
+    pub fn off() -> Self {
+        Self::default()
+    }
+
+    fn to(writer: impl Write + Send + 'static) -> Self {
+        let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BACKLOG);
+        let (to, guard) = builder.thread_name("narrows-access").finish(writer);
+        let dropped = to.error_counter();
+        Self { writer: Some(Arc::new(Writer { to, dropped, guard: Mutex::new(Some(guard)) })) }
+    }
+
+    /// Whether anything is written: if not, no [`Record`] need be made.
+    pub fn is_on(&self) -> bool {
+        self.writer.is_some()
+    }
+
+    /// Writes one line, or drops and counts it; never waits.
+    pub(crate) fn write(&self, record: &Record) {
+        let Some(writer) = &self.writer else { return };
+        let line = Line {
+            time: rfc3339(record.time),
+            client: record.client,
+            method: &record.method,
+            target: presentable(&record.target),
+            host: &record.host,
+            status: record.status,
+            error: record.error,
+            sent: record.sent,
+            received: record.received,
+            waited_ms: millis(record.waited),
+            duration_ms: millis(record.duration),
+            reused: record.reused,
+            end: record.end,
+        };
+        let mut bytes = Vec::with_capacity(384);
+        let mut to = writer.to.clone();
+        let written = serde_json::to_writer(&mut bytes, &line).map_err(io::Error::from);
+        bytes.push(b'\n');
+        if let Err(error) = written.and_then(|()| to.write_all(&bytes)) {
+            tracing::warn!(%error, "access log line lost");
+        }
+    }
+
+    /// Lines dropped because the writing thread was behind.
+    pub fn dropped(&self) -> u64 {
+        self.writer.as_ref().map_or(0, |writer| writer.dropped.dropped_lines() as u64)
+    }
+
+    /// Writes what is waiting and ends the writing thread, within about a second; what is written
+    /// to any clone afterwards is lost.
+    pub fn close(&self) {
+        if let Some(writer) = &self.writer {
+            drop(writer.guard.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
+    }
+}
+
+/// Milliseconds with three digits behind the point.
+#[expect(clippy::cast_precision_loss, reason = "exact below 2^52 microseconds, 142 years")]
+fn millis(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1000.0
+}
+
+/// A request-target without query, fragment and userinfo, and not longer than [`TARGET_SIZE`].
+fn presentable(target: &str) -> Cow<'_, str> {
+    let target = target.split(['?', '#']).next().unwrap_or(target);
+    let authority = target.find("://").map_or(0, |scheme| scheme + 3);
+    let is_path = authority == 0 && target.starts_with('/');
+    let end = target[authority..].find('/').map_or(target.len(), |slash| authority + slash);
+    let userinfo = target[authority..end].rfind('@').filter(|_| !is_path);
+    let size = target.floor_char_boundary(TARGET_SIZE);
+    match userinfo {
+        Some(at) => {
+            let whole = format!("{}{}", &target[..authority], &target[authority + at + 1..]);
+            Cow::Owned(whole[..whole.floor_char_boundary(TARGET_SIZE)].to_owned())
+        }
+        None => Cow::Borrowed(&target[..size]),
+    }
+}
+
+/// UTC with milliseconds, as `2026-01-31T12:00:00.000Z` (RFC 3339). The date is Howard Hinnant's
+/// `civil_from_days` (<https://howardhinnant.github.io/date_algorithms.html>).
+fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (seconds, millis) = (since.as_secs(), since.subsec_millis());
+    let days = seconds / 86_400 + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(target: &str) -> Record {
+        Record {
+            time: UNIX_EPOCH + Duration::from_millis(1_582_934_400_042),
+            client: "127.0.0.1:5000".parse().unwrap(),
+            method: "GET".to_owned(),
+            target: target.to_owned(),
+            host: "a.test".to_owned(),
+            status: 503,
+            error: Some("connection_limit_reached"),
+            sent: 0,
+            received: 120,
+            waited: Duration::from_micros(1500),
+            duration: Duration::from_millis(2),
+            reused: false,
+            end: "refused",
+        }
+    }
+
+    fn lines(write: impl FnOnce(&Log)) -> Vec<serde_json::Value> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let log = Log::open(&Target::File(path.clone())).unwrap();
+        write(&log);
+        log.close();
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_request_is_one_line_of_json_and_closing_loses_none() {
+        let lines = lines(|log| {
+            for _ in 0..1000 {
+                log.write(&record("http://a.test/path"));
+            }
+            assert_eq!(log.dropped(), 0);
+        });
+        assert_eq!(lines.len(), 1000);
+        assert_eq!(
+            lines[0],
+            serde_json::json!({
+                "time": "2020-02-29T00:00:00.042Z", "client": "127.0.0.1:5000", "method": "GET",
+                "target": "http://a.test/path", "host": "a.test", "status": 503,
+                "error": "connection_limit_reached", "sent": 0, "received": 120,
+                "waited_ms": 1.5, "duration_ms": 2.0, "reused": false, "end": "refused",
+            })
+        );
+    }
+
+    #[test]
+    fn a_client_cannot_forge_a_line() {
+        let lines = lines(|log| log.write(&record("http://a.test/\"}\r\n{\"status\":200")));
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0]["status"], 503);
+    }
+
+    #[test]
+    fn secrets_of_a_target_are_not_written() {
+        for (sent, written) in [
+            ("http://a.test/p?token=1", "http://a.test/p"),
+            ("http://user:pass@a.test/p@q", "http://a.test/p@q"),
+            ("http://u@v@a.test", "http://a.test"),
+            ("user:pass@a.test:443", "a.test:443"),
+            ("a.test:443", "a.test:443"),
+            ("/@me", "/@me"),
+            ("*", "*"),
+        ] {
+            assert_eq!(presentable(sent), written, "{sent}");
+        }
+        assert_eq!(presentable(&"ü".repeat(5000)).len(), TARGET_SIZE);
+    }
+
+    #[test]
+    fn a_log_that_is_off_writes_nothing() {
+        let log = Log::open(&Target::Off).unwrap();
+        assert!(!log.is_on());
+        log.write(&record("*"));
+        log.close();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_an_error() {
+        let path = PathBuf::from("/nowhere/at/all");
+        assert_eq!(Log::open(&Target::File(path)).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn times_are_written_as_rfc_3339() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399, "2000-02-28T23:59:59.000Z"),
+            (951_868_800, "2000-03-01T00:00:00.000Z"),
+            (1_798_761_599, "2026-12-31T23:59:59.000Z"),
+        ] {
+            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
 }

@@ -1,11 +1,46 @@
 //! The far side: connections to where requests are bound for.
 
+pub(crate) mod conn;
+pub(crate) mod dial;
+pub(crate) mod exchange;
+pub(crate) mod pool;
+pub(crate) mod resolve;
+pub(crate) mod tls;
+
+use std::future::poll_fn;
+use std::io;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use crate::base::authority::HostKey;
+use http::Request;
+use http::Response;
+use hyper::body::Incoming;
+use thiserror::Error;
+
+use self::conn::Conn;
+use self::dial::DialError;
+use self::dial::Dialer;
+use self::dial::Errand;
+use self::exchange::ExchangeError;
+use self::exchange::Failed;
+use self::exchange::Line;
+use self::exchange::RequestBody;
+use self::exchange::ResponseBody;
+use self::pool::Pool;
+use self::pool::PoolKey;
+use self::tls::Tls;
+use crate::base::clock::Pulse;
+use crate::limit::Limiter;
+use crate::telemetry::metrics::Cells;
+
+/// How long a connection may have idled for a method that must not be sent twice: the shorter, the
+/// less likely that the upstream is closing it at this moment.
+const UNSAFE_IDLE: Duration = Duration::from_secs(1);
 
 /// Who turns names into addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,5 +86,111 @@ pub struct Settings {
     pub authorities: Vec<PathBuf>,
 }
 
-/// Placeholder use so that the import stays.
-pub type Key = HostKey;
+/// The far side as one thread sees it.
+pub(crate) struct Upstream {
+    dialer: Rc<Dialer>,
+    pool: Rc<Pool>,
+    settings: Settings,
+    cells: Arc<Cells>,
+}
+
+/// Why a request got no response.
+#[derive(Debug, Error)]
+pub enum SendError {
+    /// There is no connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// There was one, but no response on it.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
+}
+
+impl Upstream {
+    /// The far side for thread number `thread` (from 0).
+    pub(crate) fn new(
+        thread: usize,
+        limiter: Limiter,
+        tls: Tls,
+        settings: Settings,
+        cells: Arc<Cells>,
+    ) -> io::Result<Rc<Self>> {
+        let dialer = Dialer::new(limiter, tls, &settings, Arc::clone(&cells))?;
+        let pool = Pool::new(thread, settings.pool_idle, settings.pool_size, Arc::clone(&cells));
+        Ok(Rc::new(Self { dialer, pool, settings, cells }))
+    }
+
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.settings.idle_timeout
+    }
+
+    pub(crate) fn pool(&self) -> &Rc<Pool> {
+        &self.pool
+    }
+
+    /// A connection of its own, for a tunnel.
+    pub(crate) async fn connect(&self, errand: Errand<'_>) -> Result<Conn, DialError> {
+        self.dialer.connect(errand).await
+    }
+
+    /// Sends a request on a kept connection or a new one; whether it was a kept one comes back too.
+    ///
+    /// A request is sent a second time only if none of it had left, or if it may be repeated
+    /// (RFC 9110 §9.2.2), had no body, and the kept connection ended without a byte of an answer
+    /// (RFC 9112 §9.3.1).
+    pub(crate) async fn send(
+        &self,
+        errand: Errand<'_>,
+        mut request: Request<RequestBody>,
+        pulse: &Rc<Pulse>,
+    ) -> Result<(Response<ResponseBody>, bool), SendError> {
+        let key = PoolKey { tls: errand.tls, authority: errand.authority.clone() };
+        let safe = request.method().is_safe();
+        let fresh = if safe { self.settings.pool_idle } else { UNSAFE_IDLE };
+        let timeout = self.settings.response_timeout;
+        if let Some(line) = poll_fn(|cx| Poll::Ready(self.pool.take(&key, fresh, cx))).await {
+            self.cells.reused();
+            let spare = spare(&request);
+            match line.exchange(request, pulse, timeout).await {
+                Ok((response, line)) => return Ok((self.carry(response, line, key, pulse), true)),
+                Err(Failed { unsent: Some(unsent), .. }) => request = unsent,
+                Err(Failed { error: ExchangeError::Closed, silent: true, .. })
+                    if spare.is_some() =>
+                {
+                    let Some(spare) = spare else { return Err(ExchangeError::Closed.into()) };
+                    request = spare;
+                }
+                Err(failed) => return Err(failed.error.into()),
+            }
+        }
+        let conn = self.dialer.connect(errand).await?;
+        let line = Line::new(conn).await?;
+        let (response, line) =
+            line.exchange(request, pulse, timeout).await.map_err(|failed| failed.error)?;
+        Ok((self.carry(response, line, key, pulse), false))
+    }
+
+    fn carry(
+        &self,
+        response: Response<Incoming>,
+        line: Line,
+        key: PoolKey,
+        pulse: &Rc<Pulse>,
+    ) -> Response<ResponseBody> {
+        let (pool, pulse) = (Rc::clone(&self.pool), Rc::clone(pulse));
+        let idle_timeout = self.settings.idle_timeout;
+        response.map(|incoming| ResponseBody::new(incoming, line, key, pool, pulse, idle_timeout))
+    }
+}
+
+/// The same request again, if it may be sent twice.
+fn spare(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let bodiless = matches!(request.body(), RequestBody::Empty);
+    (bodiless && request.method().is_idempotent()).then(|| {
+        let mut spare = Request::new(RequestBody::Empty);
+        *spare.method_mut() = request.method().clone();
+        *spare.uri_mut() = request.uri().clone();
+        *spare.headers_mut() = request.headers().clone();
+        *spare.extensions_mut() = request.extensions().clone();
+        spare
+    })
+}

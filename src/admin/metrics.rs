@@ -1,0 +1,247 @@
+//! `/metrics`: the sums of all threads' cells, and the limiter's numbers per host.
+//!
+//! The text is `OpenMetrics` 1.0, which Prometheus reads. The `host` label is bounded: hosts with a
+//! rule of their own and the first hundred others have their names, all the rest are [`OTHERS`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use http::StatusCode;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::NoLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use super::Answer;
+use super::RedisState;
+use super::Sources;
+use super::body;
+use super::problem;
+use crate::limit::Limiter;
+use crate::limit::Reason;
+use crate::limit::host::Counters;
+use crate::limit::rules::Limit;
+use crate::telemetry::access::Log;
+
+/// The label of all hosts without a name of their own; no host is called so.
+const OTHERS: &str = "(other)";
+const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub(super) fn text(sources: &Sources) -> Answer {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Arc::clone(&sources.metrics)));
+    registry.register_collector(Box::new(Hosts(sources.limiter.clone())));
+    registry.register_collector(Box::new(Access(sources.access.clone())));
+    registry.register_collector(Box::new(Redis(sources.instances.redis())));
+    let mut text = String::with_capacity(16 * 1024);
+    match encode(&mut text, &registry) {
+        Ok(()) => body(StatusCode::OK, KIND, text),
+        Err(fmt::Error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "metrics not encodable"),
+    }
+}
+
+/// What one line per host says.
+#[derive(Debug, Default)]
+struct Row {
+    name: String,
+    open: u64,
+    waiting: u64,
+    /// None for [`OTHERS`], whose limits may differ.
+    limit: Option<Limit>,
+    admitted: u64,
+    refused: [u64; Reason::ALL.len()],
+}
+
+impl Row {
+    fn count(&mut self, counters: &Counters) {
+        self.admitted = counters.admitted.load(Relaxed);
+        self.refused = counters.refused.each_ref().map(|count| count.load(Relaxed));
+    }
+}
+
+/// Name, help, and what a row says; nothing where it does not apply.
+type Gauge = (&'static str, &'static str, fn(&Row) -> Option<u64>);
+
+#[derive(Debug)]
+struct Hosts(Limiter);
+
+impl Hosts {
+    fn rows(&self) -> Vec<Row> {
+        let mut others = Row { name: OTHERS.to_owned(), ..Row::default() };
+        others.count(self.0.others());
+        let mut rows = Vec::new();
+        self.0.each(|host| {
+            let now = host.snapshot(self.0.is_shared());
+            if !host.named {
+                others.open += u64::from(now.open);
+                others.waiting += u64::from(now.waiting);
+                return;
+            }
+            let mut row = Row {
+                name: now.key.to_string(),
+                open: now.open.into(),
+                waiting: now.waiting.into(),
+                limit: Some(now.limit),
+                ..Row::default()
+            };
+            row.count(&host.counters);
+            rows.push(row);
+        });
+        rows.sort_by(|one, other| one.name.cmp(&other.name));
+        rows.push(others);
+        rows
+    }
+}
+
+impl Collector for Hosts {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let rows = self.rows();
+        let gauges: [Gauge; 3] = [
+            (
+                "narrows_connections",
+                "Connections of this instance to a host, open or being dialled",
+                |row| Some(row.open),
+            ),
+            ("narrows_connection_limit", "Limit in force for a host; 0 is unlimited", |row| {
+                row.limit.map(u64::from)
+            }),
+            ("narrows_waiting", "Requests of this instance waiting for a host", |row| {
+                Some(row.waiting)
+            }),
+        ];
+        for (name, help, value) in gauges {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for row in &rows {
+                if let Some(value) = value(row) {
+                    let labels = [("host", row.name.as_str())];
+                    family.encode_family(&labels)?.encode_gauge(&value)?;
+                }
+            }
+        }
+
+        let help = "Slots given";
+        let mut family =
+            encoder.encode_descriptor("narrows_admitted", help, None, MetricType::Counter)?;
+        for row in &rows {
+            let labels = [("host", row.name.as_str())];
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&row.admitted, None)?;
+        }
+
+        let help = "Requests that got no slot, by reason";
+        let mut family =
+            encoder.encode_descriptor("narrows_refused", help, None, MetricType::Counter)?;
+        for row in &rows {
+            for reason in Reason::ALL {
+                let labels = [("host", row.name.as_str()), ("reason", reason.as_str())];
+                let mut metric = family.encode_family(&labels)?;
+                let refused = row.refused[reason as usize];
+                metric.encode_counter::<NoLabelSet, _, u64>(&refused, None)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Access(Log);
+
+impl Collector for Access {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        if !self.0.is_on() {
+            return Ok(());
+        }
+        let help = "Lines of the access log dropped because its writing was behind";
+        let name = "narrows_access_log_dropped";
+        encoder
+            .encode_descriptor(name, help, None, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, u64>(&self.0.dropped(), None)
+    }
+}
+
+#[derive(Debug)]
+struct Redis(RedisState);
+
+impl Collector for Redis {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let up: u64 = match self.0 {
+            RedisState::Off => return Ok(()),
+            RedisState::Away => 0,
+            RedisState::Learning | RedisState::Up => 1,
+        };
+        let help = "Whether Redis answers, 1 or 0";
+        encoder
+            .encode_descriptor("narrows_redis_up", help, None, MetricType::Gauge)?
+            .encode_gauge(&up)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::get;
+    use super::super::tests::sources;
+    use super::*;
+    use crate::base::authority::HostKey;
+    use crate::limit::Patience;
+
+    #[tokio::test]
+    async fn each_host_tells_what_it_has_and_what_was_refused() {
+        let sources = sources(1);
+        let key = HostKey::parse("a.test:81").unwrap();
+        let held = sources.limiter.acquire(&key, Patience::None).await.unwrap();
+        sources.limiter.acquire(&key, Patience::None).await.unwrap_err();
+        let (status, kind, text) = get(&sources, "/metrics").await;
+        assert_eq!((status, kind.as_str()), (200, KIND));
+        for line in [
+            "narrows_connections{host=\"a.test:81\"} 1",
+            "narrows_connection_limit{host=\"a.test:81\"} 1",
+            "narrows_waiting{host=\"a.test:81\"} 0",
+            "narrows_admitted_total{host=\"a.test:81\"} 1",
+            "narrows_refused_total{host=\"a.test:81\",reason=\"limit\"} 1",
+            "narrows_refused_total{host=\"a.test:81\",reason=\"timeout\"} 0",
+            "narrows_admitted_total{host=\"(other)\"} 0",
+            "narrows_client_connections 0",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+        assert!(!text.contains("redis"), "there is none");
+        drop(held);
+        let (_, _, text) = get(&sources, "/metrics").await;
+        assert!(text.contains("narrows_connections{host=\"a.test:81\"} 0"), "{text}");
+    }
+
+    #[test]
+    fn redis_is_up_when_it_answers() {
+        for (state, line) in [
+            (RedisState::Away, "narrows_redis_up 0\n"),
+            (RedisState::Learning, "narrows_redis_up 1\n"),
+            (RedisState::Up, "narrows_redis_up 1\n"),
+        ] {
+            let mut registry = Registry::default();
+            registry.register_collector(Box::new(Redis(state)));
+            let mut text = String::new();
+            encode(&mut text, &registry).unwrap();
+            assert!(text.contains(line), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn hosts_beyond_the_bound_share_a_label() {
+        let sources = sources(1);
+        let mut held = Vec::new();
+        for number in 0..150 {
+            let key = HostKey::parse(&format!("h{number}.test")).unwrap();
+            held.push(sources.limiter.acquire(&key, Patience::None).await.unwrap());
+        }
+        let (_, _, text) = get(&sources, "/metrics").await;
+        let named = text.lines().filter(|line| line.starts_with("narrows_connections{"));
+        assert_eq!(named.count(), 101);
+        assert!(text.contains("narrows_connections{host=\"(other)\"} 50\n"), "{text}");
+        assert!(text.contains("narrows_admitted_total{host=\"(other)\"} 50\n"), "{text}");
+        assert!(!text.contains("narrows_connection_limit{host=\"(other)\"}"), "{text}");
+    }
+}

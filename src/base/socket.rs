@@ -1,0 +1,94 @@
+//! Things one does to a TCP socket that tokio has no call for.
+//!
+//! Values in, system calls out; who owns the socket, and why it is closed, is others' business.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+use std::time::Duration;
+
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::event::Timespec;
+use rustix::net::RecvFlags;
+use tokio::io::AsyncRead;
+use tokio::io::Interest;
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
+
+/// Makes the coming close a reset (RST): nothing unsent is sent, and the peer knows at once.
+pub(crate) fn reset_on_close(stream: &TcpStream) {
+    if let Err(error) = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "a socket that could not be told to reset");
+    }
+}
+
+/// Whether the peer's FIN or RST is here, even behind bytes that nobody has read yet.
+pub(crate) fn has_peer_left(stream: &TcpStream) -> bool {
+    let mut ask = [PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::RDHUP)];
+    let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    rustix::event::poll(&mut ask, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
+        .is_ok_and(|ready| ready > 0 && ask[0].revents().intersects(gone))
+}
+
+/// Whether the socket has failed (RST, time-out), for a side whose FIN is behind us already.
+pub(crate) fn has_failed(stream: &TcpStream) -> bool {
+    let mut ask = [PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::empty())];
+    rustix::event::poll(&mut ask, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
+        .is_ok_and(|ready| ready > 0 && ask[0].revents().contains(PollFlags::ERR))
+}
+
+/// The reading side of a socket whose FIN is watched while its bytes are left alone.
+///
+/// epoll tells of new bytes and of the FIN by the same edge. To hear of a FIN behind unread bytes,
+/// the readiness that those bytes raised is cleared; `unread` remembers that a read must then ask
+/// the kernel and not the readiness.
+#[derive(Debug, Default)]
+pub(crate) struct ReadSide {
+    unread: bool,
+}
+
+impl ReadSide {
+    /// Ready when the peer's FIN or RST has come. Takes no byte from the socket.
+    pub(crate) fn poll_left(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if ready!(stream.poll_read_ready(cx)).is_err() || has_peer_left(stream) {
+                return Poll::Ready(());
+            }
+            self.unread = true;
+            let blocked = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            drop(stream.try_io(Interest::READABLE, blocked));
+        }
+    }
+
+    /// Whether bytes may be there that no readiness tells of.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.unread
+    }
+
+    /// As [`AsyncRead::poll_read`]; `Ok` without new bytes is the peer's FIN.
+    pub(crate) fn poll_read(
+        &mut self,
+        stream: &mut TcpStream,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.unread {
+            let free = buf.initialize_unfilled();
+            match rustix::net::recv(stream.as_fd(), &mut *free, RecvFlags::empty()) {
+                Ok((read, _)) => {
+                    // A short read has emptied the socket; whatever comes raises a new edge.
+                    self.unread = read == free.len();
+                    buf.advance(read);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(rustix::io::Errno::AGAIN) => self.unread = false,
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        Pin::new(stream).poll_read(cx, buf)
+    }
+}

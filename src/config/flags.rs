@@ -1,0 +1,408 @@
+//! The table of settings: each one's flag, variables, default and meaning.
+//!
+//! From this table come the command line, the reading of the environment, `--help` and the table
+//! in the README, so that none of them can know a setting that another does not. What a text must
+//! look like to be allowed is in the module above, which reads the settings one by one.
+
+use std::fmt;
+use std::fmt::Write;
+
+use clap::Arg;
+use clap::ArgAction;
+use clap::Command;
+use clap::builder::OsStringValueParser;
+
+/// Where a setting stands in `--help` and in the README.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Group {
+    Proxy,
+    Limits,
+    Fleet,
+    Upstream,
+    Timeouts,
+    Admin,
+    Logs,
+}
+
+impl Group {
+    const ALL: [Self; 7] = [
+        Self::Proxy,
+        Self::Limits,
+        Self::Fleet,
+        Self::Upstream,
+        Self::Timeouts,
+        Self::Admin,
+        Self::Logs,
+    ];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Proxy => "Proxy",
+            Self::Limits => "Limits",
+            Self::Fleet => "Fleet",
+            Self::Upstream => "Upstream",
+            Self::Timeouts => "Time-outs",
+            Self::Admin => "Admin",
+            Self::Logs => "Logs",
+        }
+    }
+}
+
+/// What holds when nobody says anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unset {
+    /// Nothing.
+    Nothing,
+    /// What these words describe.
+    Said(&'static str),
+    /// This text, as if it had been given.
+    Text(&'static str),
+}
+
+impl fmt::Display for Unset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("none"),
+            Self::Said(words) => f.write_str(words),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+/// How many values a setting takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Values {
+    /// One; of a repeated flag the last counts.
+    One,
+    /// Any number: flag repeated, or separated by commas.
+    Many,
+    /// Any number: flag repeated (a value may hold a comma), or separated by commas in a variable.
+    Files,
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    pub(crate) group: Group,
+    /// The flag without its dashes.
+    pub(crate) name: &'static str,
+    metavar: &'static str,
+    /// Variables, the stronger first: ours, then names that users already have.
+    pub(crate) variables: &'static [&'static str],
+    pub(crate) unset: Unset,
+    help: &'static str,
+    pub(crate) values: Values,
+    /// Whether the value must never be printed.
+    pub(crate) secret: bool,
+}
+
+const fn row(
+    group: Group,
+    name: &'static str,
+    metavar: &'static str,
+    variables: &'static [&'static str],
+    unset: Unset,
+    help: &'static str,
+) -> Setting {
+    Setting { group, name, metavar, variables, unset, help, values: Values::One, secret: false }
+}
+
+impl Setting {
+    const fn takes(mut self, values: Values) -> Self {
+        self.values = values;
+        self
+    }
+
+    const fn secret(mut self) -> Self {
+        self.secret = true;
+        self
+    }
+
+    fn arg(&self) -> Arg {
+        let default = match self.unset {
+            Nothing => String::new(),
+            unset @ (Said(_) | Text(_)) => format!(" [default: {unset}]"),
+        };
+        let help = format!("{}\n[variable: {}]{default}", self.help, self.variables.join(", "));
+        let action = match self.values {
+            Values::One => ArgAction::Set,
+            Values::Many | Values::Files => ArgAction::Append,
+        };
+        Arg::new(self.name)
+            .long(self.name)
+            .value_name(self.metavar)
+            .value_parser(OsStringValueParser::new())
+            .allow_negative_numbers(true)
+            .help_heading(self.group.title())
+            .action(action)
+            .help(help)
+    }
+}
+
+macro_rules! settings {
+    ($($id:ident = $row:expr;)*) => {
+        $(pub(crate) static $id: Setting = $row;)*
+        /// All of them, in the order of `--help`.
+        pub(crate) static ALL: &[&Setting] = &[$(&$id),*];
+    };
+}
+
+use Group::Admin;
+use Group::Fleet;
+use Group::Limits;
+use Group::Logs;
+use Group::Proxy;
+use Group::Timeouts;
+use Group::Upstream;
+use Unset::Nothing;
+use Unset::Said;
+use Unset::Text;
+
+settings! {
+    PORT = row(Proxy, "port", "PORT", &["NARROWS_PORT", "DPRL_PORT"], Text("8080"),
+        "Where clients connect; 0 picks a free port, told by the ready line.");
+    BIND = row(Proxy, "bind", "ADDR", &["NARROWS_BIND"], Text("127.0.0.1"),
+        "IP address to listen on; 0.0.0.0 or :: lets other machines in, who then may reach \
+         whatever this machine can reach.");
+    THREADS = row(Proxy, "threads", "N", &["NARROWS_THREADS"], Said("one per CPU"),
+        "Threads that serve, 1 to 1024.");
+    VIA = row(Proxy, "via", "NAME|off", &["NARROWS_VIA"], Text("narrows"),
+        "Name that narrows gives itself in the Via field of plain requests; off leaves the field \
+         as it came.");
+    SHUTDOWN_TIMEOUT = row(Proxy, "shutdown-timeout", "TIME", &["NARROWS_SHUTDOWN_TIMEOUT"],
+        Text("10s"),
+        "On SIGTERM or SIGINT, how long what runs may take to end before it is cut; a second \
+         signal cuts it at once.");
+
+    MAX_CONNECTIONS = row(Limits, "max-connections", "N",
+        &["NARROWS_MAX_CONNECTIONS", "DPRL_MAX_CONNECTIONS"], Text("0"),
+        "Connections at once to each host, tunnels and plain requests together; 0 is unlimited.");
+    HOST_LIMIT = row(Limits, "host-limit", "HOST=N", &["NARROWS_HOST_LIMITS"], Nothing,
+        "The same for one host, over --max-connections. HOST is a name (its other ports counted \
+         apart, each with this limit), HOST:PORT just that, *.example.com each deeper name; the \
+         most exact rule wins. Repeatable, or separated by commas.").takes(Values::Many);
+    QUEUE_TIMEOUT = row(Limits, "queue-timeout", "TIME", &["NARROWS_QUEUE_TIMEOUT"], Text("0s"),
+        "How long a request waits for a full host, first come first served; 0 refuses at once.");
+    QUEUE_SIZE = row(Limits, "queue-size", "N", &["NARROWS_QUEUE_SIZE"], Text("1000"),
+        "Requests that may wait for one host; further ones are refused.");
+    QUEUE_TIMEOUT_MAX = row(Limits, "queue-timeout-max", "TIME", &["NARROWS_QUEUE_TIMEOUT_MAX"],
+        Text("60s"),
+        "The longest wait that a client may ask for by itself (Prefer: wait=SECONDS).");
+    REFUSE_STATUS = row(Limits, "refuse-status", "STATUS", &["NARROWS_REFUSE_STATUS"], Text("503"),
+        "Status of a refusal by the limit, 400 to 599; users of dprl may want 500.");
+
+    REDIS_ADDR = row(Fleet, "redis-addr", "HOST:PORT", &["NARROWS_REDIS_ADDR", "REDIS_ADDR"],
+        Nothing,
+        "Redis through which all instances share one count per host; without it (or --redis-url) \
+         each instance counts alone.");
+    REDIS_URL = row(Fleet, "redis-url", "URL", &["NARROWS_REDIS_URL", "REDIS_URL"], Nothing,
+        "The same as a URL: redis://HOST, rediss://HOST for TLS, redis+unix:///PATH.").secret();
+    REDIS_USERNAME = row(Fleet, "redis-username", "NAME", &["NARROWS_REDIS_USERNAME"], Nothing,
+        "User at Redis.");
+    REDIS_PASSWORD = row(Fleet, "redis-password", "TEXT",
+        &["NARROWS_REDIS_PASSWORD", "REDIS_PASSWORD"], Nothing,
+        "Password at Redis; better given by variable: others can read a command line.").secret();
+    REDIS_DB = row(Fleet, "redis-db", "N", &["NARROWS_REDIS_DB", "REDIS_DB"], Said("0"),
+        "Number of the database at Redis.");
+    REDIS_PREFIX = row(Fleet, "redis-prefix", "TEXT", &["NARROWS_REDIS_PREFIX"],
+        Text("proxy_rate_limiter"),
+        "First part of every key at Redis; instances with the same one share their counts.");
+    REDIS_TIMEOUT = row(Fleet, "redis-timeout", "TIME", &["NARROWS_REDIS_TIMEOUT"], Text("200ms"),
+        "How long one call to Redis may take before Redis counts as away.");
+    REDIS_FAILURE = row(Fleet, "redis-failure", "closed|share|open", &["NARROWS_REDIS_FAILURE"],
+        Text("closed"),
+        "New connections while Redis is away: closed refuses them, share gives this instance its \
+         part of each limit, open lets all pass. Running ones go on in any case.");
+    LEASE = row(Fleet, "lease", "TIME", &["NARROWS_LEASE"], Text("15s"),
+        "How long Redis keeps the slots of an instance that has gone silent; at least 300ms.");
+    HEARTBEAT = row(Fleet, "heartbeat", "TIME", &["NARROWS_HEARTBEAT"],
+        Said("3s, or a fifth of a shorter lease"),
+        "How often an instance renews its lease; at most a third of it.");
+
+    RESOLVER = row(Upstream, "resolver", "system|ADDR[:PORT]", &["NARROWS_RESOLVER"],
+        Text("system"),
+        "Who turns names into addresses: the system, or the DNS server at this IP address.");
+    RESOLVE = row(Upstream, "resolve", "HOST[:PORT]=ADDR", &["NARROWS_RESOLVE"], Nothing,
+        "IP address of a name, which then is not looked up. Repeatable, or separated by \
+         commas.").takes(Values::Many);
+    UPSTREAM_CA = row(Upstream, "upstream-ca", "FILE", &["NARROWS_UPSTREAM_CA"], Nothing,
+        "PEM file of authorities to trust beside the system's, for https:// requests that narrows \
+         makes itself (never for tunnels). Repeatable; separated by commas in the \
+         variable.").takes(Values::Files);
+    POOL_IDLE = row(Upstream, "pool-idle", "TIME", &["NARROWS_POOL_IDLE"],
+        Said("4s, 1s with Redis"),
+        "How long a connection is kept for the next plain request; it counts against the limit, \
+         and is closed first when its host is full. 0 keeps none.");
+    POOL_SIZE = row(Upstream, "pool-size", "N", &["NARROWS_POOL_SIZE"], Text("256"),
+        "Connections kept per thread.");
+
+    CONNECT_TIMEOUT = row(Timeouts, "connect-timeout", "TIME", &["NARROWS_CONNECT_TIMEOUT"],
+        Text("10s"), "For a connection to an upstream, all its addresses together.");
+    DNS_TIMEOUT = row(Timeouts, "dns-timeout", "TIME", &["NARROWS_DNS_TIMEOUT"], Text("5s"),
+        "For looking up a name.");
+    RESPONSE_TIMEOUT = row(Timeouts, "response-timeout", "TIME|off", &["NARROWS_RESPONSE_TIMEOUT"],
+        Text("300s"), "From a sent request to the head of its response.");
+    IDLE_TIMEOUT = row(Timeouts, "idle-timeout", "TIME|off", &["NARROWS_IDLE_TIMEOUT"],
+        Text("300s"), "Without a byte in either direction of a running message body.");
+    TUNNEL_IDLE_TIMEOUT = row(Timeouts, "tunnel-idle-timeout", "TIME|off",
+        &["NARROWS_TUNNEL_IDLE_TIMEOUT"], Text("15m"),
+        "Without a byte in either direction of a tunnel.");
+    HEADER_TIMEOUT = row(Timeouts, "header-timeout", "TIME", &["NARROWS_HEADER_TIMEOUT"],
+        Text("10s"), "For a client to send the head of a request.");
+    KEEP_ALIVE_TIMEOUT = row(Timeouts, "keep-alive-timeout", "TIME",
+        &["NARROWS_KEEP_ALIVE_TIMEOUT"], Text("75s"),
+        "How long a client's connection may stay without a request.");
+
+    ADMIN_PORT = row(Admin, "admin-port", "PORT|off", &["NARROWS_ADMIN_PORT"], Text("9900"),
+        "Port of /healthz, /readyz, /metrics and /hosts; 0 picks a free one.");
+    ADMIN_BIND = row(Admin, "admin-bind", "ADDR", &["NARROWS_ADMIN_BIND"], Text("127.0.0.1"),
+        "IP address of the admin port.");
+
+    LOG_LEVEL = row(Logs, "log-level", "LEVEL", &["NARROWS_LOG_LEVEL", "LOG_LEVEL"], Text("info"),
+        "error, warn, info, debug or trace; debug tells each opening and closing of a connection \
+         to an upstream. The log goes to standard error.");
+    LOG_FORMAT = row(Logs, "log-format", "text|json", &["NARROWS_LOG_FORMAT", "LOG_FORMAT"],
+        Text("text"), "Lines for people, or one JSON object each.");
+    ACCESS_LOG = row(Logs, "access-log", "off|stderr|stdout|FILE", &["NARROWS_ACCESS_LOG"],
+        Text("off"), "One line of JSON per request or tunnel, when it has ended.");
+}
+
+/// The hidden flag that prints [`markdown_table`].
+pub(crate) const PRINT_MARKDOWN: &str = "print-flags-markdown";
+/// The subcommand of the health check.
+pub(crate) const HEALTH: &str = "health";
+/// The flag of [`HEALTH`] for how long it waits.
+pub(crate) const HEALTH_TIMEOUT: &str = "timeout";
+
+const ABOUT: &str = "A forward proxy that caps connections per destination host, \
+    for one process or a whole fleet";
+
+const LONG_ABOUT: &str = "A forward proxy for HTTP and HTTPS (CONNECT) that caps how many \
+    connections are open at once to each destination host, in one process or, through Redis, in a \
+    whole fleet.
+
+Flags beat variables, variables beat defaults; an empty variable is an unset one. TIME is written \
+    10s, 500ms, 1m30s or 2h; a number alone is seconds.";
+
+const EXAMPLES: &str = "Examples:
+  narrows --max-connections 25
+      At most 25 connections to any host; then: curl -x http://127.0.0.1:8080 https://example.com/
+  narrows --max-connections 25 --host-limit api.example.com=5 --queue-timeout 30s
+      One host has its own limit, and who finds a host full waits up to half a minute.
+  narrows --max-connections 25 --redis-addr redis:6379
+      The same limit for all instances together that use this Redis.
+  narrows health
+      Exit code 0 if the narrows whose admin port is on 9900 is well.
+
+Exit codes: 0 after a stop as asked, 1 if it could not start or go on, 2 for bad settings.";
+
+/// The command line.
+pub(crate) fn command() -> Command {
+    let health = Command::new(HEALTH)
+        .about("Ask the narrows that runs here whether it is well: exit code 0 or 1")
+        .args([ADMIN_PORT.arg(), ADMIN_BIND.arg()])
+        .arg(
+            Arg::new(HEALTH_TIMEOUT)
+                .long(HEALTH_TIMEOUT)
+                .value_name("TIME")
+                .value_parser(OsStringValueParser::new())
+                .help("How long the answer may take [default: 2s]"),
+        );
+    Command::new("narrows")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(ABOUT)
+        .long_about(LONG_ABOUT)
+        .after_help(EXAMPLES)
+        .max_term_width(100)
+        .args_override_self(true)
+        .disable_help_subcommand(true)
+        .args(ALL.iter().map(|setting| setting.arg()))
+        .arg(Arg::new(PRINT_MARKDOWN).long(PRINT_MARKDOWN).hide(true).action(ArgAction::SetTrue))
+        .subcommand(health)
+}
+
+/// The table of all flags in Markdown, as it stands in the README.
+pub fn markdown_table() -> String {
+    let mut text = String::new();
+    for group in Group::ALL {
+        text.push_str(if text.is_empty() { "" } else { "\n" });
+        row_of(&mut text, &[group.title(), "variable", "default", "meaning"]);
+        row_of(&mut text, &["---"; 4]);
+        for setting in ALL.iter().filter(|setting| setting.group == group) {
+            let flag = format!("`--{} {}`", setting.name, setting.metavar);
+            let variables: Vec<String> =
+                setting.variables.iter().map(|name| format!("`{name}`")).collect();
+            let unset = match setting.unset {
+                Nothing => String::new(),
+                Said(words) => words.to_owned(),
+                Text(value) => format!("`{value}`"),
+            };
+            // A star would begin emphasis.
+            let help = setting.help.replace("*.example.com", "`*.example.com`");
+            row_of(&mut text, &[&flag, &variables.join(", "), &unset, &help]);
+        }
+    }
+    text
+}
+
+fn row_of(text: &mut String, cells: &[&str; 4]) {
+    text.push('|');
+    for cell in cells {
+        // A bar ends a cell even within backquotes (GitHub Flavored Markdown, 4.10).
+        // Writing to a String cannot fail.
+        let _written = write!(text, " {} |", cell.replace('|', "\\|"));
+    }
+    text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn each_flag_has_the_variable_of_its_name() {
+        for setting in ALL {
+            let mut name = format!("NARROWS_{}", setting.name.replace('-', "_").to_uppercase());
+            if setting.name == "host-limit" {
+                name.push('S');
+            }
+            assert_eq!(setting.variables[0], name);
+        }
+    }
+
+    #[test]
+    fn help_tells_every_flag_variable_and_default() {
+        let help = command().render_long_help().to_string();
+        // However the lines were broken.
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for setting in ALL {
+            assert!(help.contains(&format!("--{} <{}>", setting.name, setting.metavar)), "{help}");
+            assert!(help.contains(&setting.variables.join(", ")), "{help}");
+            if let Text(text) = setting.unset {
+                assert!(help.contains(&format!("[default: {text}]")), "{help}");
+            }
+        }
+        for group in Group::ALL {
+            assert!(help.contains(&format!(" {}: --", group.title())), "{help}");
+        }
+        assert!(help.contains("Examples:") && !help.contains(PRINT_MARKDOWN), "{help}");
+    }
+
+    #[test]
+    fn the_readme_has_the_table_of_flags() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        let Ok(readme) = std::fs::read_to_string(path) else {
+            // Until there is one.
+            return;
+        };
+        assert!(
+            readme.contains(&markdown_table()),
+            "put what `narrows --{PRINT_MARKDOWN}` prints into README.md"
+        );
+    }
+}

@@ -1,0 +1,270 @@
+//! Where a setting's text comes from: the command line, the environment, or the table's default.
+//!
+//! Nothing is read from the process here; both sources are handed in. Problems are collected
+//! instead of returned, so that whoever starts narrows sees all of them at once.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Display;
+
+use clap::ArgMatches;
+
+use super::flags;
+use super::flags::Setting;
+use super::flags::Unset;
+use super::flags::Values;
+
+/// Who said it; a later one beats an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Origin {
+    Default,
+    /// A variable whose name is not ours, such as `REDIS_URL`.
+    Alias,
+    Variable,
+    Flag,
+}
+
+/// A text that somebody gave.
+#[derive(Clone, Debug)]
+pub(super) struct Given {
+    pub(super) text: String,
+    pub(super) origin: Origin,
+    /// The variable that held it, if one did.
+    variable: Option<&'static str>,
+}
+
+/// A problem has been noted; there is no value.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Noted;
+
+/// All sources, and what was wrong with them so far.
+#[derive(Debug)]
+pub(super) struct Source<'a> {
+    /// The innermost subcommand's first.
+    matches: Vec<&'a ArgMatches>,
+    /// Without what is empty.
+    environment: BTreeMap<String, OsString>,
+    pub(super) problems: Vec<String>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn new(
+        matches: Vec<&'a ArgMatches>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Self {
+        let environment = environment
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty())
+            // A name that is not UTF-8 is none of ours.
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+            .collect();
+        Self { matches, environment, problems: Vec::new(), warnings: Vec::new() }
+    }
+
+    /// Whether a variable that is not in the table is set to something.
+    pub(super) fn has_variable(&self, name: &str) -> bool {
+        self.environment.contains_key(name)
+    }
+
+    /// The setting's text, or its default's; none if it has no default as text.
+    pub(super) fn given(&mut self, setting: &'static Setting) -> Result<Option<Given>, Noted> {
+        let mut texts = Vec::new();
+        let found = self
+            .matches
+            .iter()
+            .find_map(|m| m.try_get_many::<OsString>(setting.name).ok().flatten());
+        if let Some(values) = found {
+            for value in values {
+                texts.push(self.utf8(setting, None, value.clone())?);
+            }
+        }
+        // `--port ""`, as scripts with unset variables make it, is unset too.
+        texts.retain(|text| !text.is_empty());
+        if !texts.is_empty() {
+            let text = match setting.values {
+                Values::One => texts.swap_remove(texts.len() - 1),
+                Values::Many => texts.join(","),
+                // Joined by what no value can hold; see `list`.
+                Values::Files => texts.join("\0"),
+            };
+            return Ok(Some(Given { text, origin: Origin::Flag, variable: None }));
+        }
+        for (rank, name) in setting.variables.iter().enumerate() {
+            let Some(value) = self.environment.get(*name) else { continue };
+            let text = self.utf8(setting, Some(name), value.clone())?;
+            // Kubernetes sets NARROWS_PORT=tcp://10.0.0.1:8080 in every pod beside a Service of
+            // the name "narrows"; nobody meant that as a setting.
+            if name.ends_with("_PORT") && (text.starts_with("tcp://") || text.starts_with("udp://"))
+            {
+                self.warnings
+                    .push(format!("{name}={text:?} is ignored: a Kubernetes service link"));
+                continue;
+            }
+            let text = if setting.values == Values::Files { text.replace(',', "\0") } else { text };
+            let origin = if rank == 0 { Origin::Variable } else { Origin::Alias };
+            return Ok(Some(Given { text, origin, variable: Some(name) }));
+        }
+        Ok(match setting.unset {
+            Unset::Text(text) => {
+                Some(Given { text: text.to_owned(), origin: Origin::Default, variable: None })
+            }
+            Unset::Nothing | Unset::Said(_) => None,
+        })
+    }
+
+    /// Reads a setting that has a default as text.
+    pub(super) fn read<T, E: Display>(
+        &mut self,
+        setting: &'static Setting,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Result<T, Noted> {
+        let value = self.read_if(setting, parse)?;
+        value.ok_or_else(|| {
+            self.problems.push(format!("--{}: must be given", setting.name));
+            Noted
+        })
+    }
+
+    /// Reads a setting that may be unset.
+    pub(super) fn read_if<T, E: Display>(
+        &mut self,
+        setting: &'static Setting,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Result<Option<T>, Noted> {
+        let Some(given) = self.given(setting)? else { return Ok(None) };
+        match parse(&given.text) {
+            Ok(value) => Ok(Some(value)),
+            Err(allowed) => Err(self.refuse(setting, &given, &given.text, &allowed)),
+        }
+    }
+
+    /// Reads a setting of many values; each that is wrong is a problem of its own.
+    pub(super) fn list<T, E: Display>(
+        &mut self,
+        setting: &'static Setting,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Vec<T>, Noted> {
+        let Some(given) = self.given(setting)? else { return Ok(Vec::new()) };
+        let comma = if setting.values == Values::Files { '\0' } else { ',' };
+        let mut values = Vec::new();
+        let mut noted = None;
+        for text in given.text.split(comma).map(str::trim).filter(|text| !text.is_empty()) {
+            match parse(text) {
+                Ok(value) => values.push(value),
+                Err(allowed) => noted = Some(self.refuse(setting, &given, text, &allowed)),
+            }
+        }
+        noted.map_or(Ok(values), Err)
+    }
+
+    /// Notes that what was given is not allowed.
+    pub(super) fn refuse(
+        &mut self,
+        setting: &Setting,
+        given: &Given,
+        text: &str,
+        allowed: &impl Display,
+    ) -> Noted {
+        let text = if setting.secret { "(secret)".to_owned() } else { format!("{text:?}") };
+        let problem = format!("{}: {text} is not allowed: {allowed}", named(setting, Some(given)));
+        self.problems.push(problem);
+        Noted
+    }
+
+    /// Notes that settings that are right by themselves do not go together.
+    pub(super) fn clash(&mut self, setting: &'static Setting, problem: &str) -> Noted {
+        let given = self.given(setting).ok().flatten();
+        self.problems.push(format!("{}: {problem}", named(setting, given.as_ref())));
+        Noted
+    }
+
+    /// Warns of variables that look like ours and are not.
+    pub(super) fn warn_of_strangers(&mut self) {
+        let known: Vec<&str> =
+            flags::ALL.iter().flat_map(|setting| setting.variables).copied().collect();
+        for name in self.environment.keys() {
+            if !name.starts_with("NARROWS_") || known.contains(&name.as_str()) || is_link(name) {
+                continue;
+            }
+            let nearest = known.iter().map(|known| (distance(name, known), known)).min();
+            let guess = match nearest {
+                Some((0..=3, known)) => format!("; did you mean {known}?"),
+                _ => String::new(),
+            };
+            self.warnings.push(format!("{name} is not a setting of narrows{guess}"));
+        }
+    }
+
+    fn utf8(
+        &mut self,
+        setting: &Setting,
+        variable: Option<&'static str>,
+        value: OsString,
+    ) -> Result<String, Noted> {
+        value.into_string().map_err(|value| {
+            let origin = Origin::Default;
+            let given = Given { text: value.to_string_lossy().into_owned(), origin, variable };
+            self.refuse(setting, &given, &given.text, &"text in UTF-8")
+        })
+    }
+}
+
+/// The setting as somebody would look for it: flag, and the variable that held the value.
+fn named(setting: &Setting, given: Option<&Given>) -> String {
+    match given.and_then(|given| given.variable) {
+        Some(variable) => format!("--{} ({variable})", setting.name),
+        None => match setting.variables.first() {
+            Some(variable) => format!("--{} (or {variable})", setting.name),
+            None => format!("--{}", setting.name),
+        },
+    }
+}
+
+/// Variables that Kubernetes makes for a Service whose name begins with "narrows".
+fn is_link(name: &str) -> bool {
+    let numbered = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+    name.contains("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.split_once("_PORT_").is_some_and(|(_, rest)| numbered(rest))
+}
+
+/// Letters to insert, take away or change to make one name of the other (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, b) in other.bytes().enumerate() {
+            let changed = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_count_single_letters() {
+        for (one, other, steps) in [
+            ("", "", 0),
+            ("a", "", 1),
+            ("PORT", "PROT", 2),
+            ("LIMIT", "LIMITS", 1),
+            ("ab", "xb", 1),
+        ] {
+            assert_eq!(distance(one, other), steps, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn service_links_are_known_by_their_names() {
+        assert!(is_link("NARROWS_SERVICE_HOST"));
+        assert!(is_link("NARROWS_PORT_8080_TCP_ADDR"));
+        assert!(!is_link("NARROWS_PROT"));
+    }
+}

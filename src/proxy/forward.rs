@@ -1,0 +1,413 @@
+//! A plain request in absolute-form: made the upstream's, sent, and its response made the client's.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::task::Context;
+use std::task::Poll;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::HeaderValue;
+use http::Method;
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use http::Uri;
+use http::Version;
+use http::header;
+use http::uri::Scheme;
+use http_body::Body as _;
+use http_body::Frame;
+use http_body::SizeHint;
+use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::Thread;
+use super::guard::Client;
+use super::headers;
+use super::reject::Answer;
+use super::reject::Reject;
+use crate::base::authority::Authority;
+use crate::base::clock;
+use crate::telemetry::access::Record;
+use crate::telemetry::metrics::Route;
+use crate::upstream::dial::Errand;
+use crate::upstream::exchange::BodyError;
+use crate::upstream::exchange::Gate;
+use crate::upstream::exchange::RequestBody;
+use crate::upstream::exchange::ResponseBody;
+
+/// 1xx answers that one response may have before its upstream is taken for broken.
+const MAX_INTERIM: usize = 32;
+
+/// The client left; there is nobody to answer.
+#[derive(Debug, Error)]
+#[error("the client left")]
+pub(crate) struct Left;
+
+/// Serves one request that hyper has read.
+pub(crate) async fn serve(
+    thread: Rc<Thread>,
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Left> {
+    let mut story = Story::begin(&thread, &client, &request);
+    let result = match Wish::read(&request) {
+        Ok(Wish::Health) => Ok(health()),
+        Ok(Wish::Forward { authority, tls }) => {
+            story.host(&authority);
+            forward(&thread, &client, request, &authority, tls, &mut story).await?
+        }
+        Err(reject) => Err(reject),
+    };
+    client.begin_answer();
+    Ok(match result {
+        Ok(response) => {
+            story.answered(response.status().as_u16(), None);
+            response.map(|kind| Body { kind, story, client })
+        }
+        Err(reject) => {
+            let answer = reject.answer(thread.settings.refuse_status);
+            story.answered(answer.status.as_u16(), Some(answer.error));
+            respond(answer).map(|kind| Body { kind, story, client })
+        }
+    })
+}
+
+/// What a request asks of us.
+enum Wish {
+    Forward { authority: Authority, tls: bool },
+    Health,
+}
+
+impl Wish {
+    fn read(request: &Request<Incoming>) -> Result<Self, Reject> {
+        let uri = request.uri();
+        let Some(authority) = uri.authority() else {
+            let asks = matches!(*request.method(), Method::GET | Method::HEAD);
+            return if asks && uri.path() == "/health" {
+                Ok(Self::Health)
+            } else {
+                Err(Reject::NotForProxy)
+            };
+        };
+        let tls = match uri.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTP => false,
+            Some(scheme) if *scheme == Scheme::HTTPS => true,
+            Some(_) | None => return Err(Reject::BadScheme),
+        };
+        let authority = Authority::parse(authority.as_str(), Some(if tls { 443 } else { 80 }))
+            .map_err(|why| Reject::BadTarget { target: uri.to_string(), why })?;
+        Ok(Self::Forward { authority, tls })
+    }
+}
+
+async fn forward(
+    thread: &Thread,
+    client: &Client,
+    request: Request<Incoming>,
+    authority: &Authority,
+    tls: bool,
+    story: &mut Story,
+) -> Result<Result<Response<Kind>, Reject>, Left> {
+    let (mut parts, body) = request.into_parts();
+    let asked = headers::wait(
+        parts.headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok()),
+    );
+    let named = parts.uri.authority().map_or("", |authority| authority.as_str());
+    let is_named = parts.headers.get(header::HOST).is_some_and(|host| host == named);
+    let host = HeaderValue::from_str(named).ok().filter(|_| !is_named);
+
+    let hop = headers::strip(&mut parts.headers);
+    if let Some(host) = host {
+        parts.headers.insert(header::HOST, host);
+    }
+    headers::restore(&mut parts.headers, hop);
+    add_via(&mut parts.headers, parts.version, thread);
+    let path = parts.uri.path_and_query().cloned();
+    parts.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    parts.version = Version::HTTP_11;
+
+    let expects = parts
+        .headers
+        .get(header::EXPECT)
+        .is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let gate = (expects && !body.is_end_stream()).then(Arc::<Gate>::default);
+    let body = RequestBody::new(body, gate.clone(), Rc::clone(client.pulse()));
+    let mut request = Request::from_parts(parts, body);
+    let interim = Interim::listen(&mut request, gate);
+
+    let errand = Errand { authority, tls, patience: thread.patience(asked), client: client.peer() };
+    let mut sending = std::pin::pin!(thread.upstream.send(errand, request, client.pulse()));
+    let sent = client.unless_left(std::future::poll_fn(|cx| {
+        let sent = sending.as_mut().poll(cx);
+        interim.pass_on(client);
+        sent
+    }));
+    let (mut response, reused) = match sent.await.ok_or(Left)? {
+        Ok(sent) => sent,
+        Err(error) => return Ok(Err(error.into())),
+    };
+    story.reused(reused);
+
+    let version = response.version();
+    let hop = headers::strip(response.headers_mut());
+    add_via(response.headers_mut(), version, thread);
+    *response.version_mut() = Version::HTTP_11;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        headers::restore(response.headers_mut(), hop);
+        let (parts, body) = response.into_parts();
+        if let Some(line) = body.into_line() {
+            let (upstream, early) = line.upgrade().await;
+            client.switch(upstream, early);
+        }
+        return Ok(Ok(Response::from_parts(parts, Kind::Empty)));
+    }
+    Ok(Ok(response.map(Kind::Upstream)))
+}
+
+fn add_via(headers: &mut HeaderMap, version: Version, thread: &Thread) {
+    if let Some(via) = &thread.via {
+        let via = if version == Version::HTTP_10 { &via.old } else { &via.new };
+        headers.append(header::VIA, via.clone());
+    }
+}
+
+/// The 1xx answers of one request's upstream, on their way to the client.
+struct Interim {
+    heads: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Interim {
+    /// Hears the 1xx answers to `request`. 100 opens the gate: hyper says it to the client when
+    /// the body is read. 101 is the answer itself.
+    fn listen(request: &mut Request<RequestBody>, gate: Option<Arc<Gate>>) -> Self {
+        let heads = Arc::<Mutex<Vec<Vec<u8>>>>::default();
+        let queue = Arc::clone(&heads);
+        hyper::ext::on_informational(request, move |interim| {
+            if interim.status() == StatusCode::CONTINUE {
+                if let Some(gate) = &gate {
+                    gate.open();
+                }
+                return;
+            }
+            let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            if queue.len() < MAX_INTERIM {
+                let mut fields = interim.headers().clone();
+                headers::strip(&mut fields);
+                queue.push(interim_head(interim.status(), &fields));
+            }
+        });
+        Self { heads }
+    }
+
+    fn pass_on(&self, client: &Client) {
+        let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        for head in heads.drain(..) {
+            client.write(&head);
+        }
+    }
+}
+
+fn interim_head(status: StatusCode, fields: &HeaderMap) -> Vec<u8> {
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+    for (name, value) in fields {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+fn health() -> Response<Kind> {
+    let mut response = Response::new(Kind::Own(Some(Bytes::from_static(b"{\"status\":\"ok\"}"))));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+/// An answer of our own, for hyper to write.
+fn respond(answer: Answer) -> Response<Kind> {
+    let mut response = Response::new(Kind::Empty);
+    *response.status_mut() = answer.status;
+    for (name, value) in answer.fields() {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    if let Ok(phrase) = ReasonPhrase::try_from(answer.phrase.into_bytes()) {
+        response.extensions_mut().insert(phrase);
+    }
+    response.map(|_empty| Kind::Own(Some(Bytes::from(answer.body))))
+}
+
+/// What an answer's body is made of.
+pub(crate) enum Kind {
+    Empty,
+    Own(Option<Bytes>),
+    Upstream(ResponseBody),
+}
+
+/// The body of an answer; when it is dropped, the answer is over.
+pub(crate) struct Body {
+    kind: Kind,
+    story: Story,
+    client: Rc<Client>,
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.kind {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Upstream(body) => Pin::new(body).poll_frame(cx),
+        };
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.story.received += frame.data_ref().map_or(0, |data| data.len() as u64);
+            }
+            Poll::Ready(Some(Err(_))) => {
+                this.story.end = "broken";
+                this.client.cut();
+            }
+            Poll::Ready(None) => this.story.end = "complete",
+            Poll::Pending => {}
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty | Kind::Own(None) => true,
+            Kind::Own(Some(bytes)) => bytes.is_empty(),
+            Kind::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty | Kind::Own(None) => SizeHint::with_exact(0),
+            Kind::Own(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if self.is_end_stream() {
+            self.story.end = "complete";
+        }
+        self.client.end_answer();
+    }
+}
+
+/// What is counted and logged of a request, once, when it is over.
+struct Story {
+    thread: Rc<Thread>,
+    client: Rc<Client>,
+    received: u64,
+    status: u16,
+    route: Route,
+    end: &'static str,
+    log: Option<Box<Told>>,
+}
+
+/// What only the access log wants to know.
+struct Told {
+    time: SystemTime,
+    started: Instant,
+    method: String,
+    target: String,
+    host: String,
+    error: Option<&'static str>,
+    reused: bool,
+}
+
+impl Story {
+    fn begin(thread: &Rc<Thread>, client: &Rc<Client>, request: &Request<Incoming>) -> Self {
+        let log = thread.log.is_on().then(|| {
+            Box::new(Told {
+                time: clock::wall(),
+                started: clock::now(),
+                method: request.method().to_string(),
+                target: request.uri().to_string(),
+                host: String::new(),
+                error: None,
+                reused: false,
+            })
+        });
+        Self {
+            thread: Rc::clone(thread),
+            client: Rc::clone(client),
+            received: 0,
+            status: 0,
+            route: Route::Own,
+            end: "client left",
+            log,
+        }
+    }
+
+    fn host(&mut self, authority: &Authority) {
+        self.route = Route::Forward;
+        if let Some(log) = &mut self.log {
+            log.host = authority.key().to_string();
+        }
+    }
+
+    fn reused(&mut self, reused: bool) {
+        if let Some(log) = &mut self.log {
+            log.reused = reused;
+        }
+    }
+
+    fn answered(&mut self, status: u16, error: Option<&'static str>) {
+        self.status = status;
+        self.thread.cells.answered(self.route, status);
+        if let Some(log) = &mut self.log {
+            log.error = error;
+        }
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        let sent = self.client.pulse().take_uploaded();
+        self.thread.cells.sent(sent);
+        self.thread.cells.received(self.received);
+        if let Some(log) = self.log.take() {
+            self.thread.log.write(&Record {
+                time: log.time,
+                client: self.client.peer(),
+                method: log.method,
+                target: log.target,
+                host: log.host,
+                status: self.status,
+                error: log.error,
+                sent,
+                received: self.received,
+                waited: Duration::ZERO,
+                duration: clock::now() - log.started,
+                reused: log.reused,
+                end: self.end,
+            });
+        }
+    }
+}

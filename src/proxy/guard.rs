@@ -1,0 +1,483 @@
+//! One client connection: what stands between its socket and hyper.
+//!
+//! hyper keeps the HTTP state machine, and sees one sound message at a time: the next head only
+//! when the answer to the last is out. Everything else stays here: heads that must be refused,
+//! CONNECT (which hyper never sees), the client's leaving, 1xx answers, and the bytes behind a
+//! message. All parts of a connection live on one thread and share it by [`Rc`].
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+use std::task::ready;
+
+use bytes::Bytes;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
+
+use super::head;
+use super::head::Connect;
+use super::head::Flaw;
+use super::head::Framing;
+use crate::base::clock::Pulse;
+use crate::base::socket;
+use crate::base::socket::ReadSide;
+use crate::upstream::conn::Conn;
+
+/// Bytes that a client may send ahead of its turn; more stay in the kernel.
+const AHEAD: usize = 64 * 1024;
+/// One read at most.
+const SCRATCH: usize = 64 * 1024;
+
+thread_local! {
+    /// What every read of this thread goes through, so that an idle connection needs no buffer.
+    static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// Lends the thread's read buffer.
+pub(crate) fn with_scratch<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
+    SCRATCH_BUFFER.with_borrow_mut(|buffer| use_it(buffer))
+}
+
+/// What a client connection is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Between messages.
+    Idle,
+    /// A head has begun.
+    Head,
+    /// A request is being answered; whoever answers it watches its time.
+    Waiting,
+    /// The answer's head is out, and its body follows.
+    Answering,
+}
+
+/// What comes next on a client connection, where hyper has no part in it.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// A request for hyper.
+    Plain,
+    Connect(Connect),
+    Flaw(Flaw),
+    /// The client has left, in the middle of a head or between messages.
+    Left,
+}
+
+/// A client's connection.
+pub(crate) struct Client {
+    peer: SocketAddr,
+    near: RefCell<Near>,
+    phase: Cell<Phase>,
+    pulse: Rc<Pulse>,
+    switched: RefCell<Option<(Conn, Bytes)>>,
+}
+
+/// The near end of the connection: its socket and what has been read but not passed on.
+struct Near {
+    stream: Option<TcpStream>,
+    reads: ReadSide,
+    /// Bytes read; the first `cleared` of them are for hyper.
+    ahead: Vec<u8>,
+    cleared: usize,
+    /// The rest of the message that hyper is reading.
+    framing: Framing,
+    next: Option<Next>,
+    /// hyper has written all it had.
+    flushed: bool,
+    /// hyper's reading task, while it is kept waiting for a message that is already here.
+    parked: Option<Waker>,
+    /// Bytes of ours that go out before any of hyper's.
+    out: Vec<u8>,
+    /// hyper's part is over: its shutdown must not reach the socket.
+    keep_open: bool,
+    received: u64,
+}
+
+impl Client {
+    pub(crate) fn new(stream: TcpStream, peer: SocketAddr) -> Rc<Self> {
+        let near = Near {
+            stream: Some(stream),
+            reads: ReadSide::default(),
+            ahead: Vec::new(),
+            cleared: 0,
+            framing: Framing::None,
+            next: None,
+            flushed: true,
+            parked: None,
+            out: Vec::new(),
+            keep_open: false,
+            received: 0,
+        };
+        Rc::new(Self {
+            peer,
+            near: RefCell::new(near),
+            phase: Cell::new(Phase::Idle),
+            pulse: Rc::new(Pulse::new()),
+            switched: RefCell::new(None),
+        })
+    }
+
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    pub(crate) fn pulse(&self) -> &Rc<Pulse> {
+        &self.pulse
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// The answer's head goes out.
+    pub(crate) fn begin_answer(&self) {
+        self.phase.set(Phase::Answering);
+    }
+
+    /// The answer is complete, as far as hyper has taken it.
+    pub(crate) fn end_answer(&self) {
+        self.pulse.beat();
+        self.phase.set(Phase::Idle);
+    }
+
+    /// Bytes that this client has sent so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.near.borrow().received
+    }
+
+    /// Waits for the next message, in front of hyper.
+    pub(crate) async fn next(&self) -> Next {
+        poll_fn(|cx| {
+            let mut near = self.near.borrow_mut();
+            match near.poll_message(self, cx) {
+                Poll::Ready(Ok(true)) => Poll::Ready(Next::Plain),
+                Poll::Ready(Ok(false)) => Poll::Ready(near.next.take().unwrap_or(Next::Left)),
+                Poll::Ready(Err(_)) => Poll::Ready(Next::Left),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// What ended hyper's part, if it was not the client's leaving.
+    pub(crate) fn take_next(&self) -> Option<Next> {
+        self.near.borrow_mut().next.take()
+    }
+
+    /// Ready when the client has left: its FIN or RST is here, even behind bytes not read yet.
+    pub(crate) fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let near = &mut *self.near.borrow_mut();
+        match &near.stream {
+            Some(stream) => near.reads.poll_left(stream, cx),
+            None => Poll::Ready(()),
+        }
+    }
+
+    /// Runs `future` for as long as the client stays.
+    pub(crate) async fn unless_left<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = std::pin::pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if self.pulse.is_uploading() => Poll::Pending,
+            Poll::Pending => self.poll_left(cx).map(|()| None),
+        })
+        .await
+    }
+
+    /// Writes bytes of our own while hyper has none to write: a 1xx, or the answer to a CONNECT.
+    pub(crate) fn write(&self, bytes: &[u8]) {
+        let mut near = self.near.borrow_mut();
+        near.out.extend_from_slice(bytes);
+        near.write_out();
+    }
+
+    /// Waits until all bytes of our own are out.
+    pub(crate) async fn flush(&self) -> io::Result<()> {
+        poll_fn(|cx| self.near.borrow_mut().poll_out(cx)).await
+    }
+
+    /// The protocol switches with the answer that goes out next (101): hyper must not close the
+    /// connection, which goes on as a tunnel to `upstream`, whose bytes so far are `early`.
+    pub(crate) fn switch(&self, upstream: Conn, early: Bytes) {
+        self.near.borrow_mut().keep_open = true;
+        self.switched.replace(Some((upstream, early)));
+    }
+
+    /// The upstream of a connection that switched protocols.
+    pub(crate) fn take_switched(&self) -> Option<(Conn, Bytes)> {
+        self.switched.take()
+    }
+
+    /// Makes the close a reset, for an answer that was cut short: a plain FIN would let it pass
+    /// for complete where no length says otherwise.
+    pub(crate) fn cut(&self) {
+        if let Some(stream) = &self.near.borrow().stream {
+            socket::reset_on_close(stream);
+        }
+    }
+
+    /// Takes the socket out for a relay, with the bytes that came behind the last message and
+    /// those that could not be written yet.
+    pub(crate) fn detach(&self) -> Option<Detached> {
+        let mut near = self.near.borrow_mut();
+        let stream = near.stream.take()?;
+        let (early, unsent) = (std::mem::take(&mut near.ahead), std::mem::take(&mut near.out));
+        Some(Detached { stream, reads: std::mem::take(&mut near.reads), early, unsent })
+    }
+
+    /// Closes in good order: what was written goes out, the client's own end is waited for.
+    ///
+    /// Closing with unread bytes would reset the connection, and the reset can overtake the
+    /// answer (RFC 9112 §9.6).
+    pub(crate) async fn close(&self) {
+        if self.flush().await.is_err() {
+            return;
+        }
+        let mut unread = 1024 * 1024;
+        poll_fn(|cx| {
+            let near = &mut *self.near.borrow_mut();
+            let Some(stream) = &mut near.stream else { return Poll::Ready(()) };
+            if ready!(Pin::new(&mut *stream).poll_shutdown(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            loop {
+                let read = with_scratch(|scratch| {
+                    let mut buffer = ReadBuf::new(scratch);
+                    let polled = near.reads.poll_read(stream, cx, &mut buffer);
+                    polled.map_ok(|()| buffer.filled().len())
+                });
+                match ready!(read) {
+                    Ok(read) if read > 0 && read <= unread => unread -= read,
+                    Ok(_) | Err(_) => return Poll::Ready(()),
+                }
+            }
+        })
+        .await;
+    }
+}
+
+/// A socket taken out of HTTP.
+pub(crate) struct Detached {
+    pub(crate) stream: TcpStream,
+    pub(crate) reads: ReadSide,
+    /// Bytes of the client that nobody has read.
+    pub(crate) early: Vec<u8>,
+    /// Bytes for the client that are still to be written.
+    pub(crate) unsent: Vec<u8>,
+}
+
+impl Near {
+    /// Ready with `true` when bytes are cleared for hyper, with `false` when hyper's part is over
+    /// (`next` says why, if the client has not left).
+    fn poll_message(&mut self, client: &Client, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            if self.cleared > 0 {
+                return Poll::Ready(Ok(true));
+            }
+            if self.next.is_some() {
+                return Poll::Ready(Ok(false));
+            }
+            if self.framing != Framing::None {
+                if self.ahead.is_empty() && ready!(self.poll_fill(cx))? == 0 {
+                    return Poll::Ready(Ok(false));
+                }
+                self.clear_body()?;
+                continue;
+            }
+            let answering = matches!(client.phase.get(), Phase::Waiting | Phase::Answering);
+            if !answering && self.flushed && !self.ahead.is_empty() {
+                match head::scan(&self.ahead) {
+                    Ok(Some(head)) => {
+                        client.pulse.beat();
+                        if let Some(connect) = head.connect {
+                            self.ahead.drain(..head.length);
+                            self.next = Some(Next::Connect(connect));
+                            self.keep_open = true;
+                        } else {
+                            self.cleared = head.length;
+                            self.framing = head.framing;
+                            client.phase.set(Phase::Waiting);
+                        }
+                        continue;
+                    }
+                    Ok(None) => {
+                        if client.phase.replace(Phase::Head) == Phase::Idle {
+                            client.pulse.beat();
+                        }
+                    }
+                    Err(flaw) => {
+                        self.next = Some(Next::Flaw(flaw));
+                        self.keep_open = true;
+                        continue;
+                    }
+                }
+            } else if !answering && !self.ahead.is_empty() {
+                // A message is here, but hyper is still writing: its flush wakes us.
+                self.parked = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            if self.ahead.len() >= AHEAD {
+                return match &self.stream {
+                    Some(stream) => self.reads.poll_left(stream, cx).map(|()| Ok(false)),
+                    None => Poll::Ready(Ok(false)),
+                };
+            }
+            if ready!(self.poll_fill(cx))? == 0 {
+                return Poll::Ready(Ok(false));
+            }
+        }
+    }
+
+    /// Clears what is here of the current message's body.
+    ///
+    /// A malformed body is an error of reading: whoever answers the request hears of it.
+    fn clear_body(&mut self) -> io::Result<()> {
+        let (taken, ended) =
+            self.framing.take(&self.ahead[self.cleared..]).map_err(io::Error::other)?;
+        self.cleared += taken;
+        if ended {
+            self.framing = Framing::None;
+        }
+        Ok(())
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Self { stream: Some(stream), reads, ahead, received, .. } = self else {
+            return Poll::Ready(Ok(0));
+        };
+        with_scratch(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(reads.poll_read(stream, cx, &mut buffer))?;
+            let read = buffer.filled();
+            ahead.extend_from_slice(read);
+            *received += read.len() as u64;
+            Poll::Ready(Ok(read.len()))
+        })
+    }
+
+    fn write_out(&mut self) {
+        if let Some(stream) = &self.stream {
+            while !self.out.is_empty() {
+                match stream.try_write(&self.out) {
+                    Ok(written) => drop(self.out.drain(..written)),
+                    // The next write of hyper, or the relay, tries again and sees the error.
+                    Err(_) => return,
+                }
+            }
+        }
+    }
+
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            let Some(stream) = &mut self.stream else { break };
+            let written = ready!(Pin::new(stream).poll_write(cx, &self.out))?;
+            self.out.drain(..written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What hyper reads and writes instead of the socket.
+pub(crate) struct Guarded(pub(crate) Rc<Client>);
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let near = &mut *self.0.near.borrow_mut();
+        // A body goes straight from the socket to hyper as long as nothing else is in the way.
+        if near.cleared == 0 && near.ahead.is_empty() && near.framing != Framing::None {
+            let Some(stream) = &mut near.stream else { return Poll::Ready(Ok(())) };
+            let before = buf.filled().len();
+            ready!(near.reads.poll_read(stream, cx, buf))?;
+            let read = &buf.filled()[before..];
+            near.received += read.len() as u64;
+            let (taken, ended) = near.framing.take(read).map_err(io::Error::other)?;
+            near.ahead.extend_from_slice(&read[taken..]);
+            buf.set_filled(before + taken);
+            if ended {
+                near.framing = Framing::None;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        if ready!(near.poll_message(&self.0, cx))? {
+            let passed = near.cleared.min(buf.remaining());
+            buf.put_slice(&near.ahead[..passed]);
+            near.cleared -= passed;
+            near.ahead.drain(..passed);
+            if near.ahead.is_empty() {
+                // An idle connection holds no buffer.
+                near.ahead = Vec::new();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let near = &mut *self.0.near.borrow_mut();
+        near.flushed = false;
+        if near.keep_open {
+            // hyper will not be asked again after this head: it must not be left with a rest.
+            for buf in bufs {
+                near.out.extend_from_slice(buf);
+            }
+            near.write_out();
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        ready!(near.poll_out(cx))?;
+        let Some(stream) = &mut near.stream else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let written = match bufs {
+            [buf] => ready!(Pin::new(stream).poll_write(cx, buf))?,
+            _ => ready!(Pin::new(stream).poll_write_vectored(cx, bufs))?,
+        };
+        self.0.pulse.beat();
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let near = &mut *self.0.near.borrow_mut();
+        near.flushed = true;
+        if let Some(parked) = near.parked.take() {
+            parked.wake();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let near = &mut *self.0.near.borrow_mut();
+        match &mut near.stream {
+            Some(stream) if !near.keep_open => Pin::new(stream).poll_shutdown(cx),
+            Some(_) | None => Poll::Ready(Ok(())),
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! A request's head and body framing, judged strictly before hyper sees a byte.
+//!
+//! Pure: bytes in, a verdict out. What two parsers could read in two ways (RFC 9112 §11.2) is
+//! refused here: bare CR or LF, NUL, a length beside chunked, repeated lengths, folded lines.
+
+use memchr::memchr2_iter;
+use thiserror::Error;
+
+/// The longest head, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+/// Fields in a head.
+const MAX_FIELDS: usize = 128;
+/// Bytes of chunk extensions in one body, and of its trailer section.
+const MAX_CHUNK_EXTRAS: u32 = 16 * 1024;
+
+/// What is wrong with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Flaw {
+    /// A chunk that RFC 9112 §7.1 does not allow.
+    #[error("the chunked body is malformed")]
+    Chunk,
+    /// A CONNECT with a body (RFC 9110 §9.3.6).
+    #[error("CONNECT must not have Content-Length or Transfer-Encoding")]
+    ConnectBody,
+    /// CR without LF, LF without CR, NUL or another control character.
+    #[error("the head holds a bare CR, a bare LF or a control character")]
+    Control,
+    /// Lengths that contradict each other, or are no numbers.
+    #[error("Content-Length must be one decimal number")]
+    Length,
+    /// Both Content-Length and Transfer-Encoding (RFC 9112 §6.1).
+    #[error("Content-Length and Transfer-Encoding exclude each other")]
+    LengthAndCoding,
+    /// Not an HTTP/1.1 request.
+    #[error("this is not an HTTP/1.1 request: {0}")]
+    Syntax(&'static str),
+    /// The head never came.
+    #[error("the request's head did not come in time")]
+    Timeout,
+    /// A head over the bound.
+    #[error("the request's head is longer than 65536 bytes or has more than 128 fields")]
+    TooLarge,
+    /// A transfer coding other than chunked (RFC 9112 §6.1).
+    #[error("the only transfer coding understood is chunked")]
+    TransferCoding,
+    /// HTTP/2 or an unknown version.
+    #[error("the version must be HTTP/1.0 or HTTP/1.1")]
+    Version,
+}
+
+impl Flaw {
+    /// The status that says so.
+    pub(crate) fn status(self) -> u16 {
+        match self {
+            Self::Timeout => 408,
+            Self::TooLarge => 431,
+            Self::TransferCoding => 501,
+            Self::Version => 505,
+            Self::Chunk
+            | Self::ConnectBody
+            | Self::Control
+            | Self::Length
+            | Self::LengthAndCoding
+            | Self::Syntax(_) => 400,
+        }
+    }
+}
+
+/// What follows a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    None,
+    Length(u64),
+    Chunked(Chunk),
+}
+
+/// A head that is complete and sound.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// Its length in bytes, the empty line included.
+    pub(crate) length: usize,
+    pub(crate) framing: Framing,
+    /// The target of a CONNECT and its preference to wait.
+    pub(crate) connect: Option<Connect>,
+}
+
+/// What is of interest in a CONNECT.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Connect {
+    pub(crate) target: String,
+    pub(crate) prefer: Option<String>,
+}
+
+/// Looks for a head at the front of `bytes`; `None` asks for more bytes.
+pub(crate) fn scan(bytes: &[u8]) -> Result<Option<Head>, Flaw> {
+    // RFC 9112 §2.2: a CRLF before the request line is to be ignored.
+    let mut start = 0;
+    while bytes[start..].starts_with(b"\r\n") && start < 4 {
+        start += 2;
+    }
+    let Some(end) = end_of_head(&bytes[start..])? else {
+        let partial = bytes.len() - start;
+        return if partial > MAX_HEAD { Err(Flaw::TooLarge) } else { Ok(None) };
+    };
+    if end > MAX_HEAD {
+        return Err(Flaw::TooLarge);
+    }
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    match request.parse(&bytes[start..start + end]) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(Flaw::Syntax("the head is cut off")),
+        Err(httparse::Error::TooManyHeaders) => return Err(Flaw::TooLarge),
+        Err(httparse::Error::Version) => return Err(Flaw::Version),
+        Err(httparse::Error::HeaderName) => return Err(Flaw::Syntax("a field name")),
+        Err(httparse::Error::HeaderValue) => return Err(Flaw::Syntax("a field value")),
+        Err(httparse::Error::NewLine | httparse::Error::Status | httparse::Error::Token) => {
+            return Err(Flaw::Syntax("the request line"));
+        }
+    }
+    let connect = request.method == Some("CONNECT");
+    let framing = framing(request.headers, request.version == Some(0))?;
+    let connect = if connect {
+        if framing != Framing::None || has_length(request.headers) {
+            return Err(Flaw::ConnectBody);
+        }
+        let prefer = request.headers.iter().find(|field| is(field, "prefer"));
+        let prefer = prefer.and_then(|field| std::str::from_utf8(field.value).ok());
+        Some(Connect {
+            target: request.path.unwrap_or_default().to_owned(),
+            prefer: prefer.map(str::to_owned),
+        })
+    } else {
+        None
+    };
+    Ok(Some(Head { length: start + end, framing, connect }))
+}
+
+/// The length of the head, if it is whole. Lines end in CRLF and nothing else.
+fn end_of_head(bytes: &[u8]) -> Result<Option<usize>, Flaw> {
+    let mut line = 0;
+    let mut after_cr = usize::MAX;
+    for at in memchr2_iter(b'\r', b'\n', bytes) {
+        if bytes[at] == b'\r' {
+            if bytes.get(at + 1).is_some_and(|next| *next != b'\n') {
+                return Err(Flaw::Control);
+            }
+            after_cr = at + 1;
+        } else {
+            if at != after_cr {
+                return Err(Flaw::Control);
+            }
+            let content = &bytes[line..at - 1];
+            if content.is_empty() {
+                return Ok(Some(at + 1));
+            }
+            if content.iter().any(|byte| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f) {
+                return Err(Flaw::Control);
+            }
+            line = at + 1;
+        }
+    }
+    Ok(None)
+}
+
+fn is(field: &httparse::Header<'_>, name: &str) -> bool {
+    field.name.eq_ignore_ascii_case(name)
+}
+
+fn has_length(fields: &[httparse::Header<'_>]) -> bool {
+    fields.iter().any(|field| is(field, "content-length"))
+}
+
+fn framing(fields: &[httparse::Header<'_>], old: bool) -> Result<Framing, Flaw> {
+    let mut length = None;
+    let mut coding = None;
+    for field in fields {
+        if is(field, "content-length") {
+            let digits = field.value;
+            let sound = (1..=19).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+            if length.is_some() || !sound {
+                return Err(Flaw::Length);
+            }
+            length = digits.iter().try_fold(0_u64, |sum, digit| {
+                sum.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
+            });
+        } else if is(field, "transfer-encoding") {
+            if coding.is_some() {
+                return Err(Flaw::TransferCoding);
+            }
+            coding = Some(field.value);
+        }
+    }
+    match (length, coding) {
+        (Some(_), Some(_)) => Err(Flaw::LengthAndCoding),
+        (Some(0) | None, None) => Ok(Framing::None),
+        (Some(length), None) => Ok(Framing::Length(length)),
+        // RFC 9112 §6.1: HTTP/1.0 has no transfer codings.
+        (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") && !old => {
+            Ok(Framing::Chunked(Chunk::default()))
+        }
+        (None, Some(_)) => Err(Flaw::TransferCoding),
+    }
+}
+
+/// Where in a chunked body one is (RFC 9112 §7.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    state: ChunkState,
+    /// The size being read, or what is left of the data.
+    left: u64,
+    digits: u8,
+    extras: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ChunkState {
+    #[default]
+    Size,
+    Extension,
+    SizeLf,
+    Data,
+    DataCr,
+    DataLf,
+    /// At the start of a trailer line, or of the empty line that ends it all.
+    Trailer,
+    TrailerLine,
+    TrailerLf,
+    LastLf,
+}
+
+impl Framing {
+    /// How many of `bytes` belong to this body, and whether it ends there.
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(usize, bool), Flaw> {
+        match self {
+            Self::None => Ok((0, true)),
+            Self::Length(left) => {
+                let taken = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= taken as u64;
+                Ok((taken, *left == 0))
+            }
+            Self::Chunked(chunk) => chunk.take(bytes),
+        }
+    }
+}
+
+impl Chunk {
+    fn take(&mut self, bytes: &[u8]) -> Result<(usize, bool), Flaw> {
+        let mut at = 0;
+        while at < bytes.len() {
+            if self.state == ChunkState::Data {
+                let taken =
+                    (bytes.len() - at).min(usize::try_from(self.left).unwrap_or(usize::MAX));
+                self.left -= taken as u64;
+                at += taken;
+                if self.left == 0 {
+                    self.state = ChunkState::DataCr;
+                }
+                continue;
+            }
+            let byte = bytes[at];
+            at += 1;
+            self.state = match (self.state, byte) {
+                (ChunkState::Size, _) if byte.is_ascii_hexdigit() => {
+                    self.digits += 1;
+                    // 15 digits are 2^60 bytes: more is an overflow in the making.
+                    if self.digits > 15 {
+                        return Err(Flaw::Chunk);
+                    }
+                    let digit = (byte as char).to_digit(16).unwrap_or(0);
+                    self.left = self.left << 4 | u64::from(digit);
+                    ChunkState::Size
+                }
+                (ChunkState::Size, b';') if self.digits > 0 => ChunkState::Extension,
+                (ChunkState::Size, b'\r') if self.digits > 0 => ChunkState::SizeLf,
+                (ChunkState::Extension, b'\r') => ChunkState::SizeLf,
+                (ChunkState::Extension, _) if is_text(byte) => {
+                    self.count_extra()?;
+                    ChunkState::Extension
+                }
+                (ChunkState::SizeLf, b'\n') => {
+                    self.digits = 0;
+                    if self.left == 0 { ChunkState::Trailer } else { ChunkState::Data }
+                }
+                (ChunkState::DataCr, b'\r') => ChunkState::DataLf,
+                (ChunkState::DataLf, b'\n') => ChunkState::Size,
+                (ChunkState::Trailer, b'\r') => ChunkState::LastLf,
+                (ChunkState::Trailer | ChunkState::TrailerLine, _) if is_text(byte) => {
+                    self.count_extra()?;
+                    ChunkState::TrailerLine
+                }
+                (ChunkState::TrailerLine, b'\r') => ChunkState::TrailerLf,
+                (ChunkState::TrailerLf, b'\n') => ChunkState::Trailer,
+                (ChunkState::LastLf, b'\n') => return Ok((at, true)),
+                (
+                    ChunkState::Size
+                    | ChunkState::Extension
+                    | ChunkState::SizeLf
+                    | ChunkState::Data
+                    | ChunkState::DataCr
+                    | ChunkState::DataLf
+                    | ChunkState::Trailer
+                    | ChunkState::TrailerLine
+                    | ChunkState::TrailerLf
+                    | ChunkState::LastLf,
+                    _,
+                ) => return Err(Flaw::Chunk),
+            };
+        }
+        Ok((at, false))
+    }
+
+    fn count_extra(&mut self) -> Result<(), Flaw> {
+        self.extras += 1;
+        if self.extras > MAX_CHUNK_EXTRAS { Err(Flaw::Chunk) } else { Ok(()) }
+    }
+}
+
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || (byte >= 0x20 && byte != 0x7f)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framing_of(fields: &str) -> Result<Framing, Flaw> {
+        let head = format!("POST http://h/ HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+        scan(head.as_bytes()).map(|head| head.unwrap().framing)
+    }
+
+    #[test]
+    fn a_head_is_asked_for_until_it_is_whole() {
+        let head = b"\r\nGET http://h/ HTTP/1.1\r\nHost: h\r\n\r\n";
+        for cut in 0..head.len() {
+            assert_eq!(scan(&head[..cut]), Ok(None), "{cut}");
+        }
+        let whole = scan(head).unwrap().unwrap();
+        assert_eq!((whole.length, whole.framing), (head.len(), Framing::None));
+    }
+
+    #[test]
+    fn a_connect_tells_its_target_and_its_preference() {
+        let head = scan(b"CONNECT h:443 HTTP/1.1\r\nPrefer: wait=3\r\n\r\nEARLY").unwrap().unwrap();
+        assert_eq!(head.length, 42);
+        let connect = head.connect.unwrap();
+        assert_eq!((connect.target.as_str(), connect.prefer.as_deref()), ("h:443", Some("wait=3")));
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        for (fields, flaw) in [
+            ("Content-Length: 1\r\nContent-Length: 1\r\n", Flaw::Length),
+            ("Content-Length: +1\r\n", Flaw::Length),
+            ("Content-Length: 1, 1\r\n", Flaw::Length),
+            ("Content-Length:\r\n", Flaw::Length),
+            ("Content-Length: 99999999999999999999\r\n", Flaw::Length),
+            ("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", Flaw::LengthAndCoding),
+            ("Transfer-Encoding: gzip, chunked\r\n", Flaw::TransferCoding),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", Flaw::TransferCoding),
+            ("Transfer-Encoding: identity\r\n", Flaw::TransferCoding),
+            ("X : y\r\n", Flaw::Syntax("a field name")),
+            ("X: y\r\n folded\r\n", Flaw::Syntax("a field name")),
+            ("X: a\rb\r\n", Flaw::Control),
+            ("X: a\nb\r\n", Flaw::Control),
+            ("X: a\0b\r\n", Flaw::Control),
+        ] {
+            assert_eq!(framing_of(fields), Err(flaw), "{fields:?}");
+        }
+        assert_eq!(scan(b"GET http://h/ HTTP/2.0\r\n\r\n"), Err(Flaw::Version));
+        assert_eq!(
+            scan(b"CONNECT h:1 HTTP/1.1\r\nContent-Length: 0\r\n\r\n"),
+            Err(Flaw::ConnectBody)
+        );
+        assert_eq!(scan(&vec![b'a'; MAX_HEAD + 1]), Err(Flaw::TooLarge));
+    }
+
+    #[test]
+    fn the_end_of_a_chunked_body_is_found_at_every_cut() {
+        let body = b"5;x=y\r\nhello\r\n1\r\n!\r\n0\r\nA: b\r\n\r\n";
+        let next = b"GET ";
+        for cut in 0..=body.len() {
+            let mut framing = Framing::Chunked(Chunk::default());
+            let all = [body.as_slice(), next].concat();
+            let (first, ended) = framing.take(&all[..cut]).unwrap();
+            assert_eq!((first, ended), (cut, cut == body.len()));
+            if !ended {
+                let (second, ended) = framing.take(&all[cut..]).unwrap();
+                assert_eq!((cut + second, ended), (body.len(), true));
+            }
+        }
+    }
+
+    #[test]
+    fn a_malformed_chunk_is_a_flaw() {
+        for body in
+            ["\r\n", "g\r\n", "1\nx", "1\r\nxy", "1 \r\n", "1000000000000000\r\n", "0\r\n\n"]
+        {
+            let mut framing = Framing::Chunked(Chunk::default());
+            assert_eq!(framing.take(body.as_bytes()), Err(Flaw::Chunk), "{body:?}");
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Every answer that narrows makes itself: status, reason phrase, `Proxy-Status` (RFC 9209), and a
+//! body in `application/problem+json` (RFC 9457).
+//!
+//! | cause | status | `Proxy-Status` error | also |
+//! |---|---|---|---|
+//! | a target that is no target | 400 | `http_request_error` | |
+//! | a malformed message | 400, 408, 431, 501, 505 | `http_request_error` | the connection closes |
+//! | an origin-form request to the proxy port | 404 | `destination_not_found` | says how to use a proxy |
+//! | the host is at its limit | 503 (`--refuse-status`) | `connection_limit_reached` | `Retry-After`, telling reason phrase |
+//! | Redis is away, and the policy is to refuse | 503 | `proxy_internal_error` | `Retry-After` |
+//! | no address | 502, 504 when it took too long | `dns_error`, `dns_timeout` | |
+//! | no connection | 502, 504 when it took too long | `connection_refused`, `connection_timeout`, `destination_ip_unroutable` | |
+//! | TLS failed | 502 | `tls_certificate_error`, `tls_protocol_error` | |
+//! | closed before the response's head | 502 | `connection_terminated` | |
+//! | not a response | 502 | `http_protocol_error` | |
+//! | no response in time | 504 | `http_response_timeout` | |
+//!
+//! No other module chooses a status of our own.
+
+use std::io;
+use std::time::Duration;
+
+use http::StatusCode;
+use serde::Serialize;
+
+use super::head::Flaw;
+use crate::base::authority::BadAuthority;
+use crate::base::clock;
+use crate::limit::Reason;
+use crate::limit::Refused;
+use crate::upstream::SendError;
+use crate::upstream::dial::DialError;
+use crate::upstream::exchange::ExchangeError;
+use crate::upstream::resolve::ResolveError;
+use crate::upstream::tls::TlsError;
+
+/// Why narrows answers by itself.
+#[derive(Debug)]
+pub(crate) enum Reject {
+    BadTarget { target: String, why: BadAuthority },
+    BadScheme,
+    Flaw(Flaw),
+    NotForProxy,
+    Send(SendError),
+}
+
+impl From<SendError> for Reject {
+    fn from(error: SendError) -> Self {
+        Self::Send(error)
+    }
+}
+
+impl From<DialError> for Reject {
+    fn from(error: DialError) -> Self {
+        Self::Send(SendError::Dial(error))
+    }
+}
+
+/// An answer of our own, ready to be written.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    /// One line for clients that show nothing else of a failed CONNECT.
+    pub(crate) phrase: String,
+    /// The error's word in RFC 9209 §2.3.
+    pub(crate) error: &'static str,
+    pub(crate) retry_after: Option<u64>,
+    pub(crate) body: String,
+}
+
+/// The body, RFC 9457 §3.
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'static str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    error: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_use: Option<u32>,
+}
+
+impl Reject {
+    /// The answer; `refuse_status` is that of a refusal by the cap.
+    pub(crate) fn answer(&self, refuse_status: u16) -> Answer {
+        let (status, error, title, detail) = match self {
+            Self::BadTarget { target, why } => (
+                400,
+                "http_request_error",
+                "bad target".to_owned(),
+                format!("{target:?} is not where a request can go: {why}"),
+            ),
+            Self::BadScheme => (
+                400,
+                "http_request_error",
+                "bad target".to_owned(),
+                "the target's scheme must be http or https".to_owned(),
+            ),
+            Self::Flaw(flaw) => {
+                (flaw.status(), "http_request_error", "bad request".to_owned(), flaw.to_string())
+            }
+            Self::NotForProxy => (
+                404,
+                "destination_not_found",
+                "this is a forward proxy".to_owned(),
+                "set HTTP_PROXY and HTTPS_PROXY to this address, or: curl -x http://PROXY:PORT \
+                 http://example.com/ ; GET /health tells whether the proxy is alive"
+                    .to_owned(),
+            ),
+            Self::Send(SendError::Dial(DialError::Refused(refused))) => {
+                return refusal(refused, refuse_status);
+            }
+            Self::Send(error) => {
+                let (status, word) = classify(error);
+                (status, word, word.replace('_', " "), error.to_string())
+            }
+        };
+        make(status, title, error, None, &detail, None)
+    }
+}
+
+fn classify(error: &SendError) -> (u16, &'static str) {
+    match error {
+        SendError::Dial(error) => match error {
+            DialError::Refused(_) => (503, "connection_limit_reached"),
+            DialError::Resolve(ResolveError::Failed(_)) => (502, "dns_error"),
+            DialError::Resolve(ResolveError::TimedOut(_)) => (504, "dns_timeout"),
+            DialError::Connect { source, .. } => match source.kind() {
+                io::ErrorKind::ConnectionRefused => (502, "connection_refused"),
+                io::ErrorKind::TimedOut => (504, "connection_timeout"),
+                _ => (502, "destination_ip_unroutable"),
+            },
+            DialError::TimedOut(_) => (504, "connection_timeout"),
+            DialError::Tls(TlsError::Certificate(_)) => (502, "tls_certificate_error"),
+            DialError::Tls(TlsError::Protocol(_)) => (502, "tls_protocol_error"),
+        },
+        SendError::Exchange(error) => match error {
+            ExchangeError::Closed => (502, "connection_terminated"),
+            ExchangeError::Malformed(_) => (502, "http_protocol_error"),
+            ExchangeError::Request => (400, "http_request_error"),
+            ExchangeError::TimedOut(_) => (504, "http_response_timeout"),
+        },
+    }
+}
+
+fn refusal(refused: &Refused, refuse_status: u16) -> Answer {
+    let Refused { host, reason, in_use, limit, waited } = refused;
+    let full = format!("host limit {in_use}/{limit} {host}");
+    let (status, error, phrase) = match reason {
+        Reason::Away => (503, "proxy_internal_error", format!("limiter away {host}")),
+        Reason::Full => (refuse_status, "connection_limit_reached", full),
+        Reason::QueueFull => {
+            (refuse_status, "connection_limit_reached", format!("{full} queue full"))
+        }
+        Reason::TimedOut => (
+            refuse_status,
+            "connection_limit_reached",
+            format!("{full} waited {}", seconds(*waited)),
+        ),
+    };
+    let detail = match reason {
+        Reason::Away => {
+            "the fleet's limiter cannot be reached; nothing new is opened until it is back"
+        }
+        Reason::Full => "the host has as many connections as it may have",
+        Reason::QueueFull => "the host is at its limit, and as many requests wait as may wait",
+        Reason::TimedOut => "the host stayed at its limit for as long as the request could wait",
+    };
+    // A slot frees when some connection ends, and nobody knows when: a second is an honest guess.
+    make(status, phrase, error, Some(1), detail, Some(refused))
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1}s", time.as_secs_f64())
+}
+
+fn make(
+    status: u16,
+    title: String,
+    error: &'static str,
+    retry_after: Option<u64>,
+    detail: &str,
+    refused: Option<&Refused>,
+) -> Answer {
+    let problem = Problem {
+        r#type: "about:blank",
+        title: &title,
+        status,
+        detail,
+        error,
+        host: refused.map(|refused| refused.host.as_str()),
+        limit: refused.map(|refused| refused.limit),
+        in_use: refused.map(|refused| refused.in_use),
+    };
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    Answer { status, phrase: title, error, retry_after, body }
+}
+
+impl Answer {
+    /// The fields of the answer, but for those of framing.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, String)> {
+        [
+            Some(("date", httpdate::fmt_http_date(clock::wall()))),
+            Some(("proxy-status", format!("narrows; error={}", self.error))),
+            Some(("content-type", "application/problem+json".to_owned())),
+            self.retry_after.map(|seconds| ("retry-after", seconds.to_string())),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// The whole answer as bytes, for a connection that closes after it.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        use std::fmt::Write as _;
+        let mut text = format!("HTTP/1.1 {} {}\r\n", self.status.as_u16(), self.phrase);
+        for (name, value) in self.fields() {
+            // Writing to a String cannot fail.
+            let _infallible = write!(text, "{name}: {value}\r\n");
+        }
+        let length = self.body.len();
+        let _infallible =
+            write!(text, "content-length: {length}\r\nconnection: close\r\n\r\n{}", self.body);
+        text.into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::authority::HostKey;
+
+    fn refused(reason: Reason) -> Reject {
+        let host = HostKey::parse("api.example.com").unwrap();
+        let waited = Duration::from_millis(1500);
+        let refused = Refused { host, reason, in_use: 25, limit: 25, waited };
+        Reject::Send(SendError::Dial(DialError::Refused(refused)))
+    }
+
+    /// Every cause beside the status and the word of the table above.
+    fn table() -> Vec<(Reject, u16, &'static str)> {
+        let dial = |error: DialError| Reject::Send(SendError::Dial(error));
+        let exchange = |error: ExchangeError| Reject::Send(SendError::Exchange(error));
+        let second = Duration::from_secs(1);
+        let connect = |kind: io::ErrorKind| DialError::Connect {
+            address: "127.0.0.1:1".parse().unwrap(),
+            source: kind.into(),
+        };
+        vec![
+            (
+                Reject::BadTarget { target: "h".to_owned(), why: BadAuthority::NoPort },
+                400,
+                "http_request_error",
+            ),
+            (Reject::BadScheme, 400, "http_request_error"),
+            (Reject::Flaw(Flaw::Control), 400, "http_request_error"),
+            (Reject::Flaw(Flaw::Timeout), 408, "http_request_error"),
+            (Reject::Flaw(Flaw::TooLarge), 431, "http_request_error"),
+            (Reject::NotForProxy, 404, "destination_not_found"),
+            (refused(Reason::Full), 503, "connection_limit_reached"),
+            (refused(Reason::TimedOut), 503, "connection_limit_reached"),
+            (refused(Reason::QueueFull), 503, "connection_limit_reached"),
+            (refused(Reason::Away), 503, "proxy_internal_error"),
+            (dial(ResolveError::Failed("x".to_owned()).into()), 502, "dns_error"),
+            (dial(ResolveError::TimedOut(second).into()), 504, "dns_timeout"),
+            (dial(connect(io::ErrorKind::ConnectionRefused)), 502, "connection_refused"),
+            (dial(connect(io::ErrorKind::HostUnreachable)), 502, "destination_ip_unroutable"),
+            (dial(DialError::TimedOut(second)), 504, "connection_timeout"),
+            (dial(TlsError::Certificate("x".to_owned()).into()), 502, "tls_certificate_error"),
+            (dial(TlsError::Protocol("x".to_owned()).into()), 502, "tls_protocol_error"),
+            (exchange(ExchangeError::Closed), 502, "connection_terminated"),
+            (exchange(ExchangeError::Malformed("x".to_owned())), 502, "http_protocol_error"),
+            (exchange(ExchangeError::TimedOut(second)), 504, "http_response_timeout"),
+        ]
+    }
+
+    #[test]
+    fn every_answer_has_its_status_word_and_body() {
+        for (reject, status, word) in table() {
+            let answer = reject.answer(503);
+            assert_eq!((answer.status.as_u16(), answer.error), (status, word), "{reject:?}");
+            let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+            assert_eq!(
+                (body["status"].as_u64(), body["error"].as_str()),
+                (Some(status.into()), Some(word))
+            );
+            assert!(!body["detail"].as_str().unwrap().is_empty());
+            let bytes = String::from_utf8(answer.bytes()).unwrap();
+            assert!(bytes.contains(&format!("proxy-status: narrows; error={word}\r\n")));
+        }
+    }
+
+    #[test]
+    fn a_refusal_tells_the_cap_in_its_reason_phrase() {
+        let full = refused(Reason::Full).answer(503);
+        assert_eq!(
+            (full.phrase.as_str(), full.retry_after),
+            ("host limit 25/25 api.example.com", Some(1))
+        );
+        let waited = refused(Reason::TimedOut).answer(500);
+        assert_eq!(
+            (waited.status.as_u16(), waited.phrase.as_str()),
+            (500, "host limit 25/25 api.example.com waited 1.5s")
+        );
+    }
+
+    #[test]
+    fn what_a_client_wrote_cannot_break_out_of_the_head() {
+        let target = "h\r\nx: y".to_owned();
+        let answer = Reject::BadTarget { target, why: BadAuthority::Name }.answer(503);
+        let bytes = String::from_utf8(answer.bytes()).unwrap();
+        assert!(!bytes.contains("\r\nx: y"));
+    }
+}

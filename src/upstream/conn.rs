@@ -1,0 +1,209 @@
+//! One connection to an upstream, and the slot it occupies.
+//!
+//! Invariants: a connection owns its permit, and the socket is closed before the permit is given
+//! back. A connection that is dropped before both of its directions ended is reset (RST, zero
+//! linger): a FIN would leave it open at the origin until unsent bytes had gone, while its slot was
+//! already another's.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::client::TlsStream;
+
+use crate::base::clock;
+use crate::base::socket;
+use crate::limit::Permit;
+use crate::limit::Seat;
+
+/// The bytes' way: plain, or through TLS that narrows originates.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// An open connection to an upstream. The order of the fields is the order in which they drop.
+pub(crate) struct Conn {
+    socket: Socket,
+    ended: bool,
+    tally: Rc<Tally>,
+    story: Option<Box<Story>>,
+    permit: Permit,
+}
+
+/// Bytes that crossed a connection so far; readable while hyper owns the connection.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) sent: Cell<u64>,
+    pub(crate) received: Cell<u64>,
+}
+
+impl Tally {
+    fn add(&self, sent: u64, received: u64) {
+        self.sent.set(self.sent.get() + sent);
+        self.received.set(self.received.get() + received);
+    }
+}
+
+/// What the debug log tells when a connection closes; kept only if that is written.
+struct Story {
+    client: SocketAddr,
+    opened: Instant,
+}
+
+impl Conn {
+    pub(crate) fn new(
+        socket: Socket,
+        permit: Permit,
+        client: SocketAddr,
+        address: SocketAddr,
+    ) -> Self {
+        let story = tracing::enabled!(tracing::Level::DEBUG).then(|| {
+            let (in_use, limit) = permit.occupancy();
+            let host = permit.key().as_str();
+            tracing::debug!(host, in_use, limit, %client, %address, "connection opened");
+            Box::new(Story { client, opened: clock::now() })
+        });
+        Self { socket, ended: false, tally: Rc::default(), story, permit }
+    }
+
+    pub(crate) fn seat(&self) -> Seat {
+        self.permit.seat()
+    }
+
+    pub(crate) fn tally(&self) -> Rc<Tally> {
+        Rc::clone(&self.tally)
+    }
+
+    /// The socket of a connection without TLS, for the relay.
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+        match &self.socket {
+            Socket::Plain(socket) => Some(socket),
+            Socket::Tls(_) => None,
+        }
+    }
+
+    /// Says that both directions have ended in good order, so that a plain close (FIN) is right.
+    pub(crate) fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// Takes that back: something was cut short after one direction had ended.
+    pub(crate) fn cut(&mut self) {
+        self.ended = false;
+    }
+
+    /// Says what a relay moved in all, some of it past [`AsyncWrite`] and [`AsyncRead`].
+    pub(crate) fn note_moved(&mut self, sent: u64, received: u64) {
+        self.tally.sent.set(sent);
+        self.tally.received.set(received);
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        if !self.ended {
+            match &self.socket {
+                Socket::Plain(stream) => socket::reset_on_close(stream),
+                Socket::Tls(stream) => socket::reset_on_close(stream.get_ref().0),
+            }
+        }
+        if let Some(story) = &self.story {
+            let (in_use, limit) = self.permit.occupancy();
+            let (in_use, client) = (in_use.saturating_sub(1), story.client);
+            let host = self.permit.key().as_str();
+            let (sent, received) = (self.tally.sent.get(), self.tally.received.get());
+            let duration = clock::now() - story.opened;
+            tracing::debug!(
+                host, in_use, limit, %client, sent, received, ?duration, "connection closed"
+            );
+        }
+    }
+}
+
+impl fmt::Debug for Conn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn").field("permit", &self.permit).finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = match &mut self.socket {
+            Socket::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Socket::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
+        };
+        self.tally.add(0, (buf.filled().len() - before) as u64);
+        read
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(match &mut self.socket {
+            Socket::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Socket::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
+        })?;
+        self.tally.add(written as u64, 0);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(match &mut self.socket {
+            Socket::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Socket::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
+        })?;
+        self.tally.add(written as u64, 0);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.socket {
+            Socket::Plain(socket) => socket.is_write_vectored(),
+            Socket::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Socket::Plain(_) => Poll::Ready(Ok(())),
+            Socket::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
+        }
+    }
+
+    /// The end of what we send. hyper calls this only where a message ended as it should; the far
+    /// side has nothing more to say then, so a plain close may follow.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = ready!(match &mut self.socket {
+            Socket::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Socket::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+        });
+        self.ended = shut.is_ok();
+        Poll::Ready(shut)
+    }
+}

@@ -1,0 +1,231 @@
+//! The one place that opens connections.
+//!
+//! Invariant: a socket exists only beside its permit, from before the look-up to after the close.
+//! Dropping a dial at any point closes what it had opened, then frees the slots.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use thiserror::Error;
+use tokio::net::TcpSocket;
+use tokio::net::TcpStream;
+
+use super::Settings;
+use super::conn::Conn;
+use super::conn::Socket;
+use super::resolve::Lookup;
+use super::resolve::ResolveError;
+use super::tls::Tls;
+use super::tls::TlsError;
+use crate::base::authority::Authority;
+use crate::base::clock;
+use crate::limit::Limiter;
+use crate::limit::Patience;
+use crate::limit::Permit;
+use crate::limit::Reason;
+use crate::limit::Refused;
+use crate::telemetry::metrics::Cells;
+use crate::telemetry::metrics::DialResult;
+
+/// How long an attempt is alone before the next address is tried beside it (RFC 8305 §5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Why there is no connection.
+#[derive(Debug, Error)]
+pub enum DialError {
+    /// No slot.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// No address.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// No address could be connected to; what the last one said.
+    #[error("{address}: {source}")]
+    Connect {
+        /// The address tried last.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No address answered in time.
+    #[error("no connection within {0:?}")]
+    TimedOut(Duration),
+    /// TLS failed.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl DialError {
+    fn result(&self) -> Option<DialResult> {
+        Some(match self {
+            Self::Refused(_) => return None,
+            Self::Resolve(ResolveError::Failed(_)) => DialResult::DnsError,
+            Self::Resolve(ResolveError::TimedOut(_)) => DialResult::DnsTimeout,
+            Self::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
+                DialResult::Refused
+            }
+            Self::Connect { .. } => DialResult::Unreachable,
+            Self::TimedOut(_) => DialResult::Timeout,
+            Self::Tls(_) => DialResult::Tls,
+        })
+    }
+}
+
+/// Opens connections for one thread.
+pub(crate) struct Dialer {
+    limiter: Limiter,
+    lookup: Lookup,
+    tls: Tls,
+    connect_timeout: Duration,
+    cells: Arc<Cells>,
+}
+
+/// What a dial is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Errand<'a> {
+    pub(crate) authority: &'a Authority,
+    pub(crate) tls: bool,
+    pub(crate) patience: Patience,
+    pub(crate) client: SocketAddr,
+}
+
+impl Dialer {
+    pub(crate) fn new(
+        limiter: Limiter,
+        tls: Tls,
+        settings: &Settings,
+        cells: Arc<Cells>,
+    ) -> io::Result<Rc<Self>> {
+        let pinned = settings.pinned.clone();
+        let lookup = Lookup::new(&settings.resolver, pinned, settings.dns_timeout)?;
+        let connect_timeout = settings.connect_timeout;
+        Ok(Rc::new(Self { limiter, lookup, tls, connect_timeout, cells }))
+    }
+
+    /// Takes a slot, finds the addresses, connects to one of them, puts TLS on it if asked.
+    pub(crate) async fn connect(&self, errand: Errand<'_>) -> Result<Conn, DialError> {
+        let permit = self.limiter.acquire(errand.authority.key(), errand.patience).await?;
+        let started = clock::now();
+        let mut left = Unfinished { cells: &self.cells, started, done: false };
+        let result = self.open(errand, permit).await;
+        left.done = true;
+        let told = result.as_ref().map_or_else(DialError::result, |_| Some(DialResult::Ok));
+        if let Some(told) = told {
+            self.cells.dialled(told, clock::now() - started);
+        }
+        result
+    }
+
+    async fn open(&self, errand: Errand<'_>, permit: Permit) -> Result<Conn, DialError> {
+        let addresses = self.lookup.addresses(errand.authority).await?;
+        let timeout = self.connect_timeout;
+        let connected = tokio::time::timeout(timeout, self.race(addresses, permit)).await;
+        let (stream, permit, address) = match connected {
+            Ok(connected) => connected?,
+            Err(_elapsed) => return Err(DialError::TimedOut(timeout)),
+        };
+        let socket = if errand.tls {
+            let handshake = self.tls.handshake(errand.authority.host(), stream);
+            match tokio::time::timeout(timeout, handshake).await {
+                Ok(stream) => Socket::Tls(Box::new(stream?)),
+                Err(_elapsed) => return Err(DialError::TimedOut(timeout)),
+            }
+        } else {
+            Socket::Plain(stream)
+        };
+        Ok(Conn::new(socket, permit, errand.client, address))
+    }
+
+    /// Tries the addresses in order, the next one beside the last after [`ATTEMPT_DELAY`] if a
+    /// further slot is free without waiting, else only once a socket is closed and its slot free.
+    async fn race(
+        &self,
+        addresses: Vec<SocketAddr>,
+        permit: Permit,
+    ) -> Result<(TcpStream, Permit, SocketAddr), DialError> {
+        if let [address] = addresses[..] {
+            return self.attempt(address, permit).await.map_err(|(error, _permit)| error);
+        }
+        let key = permit.key().clone();
+        let mut untried = VecDeque::from(addresses);
+        let mut attempts = FuturesUnordered::new();
+        let mut spare = Some(permit);
+        let mut failed = None;
+        loop {
+            if let (Some(next), Some(permit)) = (untried.front().copied(), spare.take()) {
+                untried.pop_front();
+                attempts.push(self.attempt(next, permit));
+            }
+            let another = async {
+                if untried.is_empty() {
+                    return std::future::pending().await;
+                }
+                tokio::time::sleep(ATTEMPT_DELAY).await;
+                match self.limiter.acquire(&key, Patience::None).await {
+                    Ok(permit) => permit,
+                    Err(_full) => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                ended = attempts.next() => match ended {
+                    Some(Ok(connected)) => return Ok(connected),
+                    Some(Err((error, permit))) => {
+                        failed = Some(error);
+                        spare = Some(permit);
+                    }
+                    None => break,
+                },
+                permit = another => spare = Some(permit),
+            }
+        }
+        Err(failed.unwrap_or_else(|| ResolveError::Failed("no address to try".to_owned()).into()))
+    }
+
+    /// One address. The permit comes back with a failure, once the socket is closed.
+    async fn attempt(
+        &self,
+        address: SocketAddr,
+        permit: Permit,
+    ) -> Result<(TcpStream, Permit, SocketAddr), (DialError, Permit)> {
+        if !permit.is_vouched() {
+            let (in_use, limit) = permit.occupancy();
+            let host = permit.key().clone();
+            let reason = Reason::Away;
+            let refused = Refused { host, reason, in_use, limit, waited: Duration::ZERO };
+            return Err((refused.into(), permit));
+        }
+        match connect(address).await {
+            Ok(stream) => Ok((stream, permit, address)),
+            Err(source) => Err((DialError::Connect { address, source }, permit)),
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that connects")]
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_nodelay(true)?;
+    socket.connect(address).await
+}
+
+/// Counts a dial that was dropped before it ended.
+struct Unfinished<'a> {
+    cells: &'a Cells,
+    started: tokio::time::Instant,
+    done: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.cells.dialled(DialResult::Cancelled, clock::now() - self.started);
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! One request and its response on one connection.
+//!
+//! hyper's connection is driven by the very task that waits for the response: no task of its own,
+//! no wake-up from one to the other. The response's body carries the connection to its end, and
+//! hands it to the pool there; dropped earlier, it takes the connection down with it.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::Release;
+use std::task::Context;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http::Request;
+use http::Response;
+use http_body::Body;
+use http_body::Frame;
+use http_body::SizeHint;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use thiserror::Error;
+use tokio::time::Sleep;
+
+use super::conn::Conn;
+use super::conn::Tally;
+use super::pool::Pool;
+use super::pool::PoolKey;
+use super::pool::Stir;
+use crate::base::clock::Pulse;
+use crate::limit::Seat;
+
+/// How long a request's body waits for the upstream's 100 before it is sent all the same
+/// (RFC 9110 §10.1.1).
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why there is no response.
+#[derive(Debug, Error)]
+pub enum ExchangeError {
+    /// The connection ended before the response's head was complete.
+    #[error("the upstream closed the connection before its response")]
+    Closed,
+    /// What came is no HTTP/1.1 response.
+    #[error("{0}")]
+    Malformed(String),
+    /// The client's request body failed.
+    #[error("the request's body broke off")]
+    Request,
+    /// The head of the response did not come in time.
+    #[error("no response within {0:?}")]
+    TimedOut(Duration),
+}
+
+/// A failed exchange, and the request if none of it can have left.
+pub(crate) struct Failed {
+    pub(crate) error: ExchangeError,
+    pub(crate) unsent: Option<Request<RequestBody>>,
+    /// No byte of an answer had come.
+    pub(crate) silent: bool,
+}
+
+/// A connection that speaks HTTP/1.1, and hyper's halves of it.
+pub(crate) struct Line {
+    sender: http1::SendRequest<RequestBody>,
+    driver: http1::Connection<TokioIo<Conn>, RequestBody>,
+    seat: Seat,
+    tally: Rc<Tally>,
+    pub(crate) stir: Option<Arc<Stir>>,
+}
+
+impl Line {
+    pub(crate) async fn new(conn: Conn) -> Result<Self, ExchangeError> {
+        let (seat, tally) = (conn.seat(), conn.tally());
+        let (sender, driver) = http1::Builder::new()
+            .preserve_header_case(true)
+            .title_case_headers(true)
+            .handshake(TokioIo::new(conn))
+            .await
+            .map_err(|error| ExchangeError::Malformed(error.to_string()))?;
+        Ok(Self { sender, driver, seat, tally, stir: None })
+    }
+
+    pub(crate) fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
+    /// Whether the next request may be sent.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    /// Lets the idle connection hear its peer; ready when it is of no use any more.
+    pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.driver).poll(cx).map(drop)
+    }
+
+    /// Closes an idle connection in good order.
+    pub(crate) fn end(self) {
+        self.driver.into_parts().io.into_inner().end();
+    }
+
+    /// Sends a request and waits for the head of its response.
+    pub(crate) async fn exchange(
+        mut self,
+        request: Request<RequestBody>,
+        pulse: &Pulse,
+        timeout: Duration,
+    ) -> Result<(Response<Incoming>, Self), Failed> {
+        let before = self.tally.received.get();
+        pulse.beat();
+        let result = {
+            let mut answer = std::pin::pin!(self.sender.try_send_request(request));
+            let driver = &mut self.driver;
+            std::future::poll_fn(|cx| {
+                // The driver's own end is told to `answer`, which is polled after it.
+                let ended = Pin::new(&mut *driver).poll(cx);
+                if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                    return Poll::Ready(Ok((answer, ended.is_ready())));
+                }
+                pulse.poll_silent(cx, timeout).map(Err)
+            })
+            .await
+        };
+        let silent = self.tally.received.get() == before;
+        match result {
+            Ok((Ok(response), _)) => Ok((response, self)),
+            Ok((Err(mut failed), _)) => {
+                let unsent = failed.take_message();
+                Err(Failed { error: failed.into_error().into(), unsent, silent })
+            }
+            Err(()) => {
+                let error = ExchangeError::TimedOut(timeout);
+                Err(Failed { error, unsent: None, silent })
+            }
+        }
+    }
+
+    /// After a 101: the connection, and what came of the new protocol already.
+    pub(crate) async fn upgrade(mut self) -> (Conn, Bytes) {
+        // Only the end of hyper's part is of interest, not how it ended.
+        drop(Pin::new(&mut self.driver).await);
+        let parts = self.driver.into_parts();
+        (parts.io.into_inner(), parts.read_buf)
+    }
+}
+
+impl From<hyper::Error> for ExchangeError {
+    fn from(error: hyper::Error) -> Self {
+        let io =
+            std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
+        if error.is_parse() {
+            Self::Malformed(error.to_string())
+        } else if error.is_user() {
+            Self::Request
+        } else if error.is_incomplete_message()
+            || error.is_canceled()
+            || error.is_closed()
+            || io.is_some()
+        {
+            Self::Closed
+        } else {
+            Self::Malformed(error.to_string())
+        }
+    }
+}
+
+/// Opens when the upstream asks for the body with a 100.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    open: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        self.open.store(true, Release);
+        self.waker.wake();
+    }
+}
+
+/// The body of a request on its way up.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    Empty,
+    Stream(Box<Upload>),
+}
+
+/// A body that streams, with what holds it back and what times it.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    incoming: Incoming,
+    gate: Option<(Arc<Gate>, Pin<Box<Sleep>>)>,
+    pulse: Rc<Pulse>,
+}
+
+impl RequestBody {
+    /// `gate` holds the body back until it opens, or [`CONTINUE_TIMEOUT`] has passed.
+    pub(crate) fn new(incoming: Incoming, gate: Option<Arc<Gate>>, pulse: Rc<Pulse>) -> Self {
+        if incoming.is_end_stream() {
+            return Self::Empty;
+        }
+        let gate = gate.map(|gate| (gate, Box::pin(tokio::time::sleep(CONTINUE_TIMEOUT))));
+        Self::Stream(Box::new(Upload { incoming, gate, pulse }))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Self::Stream(upload) = self.get_mut() else { return Poll::Ready(None) };
+        if let Some((gate, timeout)) = &mut upload.gate {
+            gate.waker.register(cx.waker());
+            if !gate.open.load(Acquire) && timeout.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            upload.gate = None;
+        }
+        let frame = Pin::new(&mut upload.incoming).poll_frame(cx);
+        match &frame {
+            Poll::Pending => upload.pulse.upload(0, true),
+            Poll::Ready(frame) => {
+                let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+                let more = frame.is_some() && !upload.incoming.is_end_stream();
+                upload.pulse.upload(bytes.map_or(0, |bytes| bytes.len() as u64), more);
+            }
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Stream(upload) => upload.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Stream(upload) => upload.incoming.size_hint(),
+        }
+    }
+}
+
+/// The body of a response on its way down, with the connection that it comes by.
+pub(crate) struct ResponseBody {
+    incoming: Incoming,
+    line: Option<Line>,
+    key: PoolKey,
+    pool: Rc<Pool>,
+    pulse: Rc<Pulse>,
+    idle_timeout: Duration,
+    over: bool,
+}
+
+/// Why a response's body broke off.
+#[derive(Debug, Error)]
+pub enum BodyError {
+    /// The upstream broke it off.
+    #[error("the upstream broke its response off")]
+    Broken(#[source] hyper::Error),
+    /// Nothing came for too long.
+    #[error("the upstream fell silent for {0:?}")]
+    Silent(Duration),
+}
+
+impl ResponseBody {
+    pub(crate) fn new(
+        incoming: Incoming,
+        line: Line,
+        key: PoolKey,
+        pool: Rc<Pool>,
+        pulse: Rc<Pulse>,
+        idle_timeout: Duration,
+    ) -> Self {
+        Self { incoming, line: Some(line), key, pool, pulse, idle_timeout, over: false }
+    }
+
+    /// Takes the connection out, after a 101.
+    pub(crate) fn into_line(mut self) -> Option<Line> {
+        self.line.take()
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let mut frame = Pin::new(&mut this.incoming).poll_frame(cx);
+        if frame.is_pending()
+            && let Some(line) = &mut this.line
+        {
+            // The first poll said that data is wanted; the driver fetches it. Its end, good or
+            // bad, reaches the body.
+            let _ended = line.poll_idle(cx);
+            frame = Pin::new(&mut this.incoming).poll_frame(cx);
+        }
+        match frame {
+            Poll::Pending => this
+                .pulse
+                .poll_silent(cx, this.idle_timeout)
+                .map(|()| Some(Err(BodyError::Silent(this.idle_timeout)))),
+            Poll::Ready(frame) => {
+                this.pulse.beat();
+                this.over = frame.is_none();
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if (self.over || self.incoming.is_end_stream())
+            && let Some(line) = self.line.take()
+        {
+            self.pool.put(self.key.clone(), line);
+        }
+    }
+}

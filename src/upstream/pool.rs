@@ -1,0 +1,221 @@
+//! Idle connections of one thread, kept for the next request.
+//!
+//! A kept connection still holds its slot. It is closed when it has idled long enough, when the
+//! upstream closes it (watched while idle), when the limiter asks for its slot, and at once when
+//! somebody waits for its host. Nothing here sends a request.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::AcqRel;
+use std::sync::atomic::Ordering::Release;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Wake;
+use std::task::Waker;
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::exchange::Line;
+use crate::base::authority::Authority;
+use crate::base::clock;
+use crate::limit::Reclaim;
+use crate::telemetry::metrics::Cells;
+
+/// Requests for the same key may share a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PoolKey {
+    pub(crate) tls: bool,
+    pub(crate) authority: Authority,
+}
+
+/// A kept connection.
+struct Idle {
+    line: Line,
+    since: Instant,
+    stir: Arc<Stir>,
+}
+
+/// Wakes the watcher, and remembers which connection stirred.
+pub(crate) struct Stir {
+    stirred: AtomicBool,
+    watcher: Arc<AtomicWaker>,
+}
+
+impl Wake for Stir {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.stirred.store(true, Release);
+        self.watcher.wake();
+    }
+}
+
+/// The idle connections of one thread.
+pub(crate) struct Pool {
+    thread: usize,
+    idle_timeout: Duration,
+    size: usize,
+    idle: RefCell<HashMap<PoolKey, Vec<Idle>>>,
+    count: Cell<usize>,
+    watcher: Arc<AtomicWaker>,
+    watching: Cell<bool>,
+    cells: Arc<Cells>,
+}
+
+impl Pool {
+    pub(crate) fn new(
+        thread: usize,
+        idle_timeout: Duration,
+        size: usize,
+        cells: Arc<Cells>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            thread,
+            idle_timeout,
+            size,
+            idle: RefCell::default(),
+            count: Cell::new(0),
+            watcher: Arc::default(),
+            watching: Cell::new(false),
+            cells,
+        })
+    }
+
+    /// The connection for `key` that has idled for the shortest time, if less than `fresh`.
+    pub(crate) fn take(
+        &self,
+        key: &PoolKey,
+        fresh: Duration,
+        cx: &mut Context<'_>,
+    ) -> Option<Line> {
+        loop {
+            let mut idle = {
+                let mut all = self.idle.borrow_mut();
+                let kept = all.get_mut(key)?;
+                let newest = kept.last()?;
+                if clock::now() - newest.since >= fresh {
+                    return None;
+                }
+                kept.pop()?
+            };
+            self.left(&idle.line);
+            idle.line.stir = Some(idle.stir);
+            // What the upstream said meanwhile (a FIN, most likely) is seen by this poll.
+            if idle.line.poll_idle(cx).is_pending() {
+                return Some(idle.line);
+            }
+        }
+    }
+
+    /// Keeps a connection whose last exchange is complete; closes it if it is of no use.
+    pub(crate) fn put(&self, key: PoolKey, mut line: Line) {
+        let stir = line.stir.take().unwrap_or_else(|| {
+            let watcher = Arc::clone(&self.watcher);
+            Arc::new(Stir { stirred: AtomicBool::new(false), watcher })
+        });
+        let waker = Waker::from(Arc::clone(&stir));
+        let closed = line.poll_idle(&mut Context::from_waker(&waker)).is_ready();
+        if closed || !line.is_ready() {
+            return;
+        }
+        if line.seat().is_wanted() || self.count.get() >= self.size {
+            line.end();
+            return;
+        }
+        line.seat().park(self.thread);
+        self.cells.parked();
+        self.count.set(self.count.get() + 1);
+        let idle = Idle { line, since: clock::now(), stir };
+        self.idle.borrow_mut().entry(key).or_default().push(idle);
+        if !self.watching.get() {
+            self.watcher.wake();
+        }
+    }
+
+    /// Closes all.
+    pub(crate) fn clear(&self) {
+        self.close(|_, _| true);
+    }
+
+    /// Watches what idles until `asks` ends: to be spawned once on the pool's thread.
+    pub(crate) async fn watch(self: Rc<Self>, mut asks: mpsc::UnboundedReceiver<Reclaim>) {
+        let mut sweep = clock::Alarm::new();
+        let mut due = clock::now();
+        let step = (self.idle_timeout / 4).max(Duration::from_millis(5));
+        poll_fn(|cx| {
+            self.watcher.register(cx.waker());
+            loop {
+                match asks.poll_recv(cx) {
+                    Poll::Ready(Some(ask)) => self.reclaim(&ask),
+                    Poll::Ready(None) => return Poll::Ready(()),
+                    Poll::Pending => break,
+                }
+            }
+            self.close(|idle, _| {
+                idle.stir.stirred.swap(false, AcqRel) && {
+                    let waker = Waker::from(Arc::clone(&idle.stir));
+                    idle.line.poll_idle(&mut Context::from_waker(&waker)).is_ready()
+                }
+            });
+            if !self.watching.get() {
+                self.watching.set(self.count.get() > 0);
+                due = clock::now() + step;
+            }
+            while self.watching.get() && sweep.poll(cx, due).is_ready() {
+                self.close(|idle, now| now - idle.since >= self.idle_timeout);
+                // Looked at once more when empty: a busy thread empties and fills the pool all
+                // the time, and should not have to wake this task for it.
+                self.watching.set(self.count.get() > 0);
+                due = clock::now() + step;
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn reclaim(&self, ask: &Reclaim) {
+        let mut oldest: Option<(PoolKey, Instant)> = None;
+        for (key, kept) in self.idle.borrow().iter() {
+            if let (true, Some(first)) = (key.authority.key() == ask.key(), kept.first())
+                && oldest.as_ref().is_none_or(|(_, since)| first.since < *since)
+            {
+                oldest = Some((key.clone(), first.since));
+            }
+        }
+        let Some((key, _)) = oldest else { return };
+        let taken = self.idle.borrow_mut().get_mut(&key).map(|kept| kept.remove(0));
+        if let Some(idle) = taken {
+            self.left(&idle.line);
+            idle.line.end();
+        }
+    }
+
+    fn close(&self, mut which: impl FnMut(&mut Idle, Instant) -> bool) {
+        let now = clock::now();
+        let mut closing = Vec::new();
+        self.idle.borrow_mut().retain(|_, kept| {
+            closing.extend(kept.extract_if(.., |idle| which(idle, now)));
+            !kept.is_empty()
+        });
+        for idle in closing {
+            self.left(&idle.line);
+            idle.line.end();
+        }
+    }
+
+    fn left(&self, line: &Line) {
+        self.count.set(self.count.get() - 1);
+        self.cells.unparked();
+        line.seat().unpark(self.thread);
+    }
+}
