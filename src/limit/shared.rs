@@ -1215,7 +1215,7 @@ mod tests {
             held.push(a.take().await.unwrap());
         }
         let host = format!("proxy_rate_limiter:{{0}}:{}", key());
-        until(async || redis.query::<u32>(&["HGET", &host, "#t"]).await == 50).await;
+        until(async || redis.query::<Option<u32>>(&["HGET", &host, "#t"]).await == Some(50)).await;
         assert_eq!(a.total().await, 50);
         drop(held);
         until(async || redis.host_keys().await.is_empty()).await;
