@@ -172,12 +172,6 @@ impl Link {
         }
     }
 
-    /// How long newcomers still wait for the end of learning.
-    pub(crate) fn learning_left(&self) -> Option<Duration> {
-        let until = self.born + Duration::from_nanos(self.learning_until.load(Relaxed));
-        until.checked_duration_since(clock::now()).filter(|left| !left.is_zero())
-    }
-
     /// Puts a host on the list of those Redis must hear of.
     pub(crate) fn speak(&self, host: Arc<Host>) {
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
