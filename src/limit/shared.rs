@@ -457,7 +457,7 @@ impl Worker {
         let learning = self.session.learning_until();
         if let (Some(until), false) = (learning, self.told.learning) {
             let seconds = (until - clock::now()).as_secs_f32();
-            tracing::warn!(seconds, "redis learns after a loss: new connections wait");
+            tracing::warn!(seconds, "redis is new or lost data: new connections wait");
         } else if self.told.learning && learning.is_none() && self.session.is_serving() {
             tracing::info!("redis has learnt: new connections are served");
         }
