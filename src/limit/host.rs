@@ -588,3 +588,161 @@ impl State {
         Ask { need, limit: self.limit }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASED: Basis = Basis::Granted { leased: true };
+
+    fn host() -> Host {
+        Host::new(HostKey::parse("a.test").unwrap(), 1, Arc::default(), true)
+    }
+
+    /// Asks for a slot, to wait for one if it must.
+    fn ask(host: &Host, basis: Basis, limit: Limit, patient: bool) -> Option<Place> {
+        match host.enter(basis, 0, || limit, patient, 10) {
+            Entry::Wait(place, _) => Some(place),
+            Entry::Slot { .. } => None,
+            Entry::Refused(reason) => panic!("refused: {reason:?}"),
+        }
+    }
+
+    fn grant(host: &Host, granted: u32, total: u32) -> Again {
+        let (mut due, again) = host.answered(Answer { granted, total, learning: false }, LEASED);
+        assert_eq!(due.tell(), 0);
+        again
+    }
+
+    fn told(place: &mut Place) -> Option<Verdict> {
+        place.verdict.try_recv().ok()
+    }
+
+    /// A host with this many connections on granted slots.
+    fn open(host: &Host, count: u32, limit: Limit) {
+        let mut places: Vec<_> =
+            (0..count).filter_map(|_| ask(host, LEASED, limit, false)).collect();
+        assert_eq!(host.plan(), Some(Ask { need: count, limit }));
+        assert_eq!(grant(host, count, count), Again::No);
+        assert!(places.iter_mut().all(|place| told(place) == Some(Verdict::Slot)));
+    }
+
+    #[test]
+    fn one_message_asks_for_all_who_wait_and_none_follows_before_its_answer() {
+        let host = host();
+        let mut places = [ask(&host, LEASED, 5, false), ask(&host, LEASED, 5, false)];
+        assert_eq!(host.plan(), Some(Ask { need: 2, limit: 5 }));
+        let mut late = ask(&host, LEASED, 5, false).unwrap();
+        assert_eq!(host.plan(), None);
+        assert_eq!(grant(&host, 1, 5), Again::Waiting, "who came later was not asked for yet");
+        assert_eq!(told(places[0].as_mut().unwrap()), Some(Verdict::Slot));
+        assert_eq!(told(places[1].as_mut().unwrap()), Some(Verdict::Refused(Reason::Full)));
+        assert_eq!(told(&mut late), None);
+        assert_eq!(host.plan(), Some(Ask { need: 2, limit: 5 }));
+    }
+
+    #[test]
+    fn a_slot_that_comes_free_is_lowered_here_before_redis_hears_of_it() {
+        let host = host();
+        open(&host, 2, 5);
+        assert!(host.release(LEASED).speak);
+        assert_eq!(host.plan(), Some(Ask { need: 1, limit: 5 }));
+        assert!(ask(&host, LEASED, 5, false).is_some(), "the slot is given back already");
+    }
+
+    #[test]
+    fn without_a_lease_a_granted_slot_opens_nothing() {
+        let host = host();
+        open(&host, 1, 5);
+        host.release(LEASED);
+        assert!(ask(&host, Basis::Granted { leased: false }, 5, false).is_some());
+    }
+
+    #[test]
+    fn what_a_lost_message_may_have_taken_is_given_back() {
+        let host = host();
+        let place = ask(&host, LEASED, 5, false).unwrap();
+        assert!(host.plan().is_some());
+        host.leave(place.id);
+        host.lost(Basis::Away { leased: true }, true);
+        assert!(!host.is_vacant());
+        for keep in [true, false] {
+            assert_eq!(host.reassert(keep), Some(Ask { need: 0, limit: 5 }));
+        }
+        grant(&host, 0, 0);
+        assert_eq!(host.reassert(true), None);
+        assert!(host.is_vacant());
+    }
+
+    #[test]
+    fn what_a_lost_message_gave_back_is_given_back_again() {
+        let host = host();
+        open(&host, 1, 5);
+        host.release(LEASED);
+        assert!(host.plan().is_some());
+        host.lost(Basis::Away { leased: true }, true);
+        assert_eq!(host.reassert(true), Some(Ask { need: 0, limit: 5 }));
+    }
+
+    #[test]
+    fn a_vouched_re_assert_names_what_is_open_and_refuses_nobody() {
+        let host = host();
+        open(&host, 1, 2);
+        let mut waiting = ask(&host, LEASED, 2, false).unwrap();
+        assert_eq!(host.plan(), Some(Ask { need: 2, limit: 2 }));
+        // The connection breaks; the next hello vouches for what is open.
+        assert_eq!(host.reassert(true), Some(Ask { need: 1, limit: 2 }));
+        let (due, again) = host.answered(Answer { granted: 1, total: 1, learning: false }, LEASED);
+        assert!(due.speak, "who waits is asked for next");
+        assert_eq!((told(&mut waiting), again), (None, Again::Waiting));
+        assert_eq!(host.plan(), Some(Ask { need: 2, limit: 2 }));
+        grant(&host, 2, 2);
+        assert_eq!(told(&mut waiting), Some(Verdict::Slot));
+    }
+
+    #[test]
+    fn an_admitted_re_assert_opens_nothing_until_what_is_open_fits() {
+        let host = host();
+        open(&host, 2, 2);
+        assert_eq!(host.reassert(false), Some(Ask { need: 2, limit: 2 }));
+        assert_eq!(grant(&host, 1, 2), Again::Debt, "it is asked for again until it fits");
+        host.release(LEASED);
+        assert!(ask(&host, LEASED, 2, true).is_some());
+    }
+
+    #[test]
+    fn while_redis_learns_nobody_is_refused() {
+        let host = host();
+        let mut place = ask(&host, LEASED, 2, false).unwrap();
+        host.plan();
+        let (_, again) = host.answered(Answer { granted: 0, total: 0, learning: true }, LEASED);
+        assert_eq!((told(&mut place), again), (None, Again::Waiting));
+        assert!(host.plan().is_some());
+        grant(&host, 1, 1);
+        assert_eq!(told(&mut place), Some(Verdict::Slot));
+    }
+
+    #[test]
+    fn a_loss_sends_those_away_who_wait_for_an_answer_and_all_if_told_so() {
+        for (refuse, stays) in [(false, true), (true, false)] {
+            let host = host();
+            let mut quick = ask(&host, LEASED, 2, false).unwrap();
+            let mut patient = ask(&host, LEASED, 2, true).unwrap();
+            let basis = Basis::Share { instances: 9 };
+            assert_eq!(host.lost(basis, refuse).tell(), 0);
+            assert_eq!(told(&mut quick), Some(Verdict::Refused(Reason::Away)));
+            assert_eq!(told(&mut patient).is_none(), stays);
+        }
+    }
+
+    #[test]
+    fn in_memory_nothing_is_listed_for_redis() {
+        let host = host();
+        assert!(ask(&host, Basis::Local, 1, true).is_none());
+        let place = ask(&host, Basis::Local, 1, true).unwrap();
+        assert!(!host.limit_changed(Basis::Local, 1, 1).speak);
+        host.leave(place.id);
+        host.release(Basis::Local);
+        assert!(host.is_vacant());
+    }
+}

@@ -172,12 +172,6 @@ impl Link {
         }
     }
 
-    /// How long newcomers still wait for the end of learning.
-    pub(crate) fn learning_left(&self) -> Option<Duration> {
-        let until = self.born + Duration::from_nanos(self.learning_until.load(Relaxed));
-        until.checked_duration_since(clock::now()).filter(|left| !left.is_zero())
-    }
-
     /// Puts a host on the list of those Redis must hear of.
     pub(crate) fn speak(&self, host: Arc<Host>) {
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -230,9 +224,19 @@ impl Limiter {
         self.fleets(vec![key.clone()]).await?.pop()
     }
 
-    /// The fleet's numbers of these hosts, one for each, in one exchange.
+    /// The fleet's numbers of these hosts, one for each, in one exchange. This instance's own are
+    /// what is open here now, whatever Redis has not heard yet.
     pub async fn fleets(&self, keys: Vec<HostKey>) -> Option<Vec<Fleet>> {
-        self.link()?.fleet(keys).await
+        let link = self.link()?;
+        let mut fleets = link.fleet(keys.clone()).await?;
+        for (fleet, key) in fleets.iter_mut().zip(&keys) {
+            match self.open_here(key) {
+                0 => fleet.holders.remove(link.worker()),
+                open => fleet.holders.insert(link.worker().to_owned(), open),
+            };
+            fleet.total = fleet.holders.values().sum();
+        }
+        Some(fleets)
     }
 }
 
@@ -240,7 +244,8 @@ impl Limiter {
 /// that this instance is gone, and returns. All connections should be closed by then: those that
 /// are not are forgotten by Redis, and uncounted.
 ///
-/// Errs only when the settings name no Redis that could be reached at all.
+/// Errs at once, and leaves everybody with [`Failure`]'s answer, when the settings name nothing that
+/// could be a Redis.
 pub(crate) async fn run(
     limiter: Limiter,
     link: Arc<Link>,
@@ -248,8 +253,9 @@ pub(crate) async fn run(
     calls: Calls,
     stop: impl Future<Output = ()>,
 ) -> Result<(), RedisError> {
-    let store = Store::new(&settings.store)?;
-    let (client, config) = settings.store.client()?;
+    let connections =
+        Store::new(&settings.store).and_then(|store| Ok((store, settings.store.client()?)));
+    let (store, (client, config)) = connections.inspect_err(|_| link.phase.store(AWAY, Relaxed))?;
     let timing = Timing {
         lease: settings.lease,
         heartbeat: settings.heartbeat,
@@ -275,6 +281,7 @@ pub(crate) async fn run(
         resting: HashSet::new(),
         audit_at: clock::now() + AUDIT,
         told: Told::default(),
+        trouble: String::new(),
         leaving: None,
     };
     worker.work(store, ear, stop).await;
@@ -358,6 +365,8 @@ struct Worker {
     resting: HashSet<usize>,
     audit_at: Instant,
     told: Told,
+    /// What went wrong last.
+    trouble: String,
     /// Set by a stop: until when all slots must be back.
     leaving: Option<Instant>,
 }
@@ -414,8 +423,8 @@ impl Worker {
                 Act::Away => {
                     if !self.told.away {
                         self.told.away = true;
-                        let policy = self.settings.failure;
-                        tracing::warn!(?policy, "redis is away");
+                        let (policy, error) = (self.settings.failure, self.trouble.as_str());
+                        tracing::warn!(error, ?policy, "redis is away");
                     }
                     self.link.phase.store(AWAY, Relaxed);
                     self.send_away(self.settings.failure == Failure::Closed);
@@ -448,7 +457,7 @@ impl Worker {
         let learning = self.session.learning_until();
         if let (Some(until), false) = (learning, self.told.learning) {
             let seconds = (until - clock::now()).as_secs_f32();
-            tracing::warn!(seconds, "redis learns after a loss: new connections wait");
+            tracing::warn!(seconds, "redis is new or lost data: new connections wait");
         } else if self.told.learning && learning.is_none() && self.session.is_serving() {
             tracing::info!("redis has learnt: new connections are served");
         }
@@ -686,8 +695,7 @@ impl Worker {
         let timeout = self.settings.store.timeout;
         if self.sent.front().is_some_and(|sent| *sent + timeout <= now) {
             (self.calls)(timeout, false);
-            tracing::debug!("redis did not answer in time");
-            return self.step(Event::Failed { slow: true });
+            return self.fail(&io::Error::from(io::ErrorKind::TimedOut).into());
         }
         while let Some(first) = self.later.first_entry() {
             if first.key().0 > now || !self.session.is_serving() {
@@ -713,7 +721,8 @@ impl Worker {
     }
 
     fn fail(&mut self, error: &RedisError) {
-        tracing::debug!(%error, "redis failed");
+        self.trouble = error.to_string();
+        tracing::debug!(error = self.trouble, "redis failed");
         self.step(Event::Failed { slow: error.is_timeout() });
     }
 
@@ -725,7 +734,8 @@ impl Worker {
                 self.step(Event::Fenced);
             }
             Trouble::NoScript | Trouble::Other(_) => {
-                tracing::warn!(%trouble, "redis gives no answer that can be used");
+                self.trouble = trouble.to_string();
+                tracing::debug!(error = self.trouble, "redis failed");
                 self.step(Event::Failed { slow: false });
             }
         }
@@ -1156,7 +1166,7 @@ mod tests {
         let (quick, queued) = tokio::join!(a.take(), a.wait());
         assert_eq!(quick.unwrap_err().reason, Reason::Away);
         assert_eq!(queued.unwrap_err().reason, Reason::Away);
-        assert!(clock::now() - asked < Duration::from_millis(250));
+        assert!(clock::now() - asked < Duration::from_millis(350));
         rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
         a.is("up").await;
         a.take().await.unwrap();
@@ -1198,7 +1208,9 @@ mod tests {
         for _ in 0..50 {
             held.push(a.take().await.unwrap());
         }
-        until(async || a.total().await == 50).await;
+        let host = format!("proxy_rate_limiter:{{0}}:{}", key());
+        until(async || redis.query::<Option<u32>>(&["HGET", &host, "#t"]).await == Some(50)).await;
+        assert_eq!(a.total().await, 50);
         drop(held);
         until(async || redis.host_keys().await.is_empty()).await;
     }
@@ -1216,5 +1228,57 @@ mod tests {
         let asked = clock::now();
         assert_eq!(b.take().await.unwrap_err().reason, Reason::Away);
         assert!(clock::now() - asked < Duration::from_millis(250));
+    }
+
+    #[tokio::test]
+    async fn no_accident_of_redis_lets_the_fleet_past_the_limit() {
+        const LIMIT: u32 = 5;
+        let mut redis = Redis::start().await;
+        let mut fleet = Vec::new();
+        for _ in 0..3 {
+            fleet.push(Instance::up(&redis, LIMIT).await);
+        }
+        let (live, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let mut tasks = Vec::new();
+        let end = clock::now() + Duration::from_secs(6);
+        for number in 0..18 {
+            let limiter = fleet[number % 3].limiter.clone();
+            let (live, most) = (Arc::clone(&live), Arc::clone(&most));
+            tasks.push(tokio::spawn(async move {
+                let mut served = 0;
+                while clock::now() < end {
+                    let patience = if number % 2 == 0 {
+                        Patience::None
+                    } else {
+                        Patience::Until(clock::now() + Duration::from_millis(fastrand::u64(..300)))
+                    };
+                    if let Ok(permit) = limiter.acquire(&key(), patience).await {
+                        most.fetch_max(live.fetch_add(1, Relaxed) + 1, Relaxed);
+                        tokio::time::sleep(Duration::from_millis(fastrand::u64(..40))).await;
+                        live.fetch_sub(1, Relaxed);
+                        drop(permit);
+                        served += 1;
+                    }
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(..10))).await;
+                }
+                served
+            }));
+        }
+        for round in 0..10 {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            match round {
+                3 => redis.query::<()>(&["FLUSHALL"]).await,
+                5 => redis.query::<()>(&["SCRIPT", "FLUSH"]).await,
+                7 => redis.restart_empty().await,
+                _ => drop(redis.query::<i64>(&["CLIENT", "KILL", "TYPE", "normal"]).await),
+            }
+        }
+        let mut served = 0;
+        for task in tasks {
+            served += task.await.unwrap();
+        }
+        assert_eq!(most.load(Relaxed), LIMIT);
+        assert!(served > 100, "{served} were served");
+        until(async || redis.host_keys().await.is_empty()).await;
     }
 }

@@ -170,3 +170,36 @@ async fn read_counts(
     };
     Ok(rows.await?.into_iter().map(counts).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(url: &str) -> Settings {
+        let timeout = Duration::from_millis(200);
+        Settings { url: Secret(url.into()), prefix: "p".into(), timeout }
+    }
+
+    #[tokio::test]
+    async fn tls_finds_its_provider() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = settings(&format!("rediss://{}", listener.local_addr().unwrap()));
+        let (client, config) = settings.client().unwrap();
+        let hang_up = async { drop(listener.accept().await.unwrap()) };
+        let connect = client.get_multiplexed_async_connection_with_config(&config);
+        let (connected, ()) = tokio::join!(connect, hang_up);
+        assert!(connected.unwrap_err().is_io_error(), "not a panic");
+    }
+
+    #[test]
+    fn what_is_no_redis_is_an_error() {
+        assert!(settings("http://localhost").client().is_err());
+        assert!(Store::new(&settings("")).is_err());
+    }
+
+    #[test]
+    fn a_password_is_never_printed() {
+        let text = format!("{:?}", settings("redis://:hunter2@localhost"));
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}

@@ -120,13 +120,15 @@ impl Grant<'_> {
     }
 
     pub(crate) fn answer(value: &Value) -> Result<Granted, Trouble> {
-        match numbers(value) {
-            Some([-1, _, _]) => Err(Trouble::Fenced),
-            Some([here, total, learning]) => {
-                Ok(Granted { here: count(here), total: count(total), learning: left(learning) })
+        if let Value::Int(number) = value {
+            if *number < 0 {
+                return Err(Trouble::Fenced);
             }
-            None => Err(Trouble::of(value)),
+            let (here, total) = (count(number >> 26), count(number & ((1 << 26) - 1)));
+            return Ok(Granted { here, total, learning: None });
         }
+        let Some([here, total, learning]) = numbers(value) else { return Err(Trouble::of(value)) };
+        Ok(Granted { here: count(here), total: count(total), learning: left(learning) })
     }
 }
 
@@ -280,8 +282,11 @@ mod tests {
     fn a_grant_is_read() {
         let learning = Some(Duration::from_millis(70));
         assert_eq!(Grant::answer(&ints([2, 5, 70])), Ok(Granted { here: 2, total: 5, learning }));
-        assert_eq!(Grant::answer(&ints([0, 5, -1])).unwrap().learning, None);
-        assert_eq!(Grant::answer(&ints([-1, 0, -1])), Err(Trouble::Fenced));
+        assert_eq!(
+            Grant::answer(&Value::Int((7 << 26) + 9)),
+            Ok(Granted { here: 7, total: 9, learning: None })
+        );
+        assert_eq!(Grant::answer(&Value::Int(-1)), Err(Trouble::Fenced));
         assert!(matches!(Grant::answer(&Value::Nil), Err(Trouble::Other(_))));
     }
 
