@@ -1,0 +1,35 @@
+# Names for the commands of CONTRIBUTING.md. `just` lists them.
+
+[private]
+default:
+    @just --list
+
+# Format all code.
+fmt:
+    cargo fmt
+
+# Format, lints and docs, as the CI asks for them.
+check:
+    cargo fmt --check
+    cargo clippy --locked --all-targets -- -D warnings
+    RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+
+# All tests, or those whose names contain a text.
+test *names:
+    scripts/test {{ names }}
+
+# Licences, sources, versions twice.
+deny:
+    cargo deny check bans licenses sources
+
+# A proxy with a limit of 25.
+run *flags:
+    cargo run --release -- --max-connections 25 {{ flags }}
+
+# Two instances, a Redis and a slow origin.
+demo:
+    docker compose up --build
+
+# Done means this.
+qa: deny
+    .ci/run
