@@ -1,6 +1,6 @@
 //! Listening sockets, the accept loop, and the even spread of connections over threads.
 //!
-//! Each thread has a listening socket of its own (SO_REUSEPORT), so that a connection is accepted
+//! Each thread has a listening socket of its own (`SO_REUSEPORT`), so that a connection is accepted
 //! where it will live. The kernel spreads by hash, which few connections do not fill evenly: a
 //! thread that has many more than another hands a new one over.
 
@@ -39,11 +39,11 @@ const BACKLOG: i32 = 4096;
 /// After a failed accept (no descriptor left, most likely), so that the loop does not spin.
 const PAUSE: Duration = Duration::from_millis(50);
 /// When a client that says nothing is asked whether it is still there.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE: Duration = Duration::from_mins(1);
 
 /// Binds one listening socket per thread, all on one address, which comes back too.
 ///
-/// SO_REUSEPORT would let a second process of the same user share a port silently, so the port is
+/// `SO_REUSEPORT` would let a second process of the same user share a port silently, so the port is
 /// bound once without it first.
 pub(crate) fn bind(settings: &Settings) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
     if settings.address.port() != 0 {

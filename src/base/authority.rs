@@ -26,7 +26,7 @@ impl Host {
     pub fn parse(text: &str) -> Result<Self, BadAuthority> {
         if let Some(inner) = text.strip_prefix('[') {
             let inner = inner.strip_suffix(']').ok_or(BadAuthority::Brackets)?;
-            let address: Ipv6Addr = inner.parse().map_err(|_| BadAuthority::Brackets)?;
+            let address: Ipv6Addr = inner.parse().map_err(|_why| BadAuthority::Brackets)?;
             let address = address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4);
             return Ok(Self::Address(address));
         }
@@ -34,7 +34,7 @@ impl Host {
         let name = if text.is_ascii() {
             text
         } else {
-            ascii = idna::domain_to_ascii(text).map_err(|_| BadAuthority::Name)?;
+            ascii = idna::domain_to_ascii(text).map_err(|_why| BadAuthority::Name)?;
             &ascii
         };
         let name = name.strip_suffix('.').unwrap_or(name);

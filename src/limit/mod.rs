@@ -66,7 +66,7 @@ impl Default for Settings {
             rules: Vec::new(),
             queue_timeout: Duration::ZERO,
             queue_size: 1000,
-            queue_timeout_max: Duration::from_secs(60),
+            queue_timeout_max: Duration::from_mins(1),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! is to be done goes out. It opens nothing, sends nothing and knows no host; [`super::shared`]
 //! carries it out.
 //!
-//! Invariants (limiter.md calls them worker rules; each was found by a model that broke without):
+//! Invariants (each was found by a model of the protocol that broke without it):
 //! a connection that failed in any way is never used again, and the first message on each is a
 //! hello with a new epoch; the lease is counted from the moment its message was *sent*, less a
 //! margin; past it this instance says so and opens nothing.
@@ -46,6 +46,9 @@ pub(crate) enum Event {
     /// The connection, or the attempt to make one, failed. `slow` is whether it took its time
     /// over that, so that those who wait have waited enough.
     Failed { slow: bool },
+    /// Redis answered with an error (a right that is missing, data still loading): a new
+    /// connection would hear the same, so it is not tried at once.
+    Denied,
     /// A message was answered by "your epoch is not in force".
     Fenced,
     /// The hello sent then was answered.
@@ -176,6 +179,13 @@ impl Session {
             }
             Event::Failed { slow } => self.fail(now, slow),
             Event::Fenced => self.fail(now, false),
+            Event::Denied => {
+                let acts = self.fail(now, true);
+                if let Line::Down { retry_at } = &mut self.line {
+                    *retry_at = (*retry_at).max(now + LONGEST_DELAY);
+                }
+                acts
+            }
             Event::Greeted { answer: Greeted { welcome: Welcome::Superseded, .. }, .. } => {
                 self.fail(now, false)
             }
@@ -314,6 +324,14 @@ mod tests {
             [Act::Hello(hello)] => *hello,
             other => panic!("no hello in {other:?}"),
         }
+    }
+
+    #[test]
+    fn after_an_error_for_an_answer_redis_is_away_and_not_asked_at_once() {
+        let (mut session, now) = serving(None);
+        let acts = session.step(now, Event::Denied);
+        assert_eq!(acts, [Act::Drop, Act::Away]);
+        assert_eq!(session.wake_at(), Some(now + LONGEST_DELAY));
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl FromStr for Rule {
         let (pattern, limit) = text.rsplit_once('=').ok_or(BadRule::Shape)?;
         Ok(Self {
             pattern: pattern.trim().parse().map_err(BadRule::Host)?,
-            limit: limit.trim().parse().map_err(|_| BadRule::Number)?,
+            limit: limit.trim().parse().map_err(|_why| BadRule::Number)?,
         })
     }
 }

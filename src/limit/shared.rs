@@ -736,7 +736,7 @@ impl Worker {
             Trouble::NoScript | Trouble::Other(_) => {
                 self.trouble = trouble.to_string();
                 tracing::debug!(error = self.trouble, "redis failed");
-                self.step(Event::Failed { slow: false });
+                self.step(Event::Denied);
             }
         }
     }

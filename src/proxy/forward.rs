@@ -38,6 +38,7 @@ use crate::base::authority::Authority;
 use crate::base::clock;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Route;
+use crate::upstream::Sent;
 use crate::upstream::dial::Errand;
 use crate::upstream::exchange::BodyError;
 use crate::upstream::exchange::Gate;
@@ -152,11 +153,14 @@ async fn forward(
         interim.pass_on(client);
         sent
     }));
-    let (mut response, reused) = match sent.await.ok_or(Left)? {
+    let Sent { mut response, reused, waited } = match sent.await.ok_or(Left)? {
         Ok(sent) => sent,
-        Err(error) => return Ok(Err(error.into())),
+        Err(error) => {
+            story.waited(error.waited(), false);
+            return Ok(Err(error.into()));
+        }
     };
-    story.reused(reused);
+    story.waited(waited, reused);
 
     let version = response.version();
     let hop = headers::strip(response.headers_mut());
@@ -339,6 +343,7 @@ struct Told {
     target: String,
     host: String,
     error: Option<&'static str>,
+    waited: Duration,
     reused: bool,
 }
 
@@ -352,6 +357,7 @@ impl Story {
                 target: request.uri().to_string(),
                 host: String::new(),
                 error: None,
+                waited: Duration::ZERO,
                 reused: false,
             })
         });
@@ -373,8 +379,9 @@ impl Story {
         }
     }
 
-    fn reused(&mut self, reused: bool) {
+    fn waited(&mut self, waited: Duration, reused: bool) {
         if let Some(log) = &mut self.log {
+            log.waited = waited;
             log.reused = reused;
         }
     }
@@ -404,7 +411,7 @@ impl Drop for Story {
                 error: log.error,
                 sent,
                 received: self.received,
-                waited: Duration::ZERO,
+                waited: log.waited,
                 duration: clock::now() - log.started,
                 reused: log.reused,
                 end: self.end,

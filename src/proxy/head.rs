@@ -6,6 +6,8 @@
 use memchr::memchr2_iter;
 use thiserror::Error;
 
+use super::headers;
+
 /// The longest head, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 /// Fields in a head.
@@ -88,7 +90,8 @@ pub(crate) struct Head {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Connect {
     pub(crate) target: String,
-    pub(crate) prefer: Option<String>,
+    /// The seconds of `Prefer: wait=N`.
+    pub(crate) wait: Option<u64>,
 }
 
 /// Looks for a head at the front of `bytes`; `None` asks for more bytes.
@@ -124,11 +127,11 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<Option<Head>, Flaw> {
         if framing != Framing::None || has_length(request.headers) {
             return Err(Flaw::ConnectBody);
         }
-        let prefer = request.headers.iter().find(|field| is(field, "prefer"));
-        let prefer = prefer.and_then(|field| std::str::from_utf8(field.value).ok());
+        let prefer = request.headers.iter().filter(|field| is(field, "prefer"));
+        let prefer = prefer.filter_map(|field| std::str::from_utf8(field.value).ok());
         Some(Connect {
             target: request.path.unwrap_or_default().to_owned(),
-            prefer: prefer.map(str::to_owned),
+            wait: headers::wait(prefer),
         })
     } else {
         None
@@ -344,7 +347,7 @@ mod tests {
         let head = scan(b"CONNECT h:443 HTTP/1.1\r\nPrefer: wait=3\r\n\r\nEARLY").unwrap().unwrap();
         assert_eq!(head.length, 42);
         let connect = head.connect.unwrap();
-        assert_eq!((connect.target.as_str(), connect.prefer.as_deref()), ("h:443", Some("wait=3")));
+        assert_eq!((connect.target.as_str(), connect.wait), ("h:443", Some(3)));
     }
 
     #[test]

@@ -75,14 +75,11 @@ pub(crate) fn restore(headers: &mut HeaderMap, hop: Hop) {
 
 /// The seconds of `Prefer: wait=N` (RFC 7240 §4.3), if a client said so.
 pub(crate) fn wait<'a>(prefer: impl IntoIterator<Item = &'a str>) -> Option<u64> {
-    let preferences = prefer.into_iter().flat_map(|value| value.split(','));
-    preferences
-        .filter_map(|preference| {
-            let (name, value) = preference.split(';').next()?.split_once('=')?;
-            let seconds = value.trim().trim_matches('"').parse().ok()?;
-            name.trim().eq_ignore_ascii_case("wait").then_some(seconds)
-        })
-        .next()
+    prefer.into_iter().flat_map(|value| value.split(',')).find_map(|preference| {
+        let (name, value) = preference.split(';').next()?.split_once('=')?;
+        let seconds = value.trim().trim_matches('"').parse().ok()?;
+        name.trim().eq_ignore_ascii_case("wait").then_some(seconds)
+    })
 }
 
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {

@@ -129,11 +129,15 @@ fn classify(error: &SendError) -> (u16, &'static str) {
             DialError::Refused(_) => (503, "connection_limit_reached"),
             DialError::Resolve(ResolveError::Failed(_)) => (502, "dns_error"),
             DialError::Resolve(ResolveError::TimedOut(_)) => (504, "dns_timeout"),
-            DialError::Connect { source, .. } => match source.kind() {
-                io::ErrorKind::ConnectionRefused => (502, "connection_refused"),
-                io::ErrorKind::TimedOut => (504, "connection_timeout"),
-                _ => (502, "destination_ip_unroutable"),
-            },
+            DialError::Connect { source, .. } => {
+                if source.kind() == io::ErrorKind::ConnectionRefused {
+                    (502, "connection_refused")
+                } else if source.kind() == io::ErrorKind::TimedOut {
+                    (504, "connection_timeout")
+                } else {
+                    (502, "destination_ip_unroutable")
+                }
+            }
             DialError::TimedOut(_) => (504, "connection_timeout"),
             DialError::Tls(TlsError::Certificate(_)) => (502, "tls_certificate_error"),
             DialError::Tls(TlsError::Protocol(_)) => (502, "tls_protocol_error"),
@@ -205,10 +209,10 @@ impl Answer {
     /// The fields of the answer, but for those of framing.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, String)> {
         [
-            Some(("date", httpdate::fmt_http_date(clock::wall()))),
-            Some(("proxy-status", format!("narrows; error={}", self.error))),
-            Some(("content-type", "application/problem+json".to_owned())),
-            self.retry_after.map(|seconds| ("retry-after", seconds.to_string())),
+            Some(("Date", httpdate::fmt_http_date(clock::wall()))),
+            Some(("Proxy-Status", format!("narrows; error={}", self.error))),
+            Some(("Content-Type", "application/problem+json".to_owned())),
+            self.retry_after.map(|seconds| ("Retry-After", seconds.to_string())),
         ]
         .into_iter()
         .flatten()
@@ -224,7 +228,7 @@ impl Answer {
         }
         let length = self.body.len();
         let _infallible =
-            write!(text, "content-length: {length}\r\nconnection: close\r\n\r\n{}", self.body);
+            write!(text, "Content-Length: {length}\r\nConnection: close\r\n\r\n{}", self.body);
         text.into_bytes()
     }
 }
@@ -290,7 +294,7 @@ mod tests {
             );
             assert!(!body["detail"].as_str().unwrap().is_empty());
             let bytes = String::from_utf8(answer.bytes()).unwrap();
-            assert!(bytes.contains(&format!("proxy-status: narrows; error={word}\r\n")));
+            assert!(bytes.contains(&format!("Proxy-Status: narrows; error={word}\r\n")));
         }
     }
 

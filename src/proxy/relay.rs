@@ -124,6 +124,14 @@ enum Broken {
     Writing,
 }
 
+fn reading(_why: io::Error) -> Broken {
+    Broken::Reading
+}
+
+fn writing(_why: io::Error) -> Broken {
+    Broken::Writing
+}
+
 /// One direction.
 #[derive(Default)]
 struct Direction {
@@ -149,19 +157,19 @@ impl Direction {
         loop {
             while !self.held.is_empty() {
                 let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.held));
-                let written = written.map_err(|_| Broken::Writing)?;
+                let written = written.map_err(writing)?;
                 pulse.beat();
                 self.held.drain(..written);
                 if self.held.is_empty() {
                     self.held = Vec::new();
-                    ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| Broken::Writing)?;
+                    ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(writing)?;
                 }
             }
             if self.ended {
                 return Poll::Ready(Ok(()));
             }
             if self.read_end {
-                ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(|_| Broken::Writing)?;
+                ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(writing)?;
                 self.ended = true;
                 continue;
             }
@@ -173,11 +181,11 @@ impl Direction {
             }
             let read = with_scratch(|scratch| {
                 let mut buffer = ReadBuf::new(scratch);
-                ready!(from.poll_take(cx, &mut buffer)).map_err(|_| Broken::Reading)?;
+                ready!(from.poll_take(cx, &mut buffer)).map_err(reading)?;
                 let bytes = buffer.filled();
                 let written = match Pin::new(&mut *to).poll_write(cx, bytes) {
                     _ if bytes.is_empty() => 0,
-                    Poll::Ready(written) => written.map_err(|_| Broken::Writing)?,
+                    Poll::Ready(written) => written.map_err(writing)?,
                     Poll::Pending => 0,
                 };
                 self.held.extend_from_slice(&bytes[written..]);
@@ -200,6 +208,12 @@ impl Direction {
         }
     }
 
+    fn return_pipe(&mut self) {
+        if let Some(pipe) = self.pipe.take() {
+            pipe.give_back();
+        }
+    }
+
     /// Moves bytes through a pipe until there are none, or splicing is not worth it.
     fn poll_splice(
         &mut self,
@@ -209,7 +223,7 @@ impl Direction {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Broken>> {
         if self.pipe.is_none() {
-            ready!(from.poll_read_ready(cx)).map_err(|_| Broken::Reading)?;
+            ready!(from.poll_read_ready(cx)).map_err(reading)?;
             let Ok(pipe) = Pipe::lend() else {
                 // No descriptors left: copying needs none.
                 self.copied = 0;
@@ -220,7 +234,7 @@ impl Direction {
         loop {
             let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(())) };
             while pipe.filled > 0 {
-                ready!(to.poll_write_ready(cx)).map_err(|_| Broken::Writing)?;
+                ready!(to.poll_write_ready(cx)).map_err(writing)?;
                 match to.try_io(Interest::WRITABLE, || pipe.drain_to(to)) {
                     Ok(_) => pulse.beat(),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -228,17 +242,17 @@ impl Direction {
                 }
             }
             match from.poll_read_ready(cx) {
-                Poll::Ready(ready) => ready.map_err(|_| Broken::Reading)?,
+                Poll::Ready(ready) => ready.map_err(reading)?,
                 Poll::Pending => {
                     // Nothing to move: another tunnel may want the pipe.
-                    self.pipe.take().map(Pipe::give_back);
+                    self.return_pipe();
                     return Poll::Pending;
                 }
             }
             match from.try_io(Interest::READABLE, || pipe.fill_from(from)) {
                 Ok(0) => {
                     self.read_end = true;
-                    self.pipe.take().map(Pipe::give_back);
+                    self.return_pipe();
                     return Poll::Ready(Ok(()));
                 }
                 Ok(read) => {
@@ -254,7 +268,7 @@ impl Direction {
             }
             if self.copied < SPLICE_AFTER && self.pipe.as_ref().is_some_and(|pipe| pipe.filled == 0)
             {
-                self.pipe.take().map(Pipe::give_back);
+                self.return_pipe();
                 return Poll::Ready(Ok(()));
             }
         }

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
+use std::time::Duration;
 
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
@@ -40,6 +41,7 @@ pub(crate) struct Conn {
     ended: bool,
     tally: Rc<Tally>,
     story: Option<Box<Story>>,
+    waited: Duration,
     permit: Permit,
 }
 
@@ -69,6 +71,7 @@ impl Conn {
         permit: Permit,
         client: SocketAddr,
         address: SocketAddr,
+        waited: Duration,
     ) -> Self {
         let story = tracing::enabled!(tracing::Level::DEBUG).then(|| {
             let (in_use, limit) = permit.occupancy();
@@ -76,11 +79,16 @@ impl Conn {
             tracing::debug!(host, in_use, limit, %client, %address, "connection opened");
             Box::new(Story { client, opened: clock::now() })
         });
-        Self { socket, ended: false, tally: Rc::default(), story, permit }
+        Self { socket, ended: false, tally: Rc::default(), story, waited, permit }
     }
 
     pub(crate) fn seat(&self) -> Seat {
         self.permit.seat()
+    }
+
+    /// How long its slot was waited for.
+    pub(crate) fn waited(&self) -> Duration {
+        self.waited
     }
 
     pub(crate) fn tally(&self) -> Rc<Tally> {

@@ -62,6 +62,16 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// How long a slot was waited for in vain.
+    pub(crate) fn waited(&self) -> Duration {
+        match self {
+            Self::Refused(refused) => refused.waited,
+            Self::Connect { .. } | Self::Resolve(_) | Self::TimedOut(_) | Self::Tls(_) => {
+                Duration::ZERO
+            }
+        }
+    }
+
     fn result(&self) -> Option<DialResult> {
         Some(match self {
             Self::Refused(_) => return None,
@@ -110,10 +120,11 @@ impl Dialer {
 
     /// Takes a slot, finds the addresses, connects to one of them, puts TLS on it if asked.
     pub(crate) async fn connect(&self, errand: Errand<'_>) -> Result<Conn, DialError> {
+        let asked = clock::now();
         let permit = self.limiter.acquire(errand.authority.key(), errand.patience).await?;
         let started = clock::now();
         let mut left = Unfinished { cells: &self.cells, started, done: false };
-        let result = self.open(errand, permit).await;
+        let result = self.open(errand, permit, started - asked).await;
         left.done = true;
         let told = result.as_ref().map_or_else(DialError::result, |_| Some(DialResult::Ok));
         if let Some(told) = told {
@@ -122,7 +133,12 @@ impl Dialer {
         result
     }
 
-    async fn open(&self, errand: Errand<'_>, permit: Permit) -> Result<Conn, DialError> {
+    async fn open(
+        &self,
+        errand: Errand<'_>,
+        permit: Permit,
+        waited: Duration,
+    ) -> Result<Conn, DialError> {
         let addresses = self.lookup.addresses(errand.authority).await?;
         let timeout = self.connect_timeout;
         let connected = tokio::time::timeout(timeout, self.race(addresses, permit)).await;
@@ -139,7 +155,7 @@ impl Dialer {
         } else {
             Socket::Plain(stream)
         };
-        Ok(Conn::new(socket, permit, errand.client, address))
+        Ok(Conn::new(socket, permit, errand.client, address, waited))
     }
 
     /// Tries the addresses in order, the next one beside the last after [`ATTEMPT_DELAY`] if a

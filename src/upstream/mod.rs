@@ -94,6 +94,15 @@ pub(crate) struct Upstream {
     cells: Arc<Cells>,
 }
 
+/// A response, and how it came about.
+pub(crate) struct Sent {
+    pub(crate) response: Response<ResponseBody>,
+    /// It came on a kept connection.
+    pub(crate) reused: bool,
+    /// How long its slot was waited for.
+    pub(crate) waited: Duration,
+}
+
 /// Why a request got no response.
 #[derive(Debug, Error)]
 pub enum SendError {
@@ -103,6 +112,16 @@ pub enum SendError {
     /// There was one, but no response on it.
     #[error(transparent)]
     Exchange(#[from] ExchangeError),
+}
+
+impl SendError {
+    /// How long a slot was waited for in vain.
+    pub(crate) fn waited(&self) -> Duration {
+        match self {
+            Self::Dial(error) => error.waited(),
+            Self::Exchange(_) => Duration::ZERO,
+        }
+    }
 }
 
 impl Upstream {
@@ -132,7 +151,7 @@ impl Upstream {
         self.dialer.connect(errand).await
     }
 
-    /// Sends a request on a kept connection or a new one; whether it was a kept one comes back too.
+    /// Sends a request on a kept connection or a new one.
     ///
     /// A request is sent a second time only if none of it had left, or if it may be repeated
     /// (RFC 9110 §9.2.2), had no body, and the kept connection ended without a byte of an answer
@@ -142,7 +161,7 @@ impl Upstream {
         errand: Errand<'_>,
         mut request: Request<RequestBody>,
         pulse: &Rc<Pulse>,
-    ) -> Result<(Response<ResponseBody>, bool), SendError> {
+    ) -> Result<Sent, SendError> {
         let key = PoolKey { tls: errand.tls, authority: errand.authority.clone() };
         let safe = request.method().is_safe();
         let fresh = if safe { self.settings.pool_idle } else { UNSAFE_IDLE };
@@ -151,7 +170,10 @@ impl Upstream {
             self.cells.reused();
             let spare = spare(&request);
             match line.exchange(request, pulse, timeout).await {
-                Ok((response, line)) => return Ok((self.carry(response, line, key, pulse), true)),
+                Ok((response, line)) => {
+                    let response = self.carry(response, line, key, pulse);
+                    return Ok(Sent { response, reused: true, waited: Duration::ZERO });
+                }
                 Err(Failed { unsent: Some(unsent), .. }) => request = unsent,
                 Err(Failed { error: ExchangeError::Closed, silent: true, .. })
                     if spare.is_some() =>
@@ -164,10 +186,11 @@ impl Upstream {
         }
         // PERF: boxed, so that a request on a kept connection does not carry the room for a dial.
         let conn = Box::pin(self.dialer.connect(errand)).await?;
+        let waited = conn.waited();
         let line = Line::new(conn).await?;
         let (response, line) =
             line.exchange(request, pulse, timeout).await.map_err(|failed| failed.error)?;
-        Ok((self.carry(response, line, key, pulse), false))
+        Ok(Sent { response: self.carry(response, line, key, pulse), reused: false, waited })
     }
 
     fn carry(

@@ -78,17 +78,13 @@ impl Lookup {
     }
 
     async fn ask(&self, name: &str) -> Result<Vec<IpAddr>, String> {
-        match &self.server {
-            Some(server) => {
-                // The final dot keeps search domains out: a proxy's clients mean the name they say.
-                let answer = server.lookup_ip(format!("{name}.")).await;
-                Ok(answer.map_err(|error| error.to_string())?.iter().collect())
-            }
-            None => {
-                let answer = tokio::net::lookup_host((name, 0)).await;
-                Ok(answer.map_err(|error| error.to_string())?.map(|found| found.ip()).collect())
-            }
+        if let Some(server) = &self.server {
+            // The final dot keeps search domains out: a proxy's clients mean the name they say.
+            let answer = server.lookup_ip(format!("{name}.")).await;
+            return Ok(answer.map_err(|error| error.to_string())?.iter().collect());
         }
+        let answer = tokio::net::lookup_host((name, 0)).await;
+        Ok(answer.map_err(|error| error.to_string())?.map(|found| found.ip()).collect())
     }
 }
 
