@@ -133,8 +133,11 @@ async fn forward(
     }
     headers::restore(&mut parts.headers, hop);
     add_via(&mut parts.headers, parts.version, thread);
-    let path = parts.uri.path_and_query().cloned();
-    parts.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    parts.uri = match parts.uri.path_and_query() {
+        Some(_) if client.is_starred() => Uri::from_static("*"),
+        Some(path) => Uri::from(path.clone()),
+        None => Uri::from_static("/"),
+    };
     parts.version = Version::HTTP_11;
 
     let expects = parts

@@ -77,7 +77,18 @@ pub(crate) struct Client {
     near: RefCell<Near>,
     phase: Cell<Phase>,
     pulse: Rc<Pulse>,
+    /// The request is OPTIONS for the server as a whole, which hyper cannot say.
+    starred: Cell<bool>,
     switched: RefCell<Option<(Conn, Bytes)>>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // An answer is cut short: see `cut`.
+        if matches!(self.phase.get(), Phase::Waiting | Phase::Answering) {
+            self.cut();
+        }
+    }
 }
 
 /// The near end of the connection: its socket and what has been read but not passed on.
@@ -119,6 +130,7 @@ impl Client {
             near: RefCell::new(near),
             phase: Cell::new(Phase::Idle),
             pulse: Rc::new(Pulse::new()),
+            starred: Cell::new(false),
             switched: RefCell::new(None),
         })
     }
@@ -133,6 +145,11 @@ impl Client {
 
     pub(crate) fn phase(&self) -> Phase {
         self.phase.get()
+    }
+
+    /// Whether the request is `OPTIONS http://host` without a path (RFC 9112 §3.2.4).
+    pub(crate) fn is_starred(&self) -> bool {
+        self.starred.get()
     }
 
     /// The answer's head goes out.
@@ -297,6 +314,7 @@ impl Near {
                         } else {
                             self.cleared = head.length;
                             self.framing = head.framing;
+                            client.starred.set(head.starred);
                             client.phase.set(Phase::Waiting);
                         }
                         continue;

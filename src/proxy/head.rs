@@ -45,6 +45,9 @@ pub(crate) enum Flaw {
     /// A transfer coding other than chunked (RFC 9112 §6.1).
     #[error("the only transfer coding understood is chunked")]
     TransferCoding,
+    /// A request-target that is no URI.
+    #[error("the request-target is malformed")]
+    Target,
     /// HTTP/2 or an unknown version.
     #[error("the version must be HTTP/1.0 or HTTP/1.1")]
     Version,
@@ -63,7 +66,8 @@ impl Flaw {
             | Self::Control
             | Self::Length
             | Self::LengthAndCoding
-            | Self::Syntax(_) => 400,
+            | Self::Syntax(_)
+            | Self::Target => 400,
         }
     }
 }
@@ -84,6 +88,8 @@ pub(crate) struct Head {
     pub(crate) framing: Framing,
     /// The target of a CONNECT and its preference to wait.
     pub(crate) connect: Option<Connect>,
+    /// OPTIONS for the server as a whole: an absolute-form without path and query.
+    pub(crate) starred: bool,
 }
 
 /// What is of interest in a CONNECT.
@@ -136,7 +142,29 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<Option<Head>, Flaw> {
     } else {
         None
     };
-    Ok(Some(Head { length: start + end, framing, connect }))
+    let target = request.path.unwrap_or_default();
+    if connect.is_none() && !is_usual(target) && target.parse::<http::Uri>().is_err() {
+        return Err(Flaw::Target);
+    }
+    let starred = request.method == Some("OPTIONS")
+        && target.split_once("://").is_some_and(|(_, rest)| !rest.contains(['/', '?']));
+    Ok(Some(Head { length: start + end, framing, connect, starred }))
+}
+
+/// Whether a target is plainly one that every parser takes. PERF: saves parsing most of them twice.
+fn is_usual(target: &str) -> bool {
+    let Some(rest) = target.strip_prefix("http://") else { return false };
+    let end = rest.find('/').unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
+    let in_host = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    let in_path =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@%?".contains(&byte);
+    !host.is_empty()
+        && host.bytes().all(in_host)
+        && port.len() <= 5
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+        && path.bytes().all(in_path)
 }
 
 /// The length of the head, if it is whole. Lines end in CRLF and nothing else.

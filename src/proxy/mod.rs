@@ -163,6 +163,8 @@ impl Drop for Open {
     }
 }
 
+/// How long the rest of a head may take once the proxy stops.
+const DRAIN_HEAD: Duration = Duration::from_secs(1);
 /// How long a client may take to read the answer after which its connection closes.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -233,9 +235,11 @@ fn expire(thread: &Thread, client: &Client, cx: &mut Context<'_>) -> Poll<Next> 
         Phase::Idle => {
             pulse.poll_silent(cx, thread.settings.keep_alive_timeout).map(|()| Next::Left)
         }
-        Phase::Head => pulse
-            .poll_silent(cx, thread.settings.header_timeout)
-            .map(|()| Next::Flaw(Flaw::Timeout)),
+        Phase::Head => {
+            let timeout = thread.settings.header_timeout;
+            let timeout = if thread.drain.is_on() { timeout.min(DRAIN_HEAD) } else { timeout };
+            pulse.poll_silent(cx, timeout).map(|()| Next::Flaw(Flaw::Timeout))
+        }
         // Who answers has its own limits, each with an answer of its own.
         Phase::Waiting => Poll::Pending,
         Phase::Answering => pulse.poll_silent(cx, thread.upstream.idle_timeout()).map(|()| {

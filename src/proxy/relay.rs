@@ -71,18 +71,34 @@ pub(crate) struct Moved {
 /// One side of a tunnel.
 trait Side: AsyncWrite + Unpin {
     fn poll_take(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
+    /// Ends what goes to this side (FIN).
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     /// The socket, where bytes may be spliced past us.
     fn socket(&self) -> Option<&TcpStream>;
 }
 
+/// Reset when it is dropped before the tunnel has ended, as a [`Conn`] is.
 struct ClientSide {
     stream: TcpStream,
     reads: ReadSide,
+    ended: bool,
+}
+
+impl Drop for ClientSide {
+    fn drop(&mut self) {
+        if !self.ended {
+            socket::reset_on_close(&self.stream);
+        }
+    }
 }
 
 impl Side for ClientSide {
     fn poll_take(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.reads.poll_read(&mut self.stream, cx, buf)
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     fn socket(&self) -> Option<&TcpStream> {
@@ -111,6 +127,10 @@ impl AsyncWrite for ClientSide {
 impl Side for Conn {
     fn poll_take(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(self).poll_read(cx, buf)
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_finish(cx)
     }
 
     fn socket(&self) -> Option<&TcpStream> {
@@ -169,7 +189,7 @@ impl Direction {
                 return Poll::Ready(Ok(()));
             }
             if self.read_end {
-                ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(writing)?;
+                ready!(to.poll_end(cx)).map_err(writing)?;
                 self.ended = true;
                 continue;
             }
@@ -334,7 +354,7 @@ pub(crate) async fn relay(
     up.moved = up.held.len() as u64;
     down.moved = early.len() as u64;
     down.held.extend_from_slice(early);
-    let mut client = ClientSide { stream: client.stream, reads: client.reads };
+    let mut client = ClientSide { stream: client.stream, reads: client.reads, ended: false };
     pulse.beat();
     let mut look = None;
     let end = poll_fn(|cx| {
@@ -369,11 +389,9 @@ pub(crate) async fn relay(
     })
     .await;
     upstream.note_moved(up.moved, down.moved);
-    if end == End::Complete {
+    client.ended = end == End::Complete;
+    if client.ended {
         upstream.end();
-    } else {
-        upstream.cut();
-        socket::reset_on_close(&client.stream);
     }
     Moved { sent: up.moved, received: down.moved, end }
 }

@@ -108,9 +108,12 @@ impl Conn {
         self.ended = true;
     }
 
-    /// Takes that back: something was cut short after one direction had ended.
-    pub(crate) fn cut(&mut self) {
-        self.ended = false;
+    /// Ends what we send (FIN), while the other direction may go on.
+    pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Socket::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Socket::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+        }
     }
 
     /// Says what a relay moved in all, some of it past [`AsyncWrite`] and [`AsyncRead`].
@@ -207,10 +210,7 @@ impl AsyncWrite for Conn {
     /// The end of what we send. hyper calls this only where a message ended as it should; the far
     /// side has nothing more to say then, so a plain close may follow.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = ready!(match &mut self.socket {
-            Socket::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Socket::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
-        });
+        let shut = ready!(self.poll_finish(cx));
         self.ended = shut.is_ok();
         Poll::Ready(shut)
     }

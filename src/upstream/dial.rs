@@ -141,10 +141,14 @@ impl Dialer {
     ) -> Result<Conn, DialError> {
         let addresses = self.lookup.addresses(errand.authority).await?;
         let timeout = self.connect_timeout;
-        let connected = tokio::time::timeout(timeout, self.race(addresses, permit)).await;
-        let (stream, permit, address) = match connected {
-            Ok(connected) => connected?,
-            Err(_elapsed) => return Err(DialError::TimedOut(timeout)),
+        let (stream, permit, address) = if let [address] = addresses[..] {
+            let attempt = self.attempt(address, permit, timeout);
+            attempt.await.map_err(|(error, _permit)| error)?
+        } else {
+            match tokio::time::timeout(timeout, self.race(addresses, permit)).await {
+                Ok(connected) => connected?,
+                Err(_elapsed) => return Err(DialError::TimedOut(timeout)),
+            }
         };
         let socket = if errand.tls {
             let handshake = self.tls.handshake(errand.authority.host(), stream);
@@ -165,10 +169,10 @@ impl Dialer {
         addresses: Vec<SocketAddr>,
         permit: Permit,
     ) -> Result<(TcpStream, Permit, SocketAddr), DialError> {
-        if let [address] = addresses[..] {
-            return self.attempt(address, permit).await.map_err(|(error, _permit)| error);
-        }
         let key = permit.key().clone();
+        // Where there is no second slot, an address that does not answer must not use up the time
+        // of the next.
+        let part = self.connect_timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         let mut untried = VecDeque::from(addresses);
         let mut attempts = FuturesUnordered::new();
         let mut spare = Some(permit);
@@ -176,7 +180,8 @@ impl Dialer {
         loop {
             if let (Some(next), Some(permit)) = (untried.front().copied(), spare.take()) {
                 untried.pop_front();
-                attempts.push(self.attempt(next, permit));
+                let time = if untried.is_empty() { self.connect_timeout } else { part };
+                attempts.push(self.attempt(next, permit, time));
             }
             let another = async {
                 if untried.is_empty() {
@@ -209,6 +214,7 @@ impl Dialer {
         &self,
         address: SocketAddr,
         permit: Permit,
+        time: Duration,
     ) -> Result<(TcpStream, Permit, SocketAddr), (DialError, Permit)> {
         if !permit.is_vouched() {
             let (in_use, limit) = permit.occupancy();
@@ -217,9 +223,10 @@ impl Dialer {
             let refused = Refused { host, reason, in_use, limit, waited: Duration::ZERO };
             return Err((refused.into(), permit));
         }
-        match connect(address).await {
-            Ok(stream) => Ok((stream, permit, address)),
-            Err(source) => Err((DialError::Connect { address, source }, permit)),
+        match tokio::time::timeout(time, connect(address)).await {
+            Ok(Ok(stream)) => Ok((stream, permit, address)),
+            Ok(Err(source)) => Err((DialError::Connect { address, source }, permit)),
+            Err(_elapsed) => Err((DialError::TimedOut(time), permit)),
         }
     }
 }

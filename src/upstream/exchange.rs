@@ -76,6 +76,8 @@ struct Halves {
     seat: Seat,
     tally: Rc<Tally>,
     stir: Option<Arc<Stir>>,
+    /// hyper's part has ended, and must not be driven on.
+    over: bool,
 }
 
 impl Line {
@@ -87,7 +89,7 @@ impl Line {
             .handshake(TokioIo::new(conn))
             .await
             .map_err(|error| ExchangeError::Malformed(error.to_string()))?;
-        Ok(Self(Box::new(Halves { sender, driver, seat, tally, stir: None })))
+        Ok(Self(Box::new(Halves { sender, driver, seat, tally, stir: None, over: false })))
     }
 
     pub(crate) fn seat(&self) -> &Seat {
@@ -139,7 +141,10 @@ impl Line {
         };
         let silent = self.0.tally.received.get() == before;
         match result {
-            Ok((Ok(response), _)) => Ok((response, self)),
+            Ok((Ok(response), over)) => {
+                self.0.over = over;
+                Ok((response, self))
+            }
             Ok((Err(mut failed), _)) => {
                 let unsent = failed.take_message();
                 Err(Failed { error: failed.into_error().into(), unsent, silent })
@@ -153,8 +158,11 @@ impl Line {
 
     /// After a 101: the connection, and what came of the new protocol already.
     pub(crate) async fn upgrade(mut self) -> (Conn, Bytes) {
-        // Only the end of hyper's part is of interest, not how it ended.
-        drop(Pin::new(&mut self.0.driver).await);
+        // Only the end of hyper's part is of interest, not how it ended. Driven past that, it would
+        // shut the connection down.
+        if !self.0.over {
+            let _ended = std::future::poll_fn(|cx| self.0.driver.poll_without_shutdown(cx)).await;
+        }
         let parts = self.0.driver.into_parts();
         (parts.io.into_inner(), parts.read_buf)
     }

@@ -1,3 +1,29 @@
-//! x
+//! What narrows does, as seen from outside: the real binary, real sockets, a real Redis.
+//!
+//! The modules are the table of contents, the test names the sentences.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::format_push_string,
+    clippy::many_single_char_names,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "the rules of the proxy's own code: a test measures time, connects and fails loudly"
+)]
 
+mod support;
+
+mod admin;
+mod bench;
+mod clients;
+mod fleet;
+mod floors;
+mod forward;
+mod limit;
+mod logs;
+mod pool;
 mod scripts;
+mod settings;
+mod stop;
+mod tunnel;
