@@ -45,7 +45,7 @@ use crate::upstream::exchange::Gate;
 use crate::upstream::exchange::RequestBody;
 use crate::upstream::exchange::ResponseBody;
 
-/// 1xx answers that one response may have before its upstream is taken for broken.
+/// 1xx answers to one request that are passed on; a flood of them is not.
 const MAX_INTERIM: usize = 32;
 
 /// The client left; there is nobody to answer.
@@ -190,14 +190,20 @@ fn add_via(headers: &mut HeaderMap, version: Version, thread: &Thread) {
 
 /// The 1xx answers of one request's upstream, on their way to the client.
 struct Interim {
-    heads: Arc<Mutex<Vec<Vec<u8>>>>,
+    heads: Arc<Mutex<Heads>>,
+}
+
+#[derive(Default)]
+struct Heads {
+    seen: usize,
+    waiting: Vec<Vec<u8>>,
 }
 
 impl Interim {
     /// Hears the 1xx answers to `request`. 100 opens the gate: hyper says it to the client when
     /// the body is read. 101 is the answer itself.
     fn listen(request: &mut Request<RequestBody>, gate: Option<Arc<Gate>>) -> Self {
-        let heads = Arc::<Mutex<Vec<Vec<u8>>>>::default();
+        let heads = Arc::<Mutex<Heads>>::default();
         let queue = Arc::clone(&heads);
         hyper::ext::on_informational(request, move |interim| {
             if interim.status() == StatusCode::CONTINUE {
@@ -206,11 +212,12 @@ impl Interim {
                 }
                 return;
             }
-            let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-            if queue.len() < MAX_INTERIM {
+            let mut heads = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            heads.seen += 1;
+            if heads.seen <= MAX_INTERIM {
                 let mut fields = interim.headers().clone();
                 headers::strip(&mut fields);
-                queue.push(interim_head(interim.status(), &fields));
+                heads.waiting.push(interim_head(interim.status(), &fields));
             }
         });
         Self { heads }
@@ -218,7 +225,7 @@ impl Interim {
 
     fn pass_on(&self, client: &Client) {
         let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        for head in heads.drain(..) {
+        for head in heads.waiting.drain(..) {
             client.write(&head);
         }
     }

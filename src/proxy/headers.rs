@@ -8,16 +8,19 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::header;
 
-/// Fields that end at each hop whether or not Connection names them (RFC 9110 §7.6.1).
-const HOP_BY_HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::PROXY_AUTHORIZATION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
+/// Whether a field ends at each hop whether or not Connection names it (RFC 9110 §7.6.1).
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
 /// What a message said about its connection, before that was taken out.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -31,7 +34,7 @@ pub(crate) struct Hop {
 /// Takes out all that concerns this hop alone.
 pub(crate) fn strip(headers: &mut HeaderMap) -> Hop {
     let mut hop = Hop::default();
-    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+    if !headers.keys().any(is_hop_by_hop) {
         return hop;
     }
     let mut named: Vec<HeaderName> = Vec::new();
@@ -53,7 +56,7 @@ pub(crate) fn strip(headers: &mut HeaderMap) -> Hop {
     });
     let mut kept = HeaderMap::with_capacity(headers.len() + 2);
     for (name, value) in &*headers {
-        if !HOP_BY_HOP.contains(name) && !named.contains(name) {
+        if !is_hop_by_hop(name) && !named.contains(name) {
             kept.append(name.clone(), value.clone());
         }
     }

@@ -71,8 +71,6 @@ pub(crate) enum DialResult {
     DnsTimeout,
     /// A connection.
     Ok,
-    /// Any other failure.
-    Other,
     /// The upstream refused.
     Refused,
     /// The upstream did not answer in time.
@@ -84,12 +82,11 @@ pub(crate) enum DialResult {
 }
 
 impl DialResult {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 8] = [
         Self::Cancelled,
         Self::DnsError,
         Self::DnsTimeout,
         Self::Ok,
-        Self::Other,
         Self::Refused,
         Self::Timeout,
         Self::Tls,
@@ -103,7 +100,6 @@ impl DialResult {
             Self::DnsError => "dns_error",
             Self::DnsTimeout => "dns_timeout",
             Self::Ok => "ok",
-            Self::Other => "other",
             Self::Refused => "refused",
             Self::Timeout => "timeout",
             Self::Tls => "tls",
