@@ -17,9 +17,6 @@ use std::time::Duration;
 use narrows::app::App;
 use narrows::config::Config;
 use narrows::limit::shared;
-use narrows::limit::shared::Failure;
-use narrows::store;
-use narrows::store::Secret;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let redis = std::env::args().nth(1).unwrap_or_else(|| "redis://127.0.0.1:6379".to_owned());
@@ -61,14 +58,11 @@ fn instance(redis: &str) -> Result<App, Box<dyn Error>> {
     config.admin = None;
     config.limit.default_limit = 2;
     config.shared = Some(shared::Settings {
-        store: store::Settings {
-            url: Secret(redis.to_owned()),
-            prefix: "proxy_rate_limiter".to_owned(),
-            timeout: Duration::from_millis(200),
-        },
         lease: Duration::from_secs(3),
         heartbeat: Duration::from_millis(500),
-        failure: Failure::Closed,
+        ..shared::Settings::new(redis)
     });
+    // A kept connection holds a slot that another instance may want.
+    config.upstream.pool_idle = Duration::from_secs(1);
     Ok(App::new(config)?)
 }

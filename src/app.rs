@@ -195,7 +195,8 @@ impl App {
         running.deadline.send_replace(deadline);
         running.draining.send_replace(true);
         // A thread that panicked has dropped its connections, and with them their slots.
-        let clean = running.threads.into_iter().all(|thread| thread.join().unwrap_or(false));
+        let ended: Vec<bool> =
+            running.threads.into_iter().map(|thread| thread.join().unwrap_or(false)).collect();
         // The control thread may have ended by itself; then there is nobody to tell.
         let _gone = running.control_stop.send(());
         if running.control.join().is_err() {
@@ -203,7 +204,7 @@ impl App {
         }
         running.log.close();
         self.stopped.send_replace(true);
-        if clean { Stopped::Clean } else { Stopped::Cut }
+        if ended.iter().all(|clean| *clean) { Stopped::Clean } else { Stopped::Cut }
     }
 
     /// The address of the proxy port; none before the start and after the stop.

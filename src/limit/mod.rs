@@ -579,6 +579,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_task_that_panics_gives_its_slot_back() {
+        let limiter = limiter(1, 10);
+        let permit = limiter.acquire(&key(), Patience::None).await.unwrap();
+        let task = tokio::spawn(async move {
+            let _held = permit;
+            panic!("on purpose");
+        });
+        assert!(task.await.unwrap_err().is_panic());
+        assert_eq!(limiter.open_here(&key()), 0);
+    }
+
+    #[tokio::test]
     async fn a_raised_limit_lets_those_who_wait_pass() {
         let limiter = limiter(1, 10);
         let _held = limiter.acquire(&key(), Patience::None).await.unwrap();

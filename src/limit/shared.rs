@@ -87,6 +87,20 @@ pub struct Settings {
     pub failure: Failure,
 }
 
+impl Settings {
+    /// The documented defaults, for the Redis at `url`. A fleet is better off with a shorter
+    /// `upstream.pool_idle` too: a kept connection holds a slot that
+    /// another instance may want.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            store: crate::store::Settings::new(url),
+            lease: Duration::from_secs(15),
+            heartbeat: Duration::from_secs(3),
+            failure: Failure::Closed,
+        }
+    }
+}
+
 /// Writes to Redis that may be unanswered at once. PERF: what becomes due meanwhile goes out in
 /// one write, so that under load the messages of one host melt into one.
 const BATCHES: usize = 2;

@@ -38,9 +38,11 @@ use crate::base::authority::Authority;
 use crate::base::clock;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Route;
+use crate::upstream::SendError;
 use crate::upstream::Sent;
 use crate::upstream::dial::Errand;
 use crate::upstream::exchange::BodyError;
+use crate::upstream::exchange::ExchangeError;
 use crate::upstream::exchange::Gate;
 use crate::upstream::exchange::RequestBody;
 use crate::upstream::exchange::ResponseBody;
@@ -131,6 +133,7 @@ async fn forward(
     if let Some(host) = host {
         parts.headers.insert(header::HOST, host);
     }
+    let upgrades = hop.upgrade.is_some();
     headers::restore(&mut parts.headers, hop);
     add_via(&mut parts.headers, parts.version, thread);
     parts.uri = match parts.uri.path_and_query() {
@@ -170,6 +173,11 @@ async fn forward(
     add_via(response.headers_mut(), version, thread);
     *response.version_mut() = Version::HTTP_11;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        if !upgrades {
+            // SECURITY: what follows would be relayed raw to a client that expects HTTP.
+            let why = "a 101 that nobody asked for".to_owned();
+            return Ok(Err(SendError::from(ExchangeError::Malformed(why)).into()));
+        }
         headers::restore(response.headers_mut(), hop);
         let (parts, body) = response.into_parts();
         if let Some(line) = body.into_line() {

@@ -30,23 +30,11 @@ use super::head::Framing;
 use crate::base::clock::Pulse;
 use crate::base::socket;
 use crate::base::socket::ReadSide;
+use crate::base::socket::with_scratch;
 use crate::upstream::conn::Conn;
 
 /// Bytes that a client may send ahead of its turn; more stay in the kernel.
 const AHEAD: usize = 64 * 1024;
-/// One read at most.
-const SCRATCH: usize = 64 * 1024;
-
-thread_local! {
-    /// What every read of this thread goes through, so that an idle connection needs no buffer.
-    static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-}
-
-/// Lends the thread's read buffer.
-pub(crate) fn with_scratch<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
-    SCRATCH_BUFFER.with_borrow_mut(|buffer| use_it(buffer))
-}
-
 /// What a client connection is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -461,10 +449,7 @@ impl AsyncWrite for Guarded {
         let Some(stream) = &mut near.stream else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
-        let written = match bufs {
-            [buf] => ready!(Pin::new(stream).poll_write(cx, buf))?,
-            _ => ready!(Pin::new(stream).poll_write_vectored(cx, bufs))?,
-        };
+        let written = ready!(socket::poll_write_pieces(stream, cx, bufs))?;
         self.0.pulse.beat();
         Poll::Ready(Ok(written))
     }

@@ -10,8 +10,8 @@ use super::headers;
 
 /// The longest head, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
-/// Fields in a head.
-const MAX_FIELDS: usize = 128;
+/// Fields in a head; as many as hyper takes without more room on its stack.
+const MAX_FIELDS: usize = 100;
 /// Bytes of chunk extensions in one body, and of its trailer section.
 const MAX_CHUNK_EXTRAS: u32 = 16 * 1024;
 
@@ -27,6 +27,9 @@ pub(crate) enum Flaw {
     /// CR without LF, LF without CR, NUL or another control character.
     #[error("the head holds a bare CR, a bare LF or a control character")]
     Control,
+    /// More than one Host (RFC 9112 §3.2).
+    #[error("there is more than one Host field")]
+    Host,
     /// Lengths that contradict each other, or are no numbers.
     #[error("Content-Length must be one decimal number")]
     Length,
@@ -40,7 +43,7 @@ pub(crate) enum Flaw {
     #[error("the request's head did not come in time")]
     Timeout,
     /// A head over the bound.
-    #[error("the request's head is longer than 65536 bytes or has more than 128 fields")]
+    #[error("the request's head is longer than 65536 bytes or has more than 100 fields")]
     TooLarge,
     /// A transfer coding other than chunked (RFC 9112 §6.1).
     #[error("the only transfer coding understood is chunked")]
@@ -64,6 +67,7 @@ impl Flaw {
             Self::Chunk
             | Self::ConnectBody
             | Self::Control
+            | Self::Host
             | Self::Length
             | Self::LengthAndCoding
             | Self::Syntax(_)
@@ -205,8 +209,11 @@ fn has_length(fields: &[httparse::Header<'_>]) -> bool {
 fn framing(fields: &[httparse::Header<'_>], old: bool) -> Result<Framing, Flaw> {
     let mut length = None;
     let mut coding = None;
+    let mut hosts = 0;
     for field in fields {
-        if is(field, "content-length") {
+        if is(field, "host") {
+            hosts += 1;
+        } else if is(field, "content-length") {
             let digits = field.value;
             let sound = (1..=19).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
             if length.is_some() || !sound {
@@ -221,6 +228,9 @@ fn framing(fields: &[httparse::Header<'_>], old: bool) -> Result<Framing, Flaw> 
             }
             coding = Some(field.value);
         }
+    }
+    if hosts > 1 {
+        return Err(Flaw::Host);
     }
     match (length, coding) {
         (Some(_), Some(_)) => Err(Flaw::LengthAndCoding),
@@ -390,6 +400,7 @@ mod tests {
             ("Transfer-Encoding: gzip, chunked\r\n", Flaw::TransferCoding),
             ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", Flaw::TransferCoding),
             ("Transfer-Encoding: identity\r\n", Flaw::TransferCoding),
+            ("Host: other\r\n", Flaw::Host),
             ("X : y\r\n", Flaw::Syntax("a field name")),
             ("X: y\r\n folded\r\n", Flaw::Syntax("a field name")),
             ("X: a\rb\r\n", Flaw::Control),

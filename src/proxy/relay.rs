@@ -25,12 +25,12 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
 use super::guard::Detached;
-use super::guard::with_scratch;
 use crate::base::clock;
 use crate::base::clock::Alarm;
 use crate::base::clock::Pulse;
 use crate::base::socket;
 use crate::base::socket::ReadSide;
+use crate::base::socket::with_scratch;
 use crate::upstream::conn::Conn;
 
 /// Bytes that a direction moves by copying before it goes by splice. PERF: splice costs a small

@@ -41,6 +41,17 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The documented defaults, for the Redis at `url`.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: Secret(url.into()),
+            prefix: "proxy_rate_limiter".to_owned(),
+            timeout: Duration::from_millis(200),
+        }
+    }
+}
+
+impl Settings {
     /// The client for a connection of one's own, and how to connect: without time-outs and repeats
     /// behind the caller's back.
     pub(crate) fn client(&self) -> Result<(Client, AsyncConnectionConfig), RedisError> {

@@ -186,7 +186,7 @@ impl AsyncWrite for Conn {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(match &mut self.socket {
-            Socket::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Socket::Plain(stream) => socket::poll_write_pieces(stream, cx, bufs),
             Socket::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
         })?;
         self.tally.add(written as u64, 0);

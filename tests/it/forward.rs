@@ -397,6 +397,23 @@ async fn an_upgraded_connection_carries_bytes_both_ways_and_holds_its_slot() {
 }
 
 #[tokio::test]
+async fn a_101_that_nobody_asked_for_is_502_and_no_tunnel() {
+    let origin = Origin::raw(|mut connection| async move {
+        connection.head().await.unwrap().unwrap();
+        let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+        connection.send(head).await.unwrap();
+        connection.send("HTTP/1.1 200 OK\r\n\r\nsmuggled").await.unwrap();
+    });
+    let proxy = narrows().start().await;
+    let mut client = proxy.client().await;
+    client.send_request("GET", &origin.url("/"), &[]).await;
+    let response = client.response("GET").await;
+    assert_eq!(response.head.status(), 502);
+    assert!(response.text().contains("http_protocol_error"), "{}", response.text());
+    proxy.wait_until_open(&origin.authority(), 0).await;
+}
+
+#[tokio::test]
 async fn an_upgrade_that_the_origin_declines_is_a_plain_answer() {
     let (origin, proxy) = (Origin::start(), narrows().start().await);
     let mut client = proxy.client().await;
