@@ -5,6 +5,8 @@
 //! (`127.1`, `0x7f.1`, userinfo) is refused instead of interpreted.
 
 use std::fmt;
+use std::hash::Hash;
+use std::hash::Hasher;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
@@ -73,11 +75,19 @@ impl fmt::Display for Host {
 }
 
 /// `host:port`, normalised: what a request is bound for (RFC 3986 §3.2, without userinfo).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
     host: Host,
     port: u16,
     key: HostKey,
+}
+
+impl Hash for Authority {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // The key says all but which of ports 80 and 443 it is.
+        self.port.hash(state);
+        self.key.hash(state);
+    }
 }
 
 impl Authority {
