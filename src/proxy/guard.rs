@@ -149,6 +149,7 @@ impl Client {
     pub(crate) fn end_answer(&self) {
         self.pulse.beat();
         self.phase.set(Phase::Idle);
+        self.near.borrow_mut().unpark();
     }
 
     /// Waits for the next message, in front of hyper.
@@ -323,6 +324,11 @@ impl Near {
                 self.parked = Some(cx.waker().clone());
                 return Poll::Pending;
             }
+            if answering && !self.ahead.is_empty() {
+                // hyper asks again only when it is woken, and no socket will do that for bytes
+                // that are here already.
+                self.parked = Some(cx.waker().clone());
+            }
             if self.ahead.len() >= AHEAD {
                 return match &self.stream {
                     Some(stream) => self.reads.poll_left(stream, cx).map(|()| Ok(false)),
@@ -359,6 +365,13 @@ impl Near {
             ahead.extend_from_slice(read);
             Poll::Ready(Ok(read.len()))
         })
+    }
+
+    /// Lets hyper ask for the message that it was kept waiting for.
+    fn unpark(&mut self) {
+        if let Some(parked) = self.parked.take() {
+            parked.wake();
+        }
     }
 
     fn write_out(&mut self) {
@@ -461,9 +474,7 @@ impl AsyncWrite for Guarded {
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let near = &mut *self.0.near.borrow_mut();
         near.flushed = true;
-        if let Some(parked) = near.parked.take() {
-            parked.wake();
-        }
+        near.unpark();
         Poll::Ready(Ok(()))
     }
 

@@ -9,10 +9,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::AcqRel;
 use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Release;
 use std::task::Context;
 use std::task::Poll;
+use std::task::Wake;
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,7 +35,6 @@ use super::conn::Conn;
 use super::conn::Tally;
 use super::pool::Pool;
 use super::pool::PoolKey;
-use super::pool::Stir;
 use crate::base::clock::Pulse;
 use crate::limit::Seat;
 
@@ -75,9 +77,65 @@ struct Halves {
     driver: http1::Connection<TokioIo<Conn>, RequestBody>,
     seat: Seat,
     tally: Rc<Tally>,
-    stir: Option<Arc<Stir>>,
+    stir: Arc<Stir>,
+    /// Of `stir`: what the driver is always polled with.
+    waker: Waker,
     /// hyper's part has ended, and must not be driven on.
     over: bool,
+}
+
+/// Turns per poll in which a line may wake itself.
+const TURNS: usize = 8;
+
+/// Wakes whoever waits for a line: the task that has a request on it, or the pool's watcher.
+///
+/// PERF: hyper's halves speak through channels, and would wake the task that polls them both for
+/// each word between them. While that task is at it (`busy`), a wake-up is only noted.
+#[derive(Debug, Default)]
+struct Stir {
+    busy: AtomicBool,
+    stirred: AtomicBool,
+    target: AtomicWaker,
+}
+
+impl Wake for Stir {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.stirred.store(true, Release);
+        if !self.busy.load(Acquire) {
+            self.target.wake();
+        }
+    }
+}
+
+impl Stir {
+    /// Does something to the line during which it need not wake anybody.
+    fn during<T>(&self, something: impl FnOnce() -> T) -> T {
+        self.busy.store(true, Release);
+        let done = something();
+        self.busy.store(false, Release);
+        done
+    }
+
+    /// Repeats `turn` until it is ready, or the line has fallen still; then `waker` is woken by
+    /// what happens next.
+    fn turns<T>(&self, waker: &Waker, mut turn: impl FnMut() -> Poll<T>) -> Poll<T> {
+        self.target.register(waker);
+        for _ in 0..TURNS {
+            self.stirred.store(false, Release);
+            if let Poll::Ready(done) = self.during(&mut turn) {
+                return Poll::Ready(done);
+            }
+            if !self.stirred.load(Acquire) {
+                return Poll::Pending;
+            }
+        }
+        waker.wake_by_ref();
+        Poll::Pending
+    }
 }
 
 impl Line {
@@ -89,16 +147,18 @@ impl Line {
             .handshake(TokioIo::new(conn))
             .await
             .map_err(|error| ExchangeError::Malformed(error.to_string()))?;
-        Ok(Self(Box::new(Halves { sender, driver, seat, tally, stir: None, over: false })))
+        let stir = Arc::<Stir>::default();
+        let waker = Waker::from(Arc::clone(&stir));
+        Ok(Self(Box::new(Halves { sender, driver, seat, tally, stir, waker, over: false })))
     }
 
     pub(crate) fn seat(&self) -> &Seat {
         &self.0.seat
     }
 
-    /// What wakes the pool's watcher for this line, from one stay in the pool to the next.
-    pub(crate) fn stir(&mut self) -> &mut Option<Arc<Stir>> {
-        &mut self.0.stir
+    /// Whether something has happened on the line since this was asked last.
+    pub(crate) fn has_stirred(&self) -> bool {
+        self.0.stir.stirred.swap(false, AcqRel)
     }
 
     /// Whether the next request may be sent.
@@ -106,9 +166,22 @@ impl Line {
         self.0.sender.is_ready()
     }
 
-    /// Lets the idle connection hear its peer; ready when it is of no use any more.
-    pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.0.driver).poll(cx).map(drop)
+    /// Lets the idle connection hear its peer, and wake `watcher` when there is something to hear;
+    /// whether it is of no use any more.
+    pub(crate) fn is_spent(&mut self, watcher: &Waker) -> bool {
+        let stir = Arc::clone(&self.0.stir);
+        stir.target.register(watcher);
+        stir.during(|| self.drive());
+        self.0.over
+    }
+
+    /// Drives hyper's part on. How it ends is told to whoever waits for its answer or its body.
+    fn drive(&mut self) {
+        let halves = &mut *self.0;
+        if !halves.over {
+            let mut cx = Context::from_waker(&halves.waker);
+            halves.over = Pin::new(&mut halves.driver).poll(&mut cx).is_ready();
+        }
     }
 
     /// Closes an idle connection in good order.
@@ -123,29 +196,29 @@ impl Line {
         pulse: &Pulse,
         timeout: Duration,
     ) -> Result<(Response<Incoming>, Self), Failed> {
-        let halves = &mut *self.0;
-        let before = halves.tally.received.get();
+        let before = self.0.tally.received.get();
         pulse.beat();
+        let stir = Arc::clone(&self.0.stir);
         let result = {
-            let mut answer = std::pin::pin!(halves.sender.try_send_request(request));
-            let driver = &mut halves.driver;
+            let sent = stir.during(|| self.0.sender.try_send_request(request));
+            let mut answer = std::pin::pin!(sent);
             std::future::poll_fn(|cx| {
-                // The driver's own end is told to `answer`, which is polled after it.
-                let ended = Pin::new(&mut *driver).poll(cx);
-                if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-                    return Poll::Ready(Ok((answer, ended.is_ready())));
+                let answered = stir.turns(cx.waker(), || {
+                    self.drive();
+                    // Only the driver can make the answer ready: it needs no waker of its own.
+                    answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+                });
+                match answered {
+                    Poll::Ready(answer) => Poll::Ready(Ok(answer)),
+                    Poll::Pending => pulse.poll_silent(cx, timeout).map(Err),
                 }
-                pulse.poll_silent(cx, timeout).map(Err)
             })
             .await
         };
         let silent = self.0.tally.received.get() == before;
         match result {
-            Ok((Ok(response), over)) => {
-                self.0.over = over;
-                Ok((response, self))
-            }
-            Ok((Err(mut failed), _)) => {
+            Ok(Ok(response)) => Ok((response, self)),
+            Ok(Err(mut failed)) => {
                 let unsent = failed.take_message();
                 Err(Failed { error: failed.into_error().into(), unsent, silent })
             }
@@ -320,15 +393,23 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let mut frame = Pin::new(&mut this.incoming).poll_frame(cx);
-        if frame.is_pending()
-            && let Some(line) = &mut this.line
-        {
-            // The first poll said that data is wanted; the driver fetches it. Its end, good or
-            // bad, reaches the body.
-            let _ended = line.poll_idle(cx);
-            frame = Pin::new(&mut this.incoming).poll_frame(cx);
-        }
+        let incoming = &mut this.incoming;
+        let frame = match &mut this.line {
+            Some(line) => {
+                let stir = Arc::clone(&line.0.stir);
+                stir.turns(cx.waker(), || {
+                    // Only the driver can make a frame ready, and it fetches one when asked to.
+                    let mut cx = Context::from_waker(Waker::noop());
+                    let frame = Pin::new(&mut *incoming).poll_frame(&mut cx);
+                    if frame.is_ready() {
+                        return frame;
+                    }
+                    line.drive();
+                    Pin::new(&mut *incoming).poll_frame(&mut cx)
+                })
+            }
+            None => Pin::new(incoming).poll_frame(cx),
+        };
         match frame {
             Poll::Pending => this
                 .pulse

@@ -7,14 +7,12 @@ pub(crate) mod pool;
 pub(crate) mod resolve;
 pub(crate) mod tls;
 
-use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::Request;
@@ -166,7 +164,7 @@ impl Upstream {
         let safe = request.method().is_safe();
         let fresh = if safe { self.settings.pool_idle } else { UNSAFE_IDLE };
         let timeout = self.settings.response_timeout;
-        if let Some(line) = poll_fn(|cx| Poll::Ready(self.pool.take(&key, fresh, cx))).await {
+        if let Some(line) = self.pool.take(&key, fresh) {
             self.cells.reused();
             let spare = spare(&request);
             match line.exchange(request, pulse, timeout).await {

@@ -10,16 +10,10 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::AcqRel;
-use std::sync::atomic::Ordering::Release;
-use std::task::Context;
 use std::task::Poll;
-use std::task::Wake;
 use std::task::Waker;
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -40,24 +34,6 @@ pub(crate) struct PoolKey {
 struct Idle {
     line: Line,
     since: Instant,
-    stir: Arc<Stir>,
-}
-
-/// Wakes the watcher, and remembers which connection stirred.
-pub(crate) struct Stir {
-    stirred: AtomicBool,
-    watcher: Arc<AtomicWaker>,
-}
-
-impl Wake for Stir {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.stirred.store(true, Release);
-        self.watcher.wake();
-    }
 }
 
 /// The idle connections of one thread.
@@ -67,7 +43,8 @@ pub(crate) struct Pool {
     size: usize,
     idle: RefCell<HashMap<PoolKey, Vec<Idle>>>,
     count: Cell<usize>,
-    watcher: Arc<AtomicWaker>,
+    /// Of the task that watches.
+    watcher: RefCell<Waker>,
     watching: Cell<bool>,
     cells: Arc<Cells>,
 }
@@ -85,19 +62,14 @@ impl Pool {
             size,
             idle: RefCell::default(),
             count: Cell::new(0),
-            watcher: Arc::default(),
+            watcher: RefCell::new(Waker::noop().clone()),
             watching: Cell::new(false),
             cells,
         })
     }
 
     /// The connection for `key` that has idled for the shortest time, if less than `fresh`.
-    pub(crate) fn take(
-        &self,
-        key: &PoolKey,
-        fresh: Duration,
-        cx: &mut Context<'_>,
-    ) -> Option<Line> {
+    pub(crate) fn take(&self, key: &PoolKey, fresh: Duration) -> Option<Line> {
         loop {
             let mut idle = {
                 let mut all = self.idle.borrow_mut();
@@ -109,9 +81,8 @@ impl Pool {
                 kept.pop()?
             };
             self.left(&idle.line);
-            *idle.line.stir() = Some(idle.stir);
-            // What the upstream said meanwhile (a FIN, most likely) is seen by this poll.
-            if idle.line.poll_idle(cx).is_pending() {
+            // What the upstream said meanwhile (a FIN, most likely) is seen now.
+            if !idle.line.is_spent(Waker::noop()) {
                 return Some(idle.line);
             }
         }
@@ -119,13 +90,8 @@ impl Pool {
 
     /// Keeps a connection whose last exchange is complete; closes it if it is of no use.
     pub(crate) fn put(&self, key: PoolKey, mut line: Line) {
-        let stir = line.stir().take().unwrap_or_else(|| {
-            let watcher = Arc::clone(&self.watcher);
-            Arc::new(Stir { stirred: AtomicBool::new(false), watcher })
-        });
-        let waker = Waker::from(Arc::clone(&stir));
-        let closed = line.poll_idle(&mut Context::from_waker(&waker)).is_ready();
-        if closed || !line.is_ready() {
+        let spent = line.is_spent(&self.watcher.borrow());
+        if spent || !line.is_ready() {
             return;
         }
         if line.seat().is_wanted() || self.count.get() >= self.size {
@@ -135,10 +101,10 @@ impl Pool {
         line.seat().park(self.thread);
         self.cells.parked();
         self.count.set(self.count.get() + 1);
-        let idle = Idle { line, since: clock::now(), stir };
+        let idle = Idle { line, since: clock::now() };
         self.idle.borrow_mut().entry(key).or_default().push(idle);
         if !self.watching.get() {
-            self.watcher.wake();
+            self.watcher.borrow().wake_by_ref();
         }
     }
 
@@ -153,7 +119,7 @@ impl Pool {
         let mut due = clock::now();
         let step = (self.idle_timeout / 4).max(Duration::from_millis(5));
         poll_fn(|cx| {
-            self.watcher.register(cx.waker());
+            self.watcher.replace(cx.waker().clone());
             loop {
                 match asks.poll_recv(cx) {
                     Poll::Ready(Some(ask)) => self.reclaim(&ask),
@@ -161,12 +127,7 @@ impl Pool {
                     Poll::Pending => break,
                 }
             }
-            self.close(|idle, _| {
-                idle.stir.stirred.swap(false, AcqRel) && {
-                    let waker = Waker::from(Arc::clone(&idle.stir));
-                    idle.line.poll_idle(&mut Context::from_waker(&waker)).is_ready()
-                }
-            });
+            self.close(|idle, _| idle.line.has_stirred() && idle.line.is_spent(cx.waker()));
             if !self.watching.get() {
                 self.watching.set(self.count.get() > 0);
                 due = clock::now() + step;
