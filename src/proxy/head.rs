@@ -3,6 +3,8 @@
 //! Pure: bytes in, a verdict out. What two parsers could read in two ways (RFC 9112 §11.2) is
 //! refused here: bare CR or LF, NUL, a length beside chunked, repeated lengths, folded lines.
 
+use std::mem::MaybeUninit;
+
 use memchr::memchr2_iter;
 use thiserror::Error;
 
@@ -118,9 +120,9 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<Option<Head>, Flaw> {
     if end > MAX_HEAD {
         return Err(Flaw::TooLarge);
     }
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    match request.parse(&bytes[start..start + end]) {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(&bytes[start..start + end], &mut fields) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(Flaw::Syntax("the head is cut off")),
         Err(httparse::Error::TooManyHeaders) => return Err(Flaw::TooLarge),
@@ -189,7 +191,9 @@ fn end_of_head(bytes: &[u8]) -> Result<Option<usize>, Flaw> {
             if content.is_empty() {
                 return Ok(Some(at + 1));
             }
-            if content.iter().any(|byte| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f) {
+            // PERF: without an early end, so that many bytes are looked at in one step.
+            let control = |byte: u8| (byte < 0x20 && byte != b'\t') || byte == 0x7f;
+            if content.iter().fold(false, |found, byte| found | control(*byte)) {
                 return Err(Flaw::Control);
             }
             line = at + 1;
