@@ -74,12 +74,12 @@ pub(crate) async fn serve(
     Ok(match result {
         Ok(response) => {
             story.answered(response.status().as_u16(), None);
-            response.map(|kind| Body { kind, story, client })
+            response.map(|kind| Body { kind, story })
         }
         Err(reject) => {
             let answer = reject.answer(thread.settings.refuse_status);
             story.answered(answer.status.as_u16(), Some(answer.error));
-            respond(answer).map(|kind| Body { kind, story, client })
+            respond(answer).map(|kind| Body { kind, story })
         }
     })
 }
@@ -285,7 +285,6 @@ pub(crate) enum Kind {
 pub(crate) struct Body {
     kind: Kind,
     story: Story,
-    client: Rc<Client>,
 }
 
 impl http_body::Body for Body {
@@ -308,7 +307,7 @@ impl http_body::Body for Body {
             }
             Poll::Ready(Some(Err(_))) => {
                 this.story.end = "broken";
-                this.client.cut();
+                this.story.client.cut();
             }
             Poll::Ready(None) => this.story.end = "complete",
             Poll::Pending => {}
@@ -338,7 +337,7 @@ impl Drop for Body {
         if self.is_end_stream() {
             self.story.end = "complete";
         }
-        self.client.end_answer();
+        self.story.client.end_answer();
     }
 }
 

@@ -35,6 +35,7 @@ use crate::upstream::conn::Conn;
 
 /// Bytes that a client may send ahead of its turn; more stay in the kernel.
 const AHEAD: usize = 64 * 1024;
+
 /// What a client connection is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {

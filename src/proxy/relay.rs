@@ -72,7 +72,9 @@ pub(crate) struct Moved {
 trait Side: AsyncWrite + Unpin {
     fn poll_take(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
     /// Ends what goes to this side (FIN).
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self).poll_shutdown(cx)
+    }
     /// The socket, where bytes may be spliced past us.
     fn socket(&self) -> Option<&TcpStream>;
 }
@@ -95,10 +97,6 @@ impl Drop for ClientSide {
 impl Side for ClientSide {
     fn poll_take(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.reads.poll_read(&mut self.stream, cx, buf)
-    }
-
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     fn socket(&self) -> Option<&TcpStream> {
@@ -129,6 +127,7 @@ impl Side for Conn {
         Pin::new(self).poll_read(cx, buf)
     }
 
+    /// Not a shutdown: that would say that the connection has ended in good order.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_finish(cx)
     }

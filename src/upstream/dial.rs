@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,11 +110,11 @@ impl Dialer {
         tls: Tls,
         settings: &Settings,
         cells: Arc<Cells>,
-    ) -> io::Result<Rc<Self>> {
+    ) -> io::Result<Self> {
         let pinned = settings.pinned.clone();
         let lookup = Lookup::new(&settings.resolver, pinned, settings.dns_timeout)?;
         let connect_timeout = settings.connect_timeout;
-        Ok(Rc::new(Self { limiter, lookup, tls, connect_timeout, cells }))
+        Ok(Self { limiter, lookup, tls, connect_timeout, cells })
     }
 
     /// Takes a slot, finds the addresses, connects to one of them, puts TLS on it if asked.

@@ -86,7 +86,7 @@ pub struct Settings {
 
 /// The far side as one thread sees it.
 pub(crate) struct Upstream {
-    dialer: Rc<Dialer>,
+    dialer: Dialer,
     pool: Rc<Pool>,
     settings: Settings,
     cells: Arc<Cells>,
@@ -172,14 +172,11 @@ impl Upstream {
                     let response = self.carry(response, line, key, pulse);
                     return Ok(Sent { response, reused: true, waited: Duration::ZERO });
                 }
-                Err(Failed { unsent: Some(unsent), .. }) => request = unsent,
-                Err(Failed { error: ExchangeError::Closed, silent: true, .. })
-                    if spare.is_some() =>
-                {
-                    let Some(spare) = spare else { return Err(ExchangeError::Closed.into()) };
-                    request = spare;
+                Err(Failed { error, unsent, silent }) => {
+                    let spare = spare.filter(|_| silent && matches!(error, ExchangeError::Closed));
+                    let Some(again) = unsent.or(spare) else { return Err(error.into()) };
+                    request = again;
                 }
-                Err(failed) => return Err(failed.error.into()),
             }
         }
         // PERF: boxed, so that a request on a kept connection does not carry the room for a dial.
