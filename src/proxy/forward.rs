@@ -305,12 +305,8 @@ impl http_body::Body for Body {
             Poll::Ready(Some(Ok(frame))) => {
                 this.story.received += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
-            Poll::Ready(Some(Err(_))) => {
-                this.story.end = "broken";
-                this.story.client.cut();
-            }
-            Poll::Ready(None) => this.story.end = "complete",
-            Poll::Pending => {}
+            Poll::Ready(Some(Err(_))) => this.story.end = "broken",
+            Poll::Ready(None) | Poll::Pending => {}
         }
         frame
     }
@@ -334,8 +330,10 @@ impl http_body::Body for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if self.is_end_stream() {
-            self.story.end = "complete";
+        match &self.kind {
+            // Whatever cuts it short, here is where that is known.
+            Kind::Upstream(body) if !body.is_over() => self.story.client.cut(),
+            Kind::Empty | Kind::Own(_) | Kind::Upstream(_) => self.story.end = "complete",
         }
         self.story.client.end_answer();
     }

@@ -73,8 +73,8 @@ pub(crate) struct Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // An answer is cut short: see `cut`.
-        if matches!(self.phase.get(), Phase::Waiting | Phase::Answering) {
+        // A request stays without its answer; an answer's own end says whether it was cut short.
+        if self.phase.get() == Phase::Waiting {
             self.cut();
         }
     }

@@ -242,9 +242,8 @@ fn expire(thread: &Thread, client: &Client, cx: &mut Context<'_>) -> Poll<Next> 
         }
         // Who answers has its own limits, each with an answer of its own.
         Phase::Waiting => Poll::Pending,
-        Phase::Answering => pulse.poll_silent(cx, thread.upstream.idle_timeout()).map(|()| {
-            client.cut();
-            Next::Left
-        }),
+        Phase::Answering => {
+            pulse.poll_silent(cx, thread.upstream.idle_timeout()).map(|()| Next::Left)
+        }
     }
 }

@@ -378,6 +378,11 @@ impl ResponseBody {
         Self { incoming, line: Some(line), key, pool, pulse, idle_timeout, over: false }
     }
 
+    /// Whether all of it has come.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over || self.incoming.is_end_stream()
+    }
+
     /// Takes the connection out, after a 101.
     pub(crate) fn into_line(mut self) -> Option<Line> {
         self.line.take()
@@ -434,7 +439,7 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        if (self.over || self.incoming.is_end_stream())
+        if self.is_over()
             && let Some(line) = self.line.take()
         {
             self.pool.put(self.key.clone(), line);

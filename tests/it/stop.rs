@@ -104,3 +104,21 @@ async fn a_second_signal_ends_it_at_once() {
     assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
     tunnel.end().await;
 }
+
+#[tokio::test]
+async fn an_answer_cut_at_the_deadline_does_not_look_complete() {
+    let origin = Origin::raw(|mut connection| async move {
+        connection.head().await.unwrap().unwrap();
+        let part = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n";
+        connection.send(part).await.unwrap();
+        connection.end().await;
+    });
+    let proxy = narrows().flags("--shutdown-timeout 200ms").start().await;
+    let mut client = proxy.client().await;
+    // To HTTP/1.0 the end of the connection is the end of the body.
+    client.send(format!("GET {} HTTP/1.0\r\nHost: h\r\n\r\n", origin.url("/"))).await;
+    assert_eq!(client.head().await.status(), 200);
+    assert_eq!(client.exactly(4).await, b"part");
+    proxy.terminate();
+    assert_eq!(client.end().await, End::Reset);
+}
