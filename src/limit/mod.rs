@@ -16,6 +16,7 @@ pub(crate) mod protocol;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -114,6 +115,18 @@ pub struct Refused {
     pub waited: Duration,
 }
 
+/// Who asks for a slot: those who wait are served in turn, one identity after the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// A client that said who it is, by that name.
+    Name(Arc<str>),
+    /// A client that did not: its address.
+    Address(IpAddr),
+    /// Nobody in particular.
+    #[default]
+    Anonymous,
+}
+
 /// Until when a request may wait for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
@@ -206,6 +219,17 @@ impl Limiter {
     /// Takes a slot of `key`, waiting for one until `patience` ends. Dropping the future gives up
     /// the place in the queue at once.
     pub async fn acquire(&self, key: &HostKey, patience: Patience) -> Result<Permit, Refused> {
+        self.acquire_as(key, patience, &Identity::Anonymous).await
+    }
+
+    /// The same for one of several who share this limiter: while they wait, slots go to their
+    /// identities in turn, and to each one's requests in the order of their coming.
+    pub async fn acquire_as(
+        &self,
+        key: &HostKey,
+        patience: Patience,
+        _identity: &Identity,
+    ) -> Result<Permit, Refused> {
         let host = self.host(key);
         let version = self.inner.rules_version.load(Relaxed);
         let limit = || self.inner.rules.load().limit(key);
