@@ -110,7 +110,11 @@ pub(crate) struct Granted {
 impl Grant<'_> {
     pub(crate) fn command(&self, keys: &Keys, worker: &str, epoch: u64) -> Cmd {
         let mut command = GRANT.call(2);
-        command.arg(keys.host(self.host)).arg(keys.workers()).arg(worker).arg(epoch);
+        command
+            .arg(keys.host(self.host))
+            .arg(keys.workers(keys.shard(self.host)))
+            .arg(worker)
+            .arg(epoch);
         command.arg(self.need).arg(self.limit).arg(match self.manner {
             Manner::Ask => "",
             Manner::Audit => "T",
@@ -150,7 +154,7 @@ pub(crate) struct Renewed {
 impl Heartbeat {
     pub(crate) fn command(&self, keys: &Keys, worker: &str, epoch: u64) -> Cmd {
         let mut command = HEARTBEAT.call(2);
-        command.arg(keys.workers()).arg(keys.leases()).arg(worker).arg(epoch);
+        command.arg(keys.workers(0)).arg(keys.leases(0)).arg(worker).arg(epoch);
         command.arg(millis(self.lease));
         command
     }
@@ -203,7 +207,7 @@ pub(crate) struct Greeted {
 impl Hello {
     pub(crate) fn command(&self, keys: &Keys, worker: &str) -> Cmd {
         let mut command = HELLO.call(2);
-        command.arg(keys.workers()).arg(keys.leases()).arg(worker);
+        command.arg(keys.workers(0)).arg(keys.leases(0)).arg(worker);
         command.arg(self.previous).arg(self.epoch).arg(millis(self.lease));
         command.arg(u8::from(self.vouched));
         command
@@ -239,7 +243,7 @@ pub(crate) struct Leave {
 impl Leave {
     pub(crate) fn command(self, keys: &Keys, worker: &str, epoch: u64) -> Cmd {
         let mut command = LEAVE.call(2);
-        command.arg(keys.workers()).arg(keys.leases()).arg(worker).arg(epoch);
+        command.arg(keys.workers(0)).arg(keys.leases(0)).arg(worker).arg(epoch);
         command.arg(u8::from(self.clean));
         command
     }
