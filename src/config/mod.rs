@@ -297,7 +297,8 @@ fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
     let url = url?;
     let (prefix, timeout, failure, (lease, heartbeat)) = (prefix?, timeout?, failure?, timing?);
     Ok(url.map(|url| {
-        let store = store::Settings { url, prefix, timeout };
+        let deployment = store::Deployment::Single { url };
+        let store = store::Settings { deployment, tls: None, prefix, timeout };
         shared::Settings { store, lease, heartbeat, failure }
     }))
 }

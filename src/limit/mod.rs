@@ -12,6 +12,7 @@ pub mod shared;
 
 pub(crate) mod host;
 pub(crate) mod protocol;
+pub(crate) mod queue;
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;

@@ -27,8 +27,6 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use redis::AsyncConnectionConfig;
-use redis::Client;
 use redis::Pipeline;
 use redis::RedisError;
 use redis::Value;
@@ -54,6 +52,7 @@ use crate::base::clock::Alarm;
 use crate::store::Fleet;
 use crate::store::Store;
 use crate::store::keys::Keys;
+use crate::store::route::Route;
 use crate::store::scripts;
 use crate::store::scripts::Grant;
 use crate::store::scripts::Heartbeat;
@@ -268,8 +267,8 @@ pub(crate) async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), RedisError> {
     let connections =
-        Store::new(&settings.store).and_then(|store| Ok((store, settings.store.client()?)));
-    let (store, (client, config)) = connections.inspect_err(|_| link.phase.store(AWAY, Relaxed))?;
+        Store::new(&settings.store).and_then(|store| Ok((store, Route::new(&settings.store)?)));
+    let (store, route) = connections.inspect_err(|_| link.phase.store(AWAY, Relaxed))?;
     let timing = Timing {
         lease: settings.lease,
         heartbeat: settings.heartbeat,
@@ -278,13 +277,12 @@ pub(crate) async fn run(
     let ear = link.ear.lock().unwrap_or_else(PoisonError::into_inner).take();
     let mut worker = Worker {
         session: Session::new(timing, clock::now(), fastrand::u64(..)),
-        keys: Keys::new(&settings.store.prefix),
+        keys: Keys::new(&settings.store.prefix, route.shards()),
         limiter,
         link,
         settings,
         calls,
-        client,
-        config,
+        route,
         line: Line::Down,
         replies: FuturesUnordered::new(),
         sent: VecDeque::new(),
@@ -363,8 +361,7 @@ struct Worker {
     link: Arc<Link>,
     settings: Settings,
     calls: Calls,
-    client: Client,
-    config: AsyncConnectionConfig,
+    route: Route,
     line: Line,
     replies: FuturesUnordered<Boxed<Batch>>,
     /// When each unanswered batch was sent.
@@ -444,12 +441,11 @@ impl Worker {
                     self.send_away(self.settings.failure == Failure::Closed);
                 }
                 Act::Connect => {
-                    let (client, config) = (self.client.clone(), self.config.clone());
+                    let route = self.route.clone();
                     let timeout = self.settings.store.timeout;
                     self.line = Line::Connecting(Box::pin(async move {
-                        let connect = client.get_multiplexed_async_connection_with_config(&config);
-                        match tokio::time::timeout(timeout, connect).await {
-                            Ok(connected) => connected,
+                        match tokio::time::timeout(timeout, route.connect(0)).await {
+                            Ok(connected) => connected.map(|wire| wire.connection),
                             Err(elapsed) => Err(io::Error::from(elapsed).into()),
                         }
                     }));
@@ -846,7 +842,6 @@ mod tests {
     use crate::limit::Permit;
     use crate::limit::Reason;
     use crate::limit::Refused;
-    use crate::store::Secret;
 
     const LEASE: Duration = Duration::from_secs(1);
     const HEARTBEAT: Duration = Duration::from_millis(200);
@@ -878,7 +873,7 @@ mod tests {
         }
 
         async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
-            Client::open(self.url())?.get_multiplexed_async_connection().await
+            redis::Client::open(self.url())?.get_multiplexed_async_connection().await
         }
 
         async fn answers(&self) {
@@ -934,11 +929,7 @@ mod tests {
                 ..crate::limit::Settings::default()
             };
             let (limiter, _ears) = Limiter::new(settings, Some(Arc::clone(&link)), 1);
-            let store = crate::store::Settings {
-                url: Secret(redis.url()),
-                prefix: "proxy_rate_limiter".into(),
-                timeout: Duration::from_millis(200),
-            };
+            let store = crate::store::Settings::new(redis.url());
             let settings = Settings { store, lease: LEASE, heartbeat: HEARTBEAT, failure };
             let (stop, stopped) = oneshot::channel::<()>();
             let calls: Calls = Box::new(|_, _| ());
