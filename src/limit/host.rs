@@ -450,9 +450,11 @@ impl Host {
             state.forget();
             return None;
         }
-        state.granted = if keep { state.granted.min(state.open) } else { 0 };
+        // What is open beyond the grant stays a debt, whoever vouches for the rest.
+        let hold = if keep { state.open.min(state.granted) } else { state.open };
+        state.granted = if keep { hold } else { 0 };
         let Ruling { limit, term } = state.ruling;
-        let claim = Claim { hold: state.open, limit, term, ..Claim::default() };
+        let claim = Claim { hold, limit, term, ..Claim::default() };
         state.send(&claim);
         Some(claim)
     }
@@ -531,6 +533,10 @@ impl Host {
         if short.is_some_and(|short| short.learning.is_some()) {
             // Nobody is refused for a loss that heals by itself: they ask again when it has.
             state.unask();
+            return (due, state.again());
+        }
+        if basis == (Basis::Granted { leased: false, slack: state.slack, instances: state.fleet }) {
+            state.unask(); // what was granted may not be used before the lease is renewed
             return (due, state.again());
         }
         self.reclaim_for(state.waiting.len(), &mut state, &mut due);
@@ -868,7 +874,7 @@ impl State {
             Again::Waiting
         } else if self.debt() > 0 {
             Again::Debt
-        } else if self.limit > 0 && self.granted > self.open {
+        } else if self.limit > 0 && self.slack > 0 && self.granted > 0 {
             Again::Spare
         } else {
             Again::No
