@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::Reason;
 use super::rules::Limit;
 use crate::base::authority::HostKey;
+use crate::base::clock;
 
 /// What a host's room is measured against at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,8 +178,32 @@ pub struct HostSnapshot {
     pub limit: Limit,
     /// Requests that wait here.
     pub waiting: u32,
-    /// Of the open connections, those that idle in the pool.
+    /// Of the open connections, those that idle: in the pool, or as a tunnel that would yield.
     pub idle: u32,
+}
+
+/// What of a host's connections idles on one thread. Numbers that a moment may have overtaken: a
+/// thread that is asked for more than it has says so.
+#[derive(Debug, Default)]
+struct Idle {
+    /// How many; written by that thread alone.
+    count: AtomicU32,
+    /// Since when the longest does that may still be asked for, as [`Host::stamp`] has it; 0 is
+    /// none. Written by that thread alone.
+    oldest: AtomicU64,
+    /// How many the thread was asked to close; written under the host's lock.
+    asked: AtomicU32,
+}
+
+impl Idle {
+    fn is_rich(&self) -> bool {
+        self.count.load(Relaxed) > self.asked.load(Relaxed)
+    }
+
+    /// What sorts threads by the age of what idles there.
+    fn age(&self) -> u64 {
+        self.oldest.load(Relaxed).wrapping_sub(1)
+    }
 }
 
 /// A host that somebody asked for.
@@ -186,8 +211,9 @@ pub struct HostSnapshot {
 pub(crate) struct Host {
     key: HostKey,
     state: Mutex<State>,
-    /// Idle pooled connections per thread; written by that thread alone.
-    idle: Box<[AtomicU32]>,
+    /// Per thread.
+    idle: Box<[Idle]>,
+    born: Instant,
     /// The length of the queue, readable without the lock.
     waiting: AtomicU32,
     pub(crate) counters: Arc<Counters>,
@@ -200,7 +226,8 @@ impl Host {
         Self {
             key,
             state: Mutex::new(State { rules: u64::MAX, ..State::default() }),
-            idle: (0..threads).map(|_| AtomicU32::new(0)).collect(),
+            idle: (0..threads).map(|_| Idle::default()).collect(),
+            born: clock::now(),
             waiting: AtomicU32::new(0),
             counters,
             named,
@@ -290,11 +317,17 @@ impl Host {
         due
     }
 
-    /// A thread has closed an idle connection as it was asked, or had none any more.
-    pub(crate) fn reclaimed(&self) -> Due {
+    /// A thread has closed an idle connection as it was asked, or, in vain, had none any more:
+    /// then another is asked.
+    pub(crate) fn reclaimed(&self, thread: usize, in_vain: bool) -> Due {
         let mut state = self.lock();
         let mut due = Due::default();
         state.reclaiming = state.reclaiming.saturating_sub(1);
+        let asked = &self.idle[thread].asked;
+        asked.store(asked.load(Relaxed).saturating_sub(1), Relaxed);
+        if in_vain {
+            self.reclaim_for(state.waiting.len(), &mut state, &mut due);
+        }
         let mut hopes = state.reclaiming;
         self.refuse(&mut state, &mut due, |waiter| {
             if waiter.hope != Hope::Reclaim {
@@ -439,14 +472,64 @@ impl Host {
         })
     }
 
-    /// One of this thread's connections begins to idle in the pool.
-    pub(crate) fn park(&self, thread: usize) {
-        self.idle[thread].fetch_add(1, Relaxed);
+    /// One of this thread's connections idles, and has since then.
+    pub(crate) fn park(&self, thread: usize, since: Instant) {
+        let idle = &self.idle[thread];
+        let stamp = self.stamp(since);
+        if idle.age() > stamp - 1 {
+            idle.oldest.store(stamp, Relaxed);
+        }
+        idle.count.fetch_add(1, Relaxed);
     }
 
-    /// One of this thread's connections leaves the pool.
-    pub(crate) fn unpark(&self, thread: usize) {
-        self.idle[thread].fetch_sub(1, Relaxed);
+    /// One of this thread's connections, idle since then, idles no more. `next` looks for the
+    /// longest idle one that is left; it is only asked where that may be another one now.
+    pub(crate) fn unpark(
+        &self,
+        thread: usize,
+        since: Instant,
+        next: impl FnOnce() -> Option<Instant>,
+    ) {
+        let idle = &self.idle[thread];
+        if idle.count.fetch_sub(1, Relaxed) == 1 {
+            idle.oldest.store(0, Relaxed);
+        } else if idle.oldest.load(Relaxed) == self.stamp(since) {
+            self.set_oldest(thread, next());
+        }
+    }
+
+    /// This thread's longest idle connection that may still be asked for.
+    pub(crate) fn set_oldest(&self, thread: usize, since: Option<Instant>) {
+        let stamp = since.map_or(0, |since| self.stamp(since));
+        self.idle[thread].oldest.store(stamp, Relaxed);
+    }
+
+    /// Something began to idle: it is asked for if somebody waits who has nothing to hope for.
+    ///
+    /// Under the lock, so that whoever asks for a slot at this moment either sees what idles or is
+    /// seen waiting.
+    pub(crate) fn offer(&self, basis: Basis) -> Due {
+        let mut due = Due::default();
+        if matches!(basis, Basis::Away { .. } | Basis::Granted { leased: false }) {
+            // Nobody could be given the slot.
+            return due;
+        }
+        let mut state = self.lock();
+        let wanted = state.waiting.len().max(usize::from(self.is_wanted()));
+        self.reclaim_for(wanted, &mut state, &mut due);
+        due
+    }
+
+    /// A thread is gone: what idled there closes with it, and nobody is to be asked.
+    pub(crate) fn gone(&self, thread: usize) {
+        let _state = self.lock();
+        self.idle[thread].asked.store(u32::MAX, Relaxed);
+    }
+
+    /// A moment as a number: microseconds from this host's birth, never 0.
+    fn stamp(&self, at: Instant) -> u64 {
+        let age = at.saturating_duration_since(self.born).as_micros();
+        u64::try_from(age).unwrap_or(u64::MAX).saturating_add(1)
     }
 
     /// Whether somebody waits for a slot here.
@@ -463,7 +546,7 @@ impl Host {
             total: if shared { state.total.max(state.open) } else { state.open },
             limit: state.limit,
             waiting: self.waiting.load(Relaxed),
-            idle: self.idle.iter().map(|idle| idle.load(Relaxed)).sum(),
+            idle: self.idle.iter().map(|idle| idle.count.load(Relaxed)).sum(),
         }
     }
 
@@ -477,18 +560,19 @@ impl Host {
             && !state.listed
     }
 
-    /// Marks one idle connection to be closed by its thread; whether there is one.
+    /// Asks the thread with the longest idle connection to close it; whether there is one.
     fn reclaim(&self, state: &mut State, due: &mut Due) -> bool {
-        let idle = || self.idle.iter().map(|idle| idle.load(Relaxed));
-        if idle().sum::<u32>() <= state.reclaiming {
-            return false;
-        }
-        let richest = idle().enumerate().max_by_key(|(_, idle)| *idle);
-        if let Some((thread, _)) = richest {
-            state.reclaiming += 1;
-            due.reclaim.push(thread);
-        }
+        let rich = self.idle.iter().enumerate().filter(|(_, idle)| idle.is_rich());
+        let Some((thread, idle)) = rich.min_by_key(|(_, idle)| idle.age()) else { return false };
+        idle.asked.store(idle.asked.load(Relaxed) + 1, Relaxed);
+        state.reclaiming += 1;
+        due.reclaim.push(thread);
         true
+    }
+
+    /// Asks for as many idle connections as `wanted` say, less those asked for already.
+    fn reclaim_for(&self, wanted: usize, state: &mut State, due: &mut Due) {
+        while wanted > state.reclaiming as usize && self.reclaim(state, due) {}
     }
 
     /// Gives what room there is to the head of the queue.
