@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use super::Reason;
 use super::rules::Limit;
+use super::rules::Ruling;
 use crate::base::authority::HostKey;
 
 /// What a host's room is measured against at the moment.
@@ -145,6 +146,8 @@ struct State {
     recorded: u32,
     total: u32,
     limit: Limit,
+    /// Of the ruling that set `limit`.
+    term: u64,
     rules: u64,
     waiting: VecDeque<Waiter>,
     last_id: u64,
@@ -222,14 +225,13 @@ impl Host {
         &self,
         basis: Basis,
         rules: u64,
-        limit: impl FnOnce() -> Limit,
+        limit: impl FnOnce() -> Ruling,
         wait: bool,
         seats: usize,
     ) -> Entry {
         let mut state = self.lock();
         if state.rules != rules {
-            state.rules = rules;
-            state.limit = limit();
+            state.obey(rules, limit());
         }
         if state.waiting.is_empty() && state.room(basis) > 0 {
             state.open += 1;
@@ -278,10 +280,9 @@ impl Host {
     }
 
     /// The limit may have changed: those who wait may pass.
-    pub(crate) fn limit_changed(&self, basis: Basis, rules: u64, limit: Limit) -> Due {
+    pub(crate) fn limit_changed(&self, basis: Basis, rules: u64, ruling: Ruling) -> Due {
         let mut state = self.lock();
-        state.rules = rules;
-        state.limit = limit;
+        state.obey(rules, ruling);
         let mut due = Due::default();
         self.pump(&mut state, basis, &mut due);
         due.speak = matches!(basis, Basis::Granted { .. })
@@ -524,6 +525,13 @@ impl Host {
 }
 
 impl State {
+    /// Takes over what version `rules` of the table says.
+    fn obey(&mut self, rules: u64, ruling: Ruling) {
+        self.rules = rules;
+        self.limit = ruling.limit;
+        self.term = ruling.term;
+    }
+
     fn room(&self, basis: Basis) -> u32 {
         if self.limit == 0 || basis == Basis::Open {
             return u32::MAX;
@@ -601,7 +609,7 @@ mod tests {
 
     /// Asks for a slot, to wait for one if it must.
     fn ask(host: &Host, basis: Basis, limit: Limit, patient: bool) -> Option<Place> {
-        match host.enter(basis, 0, || limit, patient, 10) {
+        match host.enter(basis, 0, || Ruling { limit, term: 7 }, patient, 10) {
             Entry::Wait(place, _) => Some(place),
             Entry::Slot { .. } => None,
             Entry::Refused(reason) => panic!("refused: {reason:?}"),
@@ -639,6 +647,15 @@ mod tests {
         assert_eq!(told(places[1].as_mut().unwrap()), Some(Verdict::Refused(Reason::Full)));
         assert_eq!(told(&mut late), None);
         assert_eq!(host.plan(), Some(Ask { need: 2, limit: 5 }));
+    }
+
+    #[test]
+    fn a_limit_comes_with_its_term() {
+        let host = host();
+        open(&host, 1, 5);
+        assert_eq!(host.lock().term, 7);
+        host.limit_changed(LEASED, 1, Ruling { limit: 4, term: 8 });
+        assert_eq!((host.lock().limit, host.lock().term), (4, 8));
     }
 
     #[test]
@@ -740,7 +757,7 @@ mod tests {
         let host = host();
         assert!(ask(&host, Basis::Local, 1, true).is_none());
         let place = ask(&host, Basis::Local, 1, true).unwrap();
-        assert!(!host.limit_changed(Basis::Local, 1, 1).speak);
+        assert!(!host.limit_changed(Basis::Local, 1, Ruling { limit: 1, term: 8 }).speak);
         host.leave(place.id);
         host.release(Basis::Local);
         assert!(host.is_vacant());

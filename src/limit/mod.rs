@@ -9,6 +9,7 @@
 
 pub mod rules;
 pub mod shared;
+pub mod table;
 
 pub(crate) mod host;
 pub(crate) mod protocol;
@@ -161,6 +162,8 @@ struct Inner {
     /// For each thread, where it hears which host's idle connection to close.
     reclaimers: Vec<mpsc::UnboundedSender<Reclaim>>,
     shared: Option<Arc<shared::Link>>,
+    /// The way to the fleet's table of limits.
+    changes: table::Changes,
 }
 
 /// The request that a thread close an idle connection to this host, for somebody who waits.
@@ -171,8 +174,9 @@ pub(crate) struct Reclaim {
 }
 
 impl Reclaim {
-    pub(crate) fn key(&self) -> &HostKey {
-        self.host.key()
+    /// Whether a kept connection holds a slot of that host.
+    pub(crate) fn concerns(&self, seat: &Seat) -> bool {
+        Arc::ptr_eq(&self.host, &seat.0)
     }
 }
 
@@ -196,7 +200,8 @@ impl Limiter {
         threads: usize,
     ) -> (Self, Vec<mpsc::UnboundedReceiver<Reclaim>>) {
         let (reclaimers, ears) = (0..threads).map(|_| mpsc::unbounded_channel()).unzip();
-        let rules = Rules::new(settings.default_limit, settings.rules.iter().cloned());
+        let rules = Rules::new(settings.default_limit, settings.rules.iter().cloned())
+            .since(table::seconds(clock::wall()));
         let inner = Inner {
             settings,
             rules: ArcSwap::from_pointee(rules),
@@ -207,6 +212,7 @@ impl Limiter {
             others: Arc::default(),
             reclaimers,
             shared,
+            changes: table::Changes::default(),
         };
         (Self { inner: Arc::new(inner) }, ears)
     }
@@ -230,9 +236,10 @@ impl Limiter {
         patience: Patience,
         _identity: &Identity,
     ) -> Result<Permit, Refused> {
-        let host = self.host(key);
         let version = self.inner.rules_version.load(Relaxed);
-        let limit = || self.inner.rules.load().limit(key);
+        let key = &self.counted(key);
+        let host = self.host(key);
+        let limit = || self.inner.rules.load().ruling(key);
         let wait = patience != Patience::None;
         let seats = self.inner.settings.queue_size;
         let verdict = match host.enter(self.basis(), version, limit, wait, seats) {
@@ -263,7 +270,7 @@ impl Limiter {
 
     /// Sets the limit of the hosts that `pattern` speaks of; 0 is unlimited.
     pub fn set_host_limit(&self, pattern: Pattern, limit: Limit) {
-        self.change_rules(|rules| rules.set(Rule { pattern: pattern.clone(), limit }));
+        self.change_rules(|rules| rules.set(Rule::each(pattern.clone(), limit)));
     }
 
     /// Puts these rules in the place of all there are.
@@ -349,7 +356,7 @@ impl Limiter {
         self.inner.shared.as_ref().map_or(Basis::Local, |link| link.basis())
     }
 
-    fn change_rules(&self, mut change: impl FnMut(&mut Rules)) {
+    pub(crate) fn change_rules(&self, mut change: impl FnMut(&mut Rules)) {
         self.inner.rules.rcu(|rules| {
             let mut rules = Rules::clone(rules);
             change(&mut rules);
@@ -358,7 +365,7 @@ impl Limiter {
         let version = self.inner.rules_version.fetch_add(1, Relaxed) + 1;
         let rules = self.inner.rules.load_full();
         self.each(|host| {
-            let due = host.limit_changed(self.basis(), version, rules.limit(host.key()));
+            let due = host.limit_changed(self.basis(), version, rules.ruling(host.key()));
             self.carry_out(host, due);
         });
     }

@@ -1,5 +1,5 @@
 //! Redis and nothing else: how to reach it, what is kept there ([`keys`]), and the messages that
-//! change it ([`scripts`]).
+//! change it ([`scripts`], [`limits`]).
 //!
 //! [`Store`] is the pool for everything that needs no order: reads for people. The limiter opens
 //! its own connection ([`Settings::client`]), because its messages must keep theirs.
@@ -8,6 +8,7 @@
 //! scans the keyspace.
 
 pub(crate) mod keys;
+pub(crate) mod limits;
 pub(crate) mod scripts;
 
 use std::collections::BTreeMap;

@@ -145,16 +145,17 @@ impl Pool {
     }
 
     fn reclaim(&self, ask: &Reclaim) {
-        let mut oldest: Option<(PoolKey, Instant)> = None;
+        let mut oldest: Option<(PoolKey, usize, Instant)> = None;
         for (key, kept) in self.idle.borrow().iter() {
-            if let (true, Some(first)) = (key.authority.key() == ask.key(), kept.first())
-                && oldest.as_ref().is_none_or(|(_, since)| first.since < *since)
+            let first = kept.iter().position(|idle| ask.concerns(idle.line.seat()));
+            if let Some(at) = first
+                && oldest.as_ref().is_none_or(|(.., since)| kept[at].since < *since)
             {
-                oldest = Some((key.clone(), first.since));
+                oldest = Some((key.clone(), at, kept[at].since));
             }
         }
-        let Some((key, _)) = oldest else { return };
-        let taken = self.idle.borrow_mut().get_mut(&key).map(|kept| kept.remove(0));
+        let Some((key, at, _)) = oldest else { return };
+        let taken = self.idle.borrow_mut().get_mut(&key).map(|kept| kept.remove(at));
         if let Some(idle) = taken {
             self.left(&idle.line);
             idle.line.end();
