@@ -379,8 +379,10 @@ impl Host {
     pub(crate) fn release(&self, basis: Basis) -> Due {
         let mut state = self.lock();
         state.open = state.open.saturating_sub(1);
-        if basis.is_shared() && state.is_starved() && state.open >= state.fair_share() {
-            // Others have waited for it, too: it goes to the head of the fleet's queue.
+        let is_over = state.limit > 0 && state.total > state.limit;
+        let is_greedy = state.is_starved() && state.open >= state.fair_share();
+        if basis.is_shared() && (is_over || is_greedy) {
+            // It goes to the head of the fleet's queue, or to nobody.
             state.granted = state.granted.min(state.open);
         }
         let mut due = Due::default();
@@ -450,11 +452,10 @@ impl Host {
             state.forget();
             return None;
         }
-        // What is open beyond the grant stays a debt, whoever vouches for the rest.
-        let hold = if keep { state.open.min(state.granted) } else { state.open };
-        state.granted = if keep { hold } else { 0 };
+        // What is open beyond the grant is put on the books, and is no grant for that.
+        state.granted = if keep { state.granted.min(state.open) } else { 0 };
         let Ruling { limit, term } = state.ruling;
-        let claim = Claim { hold, limit, term, ..Claim::default() };
+        let claim = Claim { hold: state.open, limit, term, ..Claim::default() };
         state.send(&claim);
         Some(claim)
     }
@@ -523,11 +524,15 @@ impl Host {
         let mut state = self.lock();
         state.outstanding = false;
         state.hear_of_fleet(basis);
-        state.granted = answer.here;
         state.heard = answer.here;
         state.total = answer.total;
         let short = answer.short;
         state.limit = short.map_or(state.ruling.limit, |short| short.limit);
+        let is_learning = short.is_some_and(|short| short.learning.is_some());
+        let is_sure = state.limit == 0 || !is_learning && state.total <= state.limit;
+        // Beyond the limit, or before all have said what they hold, what is on the books may be no
+        // more than that.
+        state.granted = if is_sure { answer.here } else { answer.here.min(state.granted) };
         state.queued = short.map_or(0, |short| short.queued);
         state.instances = short.map_or(1, |short| short.instances);
         state.is_free = state.limit == 0;
@@ -535,7 +540,7 @@ impl Host {
         self.starve(&mut state, short.is_some_and(|short| short.others > 0));
         let mut due = Due::default();
         self.pump(&mut state, basis, &mut due);
-        if short.is_some_and(|short| short.learning.is_some()) {
+        if is_learning {
             // Nobody is refused for a loss that heals by itself: they ask again when it has.
             state.unask();
             return (due, state.again());
@@ -848,7 +853,7 @@ impl State {
         self.is_low
     }
 
-    /// What is open beyond what Redis granted.
+    /// What is open and not on the books of Redis.
     fn debt(&self) -> u32 {
         if self.limit == 0 { 0 } else { self.open.saturating_sub(self.heard) }
     }
@@ -877,7 +882,7 @@ impl State {
             Again::Brief
         } else if !self.waiting.is_empty() {
             Again::Waiting
-        } else if self.debt() > 0 {
+        } else if self.limit > 0 && self.open > self.granted {
             Again::Debt
         } else if self.limit > 0 && self.slack > 0 && self.granted > 0 {
             Again::Spare
@@ -1037,7 +1042,7 @@ mod tests {
             let mut waiting = ask(&host, LEASED, 4, true).unwrap();
             host.plan();
             short(&host, open_here, 4, 1, 1);
-            host.release(LEASED);
+            host.release(LEASED).tell();
             assert_eq!(told(&mut waiting).is_some(), stays, "{open_here} of 4 among two");
             let hold = if stays { open_here } else { open_here - 1 };
             assert_eq!(host.plan(), claim(hold, open_here, 0, u32::from(!stays), 4));
@@ -1148,9 +1153,9 @@ mod tests {
         short(&host, 1, 2, 1, 0);
         assert_eq!(host.plan(), None);
         // Nor does a later hello that is vouched for make a grant of it.
-        assert_eq!(host.reassert(true), claim(1, 0, 0, 0, 2));
-        short(&host, 1, 2, 0, 0);
-        host.release(LEASED);
+        assert_eq!(host.reassert(true), claim(2, 0, 0, 0, 2));
+        short(&host, 2, 3, 0, 0);
+        assert!(host.release(LEASED).speak, "it goes back");
         assert!(ask(&host, LEASED, 2, true).is_some());
     }
 
@@ -1236,7 +1241,8 @@ mod tests {
         host.release(LAVISH);
         host.release(LAVISH);
         host.look();
-        host.answered(Granted { here: 3, total: 3, short: None }, LAVISH).0.tell();
+        let hold = host.plan().unwrap().hold;
+        host.answered(Granted { here: hold, total: hold, short: None }, LAVISH).0.tell();
         host.look();
         assert_eq!(host.plan().unwrap().hold, 0);
     }
