@@ -5,8 +5,11 @@
 //! Invariants (each was found by a model of the protocol that broke without it):
 //! a connection that failed in any way is never used again, and the first message on each is a
 //! hello with a new epoch; the lease is counted from the moment its message was *sent*, less a
-//! margin; past it this instance says so and opens nothing.
+//! margin; past it this instance says so and opens nothing; what is vouched for is relied on past
+//! the old lease only when all of it has been said again, so the heartbeat goes out behind that.
 
+#[cfg(test)]
+use std::hash::Hash;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -61,7 +64,7 @@ pub(crate) enum Event {
     Tick,
 }
 
-/// What is to be done.
+/// What is to be done, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
     /// Learning is over: all who wait are to be asked for again.
@@ -74,7 +77,7 @@ pub(crate) enum Act {
     Drop,
     /// This is to be said on the connection.
     Hello(Hello),
-    /// A heartbeat is to be sent, before anything else.
+    /// A heartbeat is to be sent, behind what [`Act::Serve`] said.
     Heartbeat,
     /// Each host is to be asserted again; `force` is whether what it holds is vouched for.
     Serve { force: bool },
@@ -90,6 +93,7 @@ enum Line {
 
 /// The session.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Session {
     timing: Timing,
     line: Line,
@@ -193,12 +197,19 @@ impl Session {
                 self.line = Line::Serving;
                 self.confirmed = self.epoch;
                 self.patience = None;
-                self.renew(sent, answer.instances);
+                let force = answer.welcome == Welcome::Force;
+                if force {
+                    // Redis may know nothing yet of what is held: learning could end before it
+                    // does. The heartbeat's answer will say that it knows.
+                    self.instances = answer.instances.max(1);
+                } else {
+                    self.renew(sent, answer.instances);
+                }
                 self.learn(now, answer.learning);
                 // At once: it ends learning that is over already, and it is what tells the reaper
                 // that service is without a gap.
                 self.heartbeat_under_way = true;
-                vec![Act::Heartbeat, Act::Serve { force: answer.welcome == Welcome::Force }]
+                vec![Act::Serve { force }, Act::Heartbeat]
             }
             Event::Learning(left) => {
                 self.learn(now, Some(left));
@@ -218,6 +229,25 @@ impl Session {
             }
             Event::Tick => self.tick(now),
         }
+    }
+
+    /// All that later steps depend on, as seen from now by who looks at the clock each `unit`.
+    #[cfg(test)]
+    pub(crate) fn fingerprint(&self, now: Instant, unit: Duration) -> impl Hash + use<> {
+        let units = |at: Instant| (at.saturating_duration_since(now)).div_duration_f64(unit).ceil();
+        #[expect(clippy::cast_possible_truncation, reason = "a few units")]
+        let away = move |at: Instant| units(at) as i32;
+        let line = match self.line {
+            Line::Connecting => -1,
+            Line::Greeting => -2,
+            Line::Serving => -3,
+            Line::Down { retry_at } => away(retry_at),
+        };
+        (
+            (line, self.epoch, self.confirmed, self.heartbeat_under_way, self.failures.min(2)),
+            (self.leased_until.map_or(0, away), self.learning_until.map(away)),
+            (away(self.heartbeat_at), self.patience.map(away)),
+        )
     }
 
     fn tick(&mut self, now: Instant) -> Vec<Act> {
@@ -306,7 +336,7 @@ mod tests {
     }
 
     fn renewed(sent: Instant, learning: Option<Duration>) -> Event {
-        Event::Renewed { sent, answer: Renewed { learning, instances: 3 } }
+        Event::Renewed { sent, answer: Renewed { learning, instances: 3, generation: 7 } }
     }
 
     /// A session whose hello was sent and answered at `now`.
@@ -315,7 +345,7 @@ mod tests {
         assert_eq!(session.step(now, Event::Tick), [Act::Connect]);
         session.step(now, Event::Connected);
         let acts = session.step(now, greeted(now, Welcome::Admit, learning));
-        assert_eq!(acts, [Act::Heartbeat, Act::Serve { force: false }]);
+        assert_eq!(acts, [Act::Serve { force: false }, Act::Heartbeat]);
         (session, now)
     }
 
@@ -377,7 +407,7 @@ mod tests {
         let third = hello(&session.step(now + ms(51), Event::Connected));
         assert_eq!((third.previous, third.epoch), (1, 3));
         let acts = session.step(now + ms(52), greeted(now + ms(51), Welcome::Force, None));
-        assert_eq!(acts, [Act::Heartbeat, Act::Serve { force: true }]);
+        assert_eq!(acts, [Act::Serve { force: true }, Act::Heartbeat]);
     }
 
     #[test]
