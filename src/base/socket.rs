@@ -83,6 +83,31 @@ pub(crate) fn has_failed(stream: &TcpStream) -> bool {
         .is_ok_and(|ready| ready > 0 && ask[0].revents().contains(PollFlags::ERR))
 }
 
+/// Whether nothing is on its way through the socket, as far as the system tells: nothing to read
+/// (not even the peer's end, unless that is behind us), and nothing written that has not gone out.
+///
+/// What was written before our own FIN cannot be seen: the system calls such a socket writable in
+/// any case.
+pub(crate) fn is_still(stream: &TcpStream, read_end: bool) -> bool {
+    if !read_end {
+        let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let peeked = rustix::net::recv(stream.as_fd(), &mut [0_u8; 1], peek);
+        if !matches!(peeked, Err(rustix::io::Errno::AGAIN)) {
+            return false;
+        }
+    }
+    // With this mark a socket is writable only when nothing is unsent; 0 is the system's own.
+    let socket = socket2::SockRef::from(stream);
+    let marked = socket.set_tcp_notsent_lowat(1);
+    let mut ask = [PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::OUT)];
+    let ready = rustix::event::poll(&mut ask, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    let restored = socket.set_tcp_notsent_lowat(0);
+    marked.is_ok()
+        && restored.is_ok()
+        && ready.is_ok()
+        && ask[0].revents().intersection(PollFlags::OUT | PollFlags::ERR) == PollFlags::OUT
+}
+
 /// The reading side of a socket whose FIN is watched while its bytes are left alone.
 ///
 /// epoll tells of new bytes and of the FIN by the same edge. To hear of a FIN behind unread bytes,

@@ -199,6 +199,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let response_timeout = source.read(&flags::RESPONSE_TIMEOUT, time_or_off);
     let idle_timeout = source.read(&flags::IDLE_TIMEOUT, time_or_off);
     let tunnel_idle_timeout = source.read(&flags::TUNNEL_IDLE_TIMEOUT, time_or_off);
+    let idle_reclaim = source.read(&flags::IDLE_RECLAIM, time_or_off);
     let header_timeout = source.read(&flags::HEADER_TIMEOUT, some_time);
     let keep_alive_timeout = source.read(&flags::KEEP_ALIVE_TIMEOUT, some_time);
 
@@ -258,6 +259,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             header_timeout: header_timeout?,
             keep_alive_timeout: keep_alive_timeout?,
             tunnel_idle_timeout: tunnel_idle_timeout?,
+            idle_reclaim: idle_reclaim.map(|time| Some(time).filter(|t| *t < units::LONGEST))?,
             via: via?,
             refuse_status: refuse_status?,
         },
@@ -297,7 +299,8 @@ fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
     let url = url?;
     let (prefix, timeout, failure, (lease, heartbeat)) = (prefix?, timeout?, failure?, timing?);
     Ok(url.map(|url| {
-        let store = store::Settings { url, prefix, timeout };
+        let deployment = store::Deployment::Single { url };
+        let store = store::Settings { deployment, tls: None, prefix, timeout };
         shared::Settings { store, lease, heartbeat, failure }
     }))
 }

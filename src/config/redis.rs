@@ -151,11 +151,22 @@ fn is_same(addr: &str, url: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Serve;
     use super::super::tests::problems;
     use super::super::tests::serve;
+    use crate::store::Deployment;
+
+    fn url_of(serve: &Serve) -> String {
+        match &serve.config.shared.as_ref().unwrap().store.deployment {
+            Deployment::Single { url } => url.0.clone(),
+            other @ (Deployment::Cluster { .. } | Deployment::Sentinel { .. }) => {
+                panic!("{other:?}")
+            }
+        }
+    }
 
     fn url(args: &[&str], env: &[(&str, &str)]) -> String {
-        serve(args, env).config.shared.unwrap().store.url.0
+        url_of(&serve(args, env))
     }
 
     #[test]
@@ -194,7 +205,7 @@ mod tests {
         assert_eq!(url(&args, &[]), "redis://:p@R");
 
         let served = serve(&["--redis-addr=r:1"], &[("REDIS_URL", "redis://other")]);
-        assert_eq!(served.config.shared.unwrap().store.url.0, "redis://r:1");
+        assert_eq!(url_of(&served), "redis://r:1");
         assert_eq!(served.warnings, ["REDIS_URL is ignored: --redis-addr was given more directly"]);
 
         let told = problems(&["--redis-addr=r:1", "--redis-url=redis://other"], &[]);

@@ -12,6 +12,7 @@ pub mod shared;
 
 pub(crate) mod host;
 pub(crate) mod protocol;
+pub(crate) mod queue;
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -163,22 +164,37 @@ struct Inner {
     shared: Option<Arc<shared::Link>>,
 }
 
-/// The request that a thread close an idle connection to this host, for somebody who waits.
+/// The request that a thread close its longest idle connection to this host, for somebody who
+/// waits. Kept until that connection's slot is free.
 #[derive(Debug)]
 pub(crate) struct Reclaim {
     host: Arc<Host>,
     limiter: Limiter,
+    thread: usize,
+    in_vain: bool,
 }
 
 impl Reclaim {
     pub(crate) fn key(&self) -> &HostKey {
         self.host.key()
     }
+
+    /// The longest idle connection was told, and counts as idle until it closes or says no; `next`
+    /// is the longest idle one beside it.
+    pub(crate) fn passed_on(&self, next: Option<Instant>) {
+        self.host.set_oldest(self.thread, next);
+    }
+
+    /// There is a connection, and it closes. Unless this is said, another is looked for when the
+    /// request is dropped.
+    pub(crate) fn granted(&mut self) {
+        self.in_vain = false;
+    }
 }
 
 impl Drop for Reclaim {
     fn drop(&mut self) {
-        self.limiter.carry_out(&self.host, self.host.reclaimed());
+        self.limiter.carry_out(&self.host, self.host.reclaimed(self.thread, self.in_vain));
     }
 }
 
@@ -328,9 +344,11 @@ impl Limiter {
                 link.speak(Arc::clone(host));
             }
             for thread in due.reclaim.drain(..) {
-                let message = Reclaim { host: Arc::clone(host), limiter: self.clone() };
-                // A thread that is gone has closed its connections; the message's drop says so.
-                drop(self.inner.reclaimers[thread].send(message));
+                let (limiter, host) = (self.clone(), Arc::clone(host));
+                let message = Reclaim { host, limiter, thread, in_vain: true };
+                if let Err(unheard) = self.inner.reclaimers[thread].send(message) {
+                    unheard.0.host.gone(thread);
+                }
             }
             // A slot that was given to somebody who had left goes on to the next.
             let lost = due.tell();
@@ -477,25 +495,41 @@ impl Permit {
         }
     }
 
+    /// The connection idles (its [`Seat`] is parked): whoever waits for its host may have it.
+    pub(crate) fn offer(&self) {
+        self.limiter.carry_out(&self.host, self.host.offer(self.limiter.basis()));
+    }
+
     /// The host's side of the permit, for whoever keeps the connection without holding it.
     pub(crate) fn seat(&self) -> Seat {
         Seat(Arc::clone(&self.host))
     }
 }
 
-/// The host whose slot a kept connection occupies. Holds no slot itself.
+/// The host whose slot an idle connection occupies. Holds no slot itself.
 #[derive(Debug)]
 pub(crate) struct Seat(Arc<Host>);
 
 impl Seat {
-    /// The connection begins to idle in the pool of `thread`.
-    pub(crate) fn park(&self, thread: usize) {
-        self.0.park(thread);
+    /// The host, as the limit counts it.
+    pub(crate) fn key(&self) -> &HostKey {
+        self.0.key()
     }
 
-    /// The connection leaves the pool of `thread`.
-    pub(crate) fn unpark(&self, thread: usize) {
-        self.0.unpark(thread);
+    /// The connection, one of `thread`, has idled since then.
+    pub(crate) fn park(&self, thread: usize, since: Instant) {
+        self.0.park(thread, since);
+    }
+
+    /// The connection, which idled since then, is in use again or about to close. `next` tells the
+    /// moment of the longest idle one that `thread` has left for this host.
+    pub(crate) fn unpark(
+        &self,
+        thread: usize,
+        since: Instant,
+        next: impl FnOnce() -> Option<Instant>,
+    ) {
+        self.0.unpark(thread, since, next);
     }
 
     /// Whether somebody waits for this slot.
@@ -629,11 +663,11 @@ mod tests {
         let settings = Settings { default_limit: 1, ..Settings::default() };
         let (limiter, mut ears) = Limiter::new(settings, None, 2);
         let idle = limiter.acquire(&key(), Patience::None).await.unwrap();
-        idle.seat().park(1);
+        idle.seat().park(1, clock::now());
         let mut asking = tokio_test_spawn(&limiter);
         assert!(futures_util::poll!(&mut asking).is_pending());
         let reclaim = ears[1].recv().await.unwrap();
-        idle.seat().unpark(1);
+        idle.seat().unpark(1, clock::now(), || None);
         drop(idle);
         drop(reclaim);
         asking.await.unwrap();
@@ -644,12 +678,12 @@ mod tests {
         let settings = Settings { default_limit: 1, ..Settings::default() };
         let (limiter, mut ears) = Limiter::new(settings, None, 1);
         let held = limiter.acquire(&key(), Patience::None).await.unwrap();
-        held.seat().park(0);
+        held.seat().park(0, clock::now());
         let key = key();
         let asking = limiter.acquire(&key, Patience::None);
         tokio::pin!(asking);
         assert!(futures_util::poll!(&mut asking).is_pending());
-        held.seat().unpark(0);
+        held.seat().unpark(0, clock::now(), || None);
         drop(ears[0].recv().await);
         assert_eq!(asking.await.unwrap_err().reason, Reason::Full);
     }

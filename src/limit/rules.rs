@@ -15,6 +15,15 @@ use crate::base::authority::HostKey;
 /// Connections at once to one host; 0 is unlimited.
 pub type Limit = u32;
 
+/// A limit, and how it ranks among the opinions of several instances.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ruling {
+    /// The limit.
+    pub limit: Limit,
+    /// Of two opinions about one host's limit the one with the higher term holds. Below 2^53.
+    pub term: u64,
+}
+
 /// What a rule speaks of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Pattern {
@@ -104,6 +113,11 @@ impl Rules {
         let mut table = Self { default, ..Self::default() };
         table.replace(rules);
         table
+    }
+
+    /// The limit of one host, with its term.
+    pub fn ruling(&self, key: &HostKey) -> Ruling {
+        Ruling { limit: self.limit(key), term: 0 }
     }
 
     /// The limit of one host.

@@ -6,74 +6,177 @@
 //! | `queue` | `proxy_rate_limiter:{0}:api.example.com:8443~q` | list of instances, one entry for each request that waits | while somebody waits; one day |
 //! | `workers` | `proxy_rate_limiter:{0}:@w` | hash: instance -> epoch, `#s` state and generation, `#run`, `#until`, `#hb`, `#ok` | one day after the last heartbeat |
 //! | `leases` | `proxy_rate_limiter:{0}:@lease` | sorted set: instance -> end of lease, ms of Redis time | while there is an instance; one day after the last heartbeat |
+//! | `channel` | `proxy_rate_limiter:{0}:@n:0123456789ab` | pub/sub channel: what one instance is told | no key |
 //!
-//! Hints go to the channel `proxy_rate_limiter:{0}:@n:<instance>`.
+//! Hints for one instance go to the channel of its name.
 //!
-//! Invariant: all share one hash tag, so that a script may use them together on a cluster
-//! too; no host's key can be mistaken for one of the others, since a host name holds no `@`.
+//! The number in braces is the shard. One Redis has the one shard 0, a cluster has [`CLUSTER`] of
+//! them, so that its nodes share the work. The shard of a host is the FNV-1a hash (64 bits) of its
+//! key, modulo the number of shards: the same in every version and on every machine.
+//!
+//! Invariant: all keys of a shard have one hash tag, so that a script may use them together on a
+//! cluster; no host's key can be mistaken for one of the others, since a host name holds no `@`
+//! and no `~`.
 
 use crate::base::authority::HostKey;
+
+/// Shards of a cluster. Never to be changed: instances of two minds would count apart.
+pub(crate) const CLUSTER: u16 = 16;
 
 /// The keys under one prefix.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
+    shards: Vec<Shard>,
+}
+
+#[derive(Clone, Debug)]
+struct Shard {
     stem: String,
     workers: String,
     leases: String,
 }
 
 impl Keys {
-    pub(crate) fn new(prefix: &str) -> Self {
-        // One shard. More of them would carry their number here.
-        let stem = format!("{prefix}:{{0}}:");
-        let (workers, leases) = (format!("{stem}@w"), format!("{stem}@lease"));
-        Self { stem, workers, leases }
+    pub(crate) fn new(prefix: &str, shards: u16) -> Self {
+        let shard = |number| {
+            let stem = format!("{prefix}:{{{number}}}:");
+            let (workers, leases) = (format!("{stem}@w"), format!("{stem}@lease"));
+            Shard { stem, workers, leases }
+        };
+        Self { shards: (0..shards.max(1)).map(shard).collect() }
+    }
+
+    /// Which shard counts this host.
+    pub(crate) fn shard(&self, host: &HostKey) -> u16 {
+        let count = self.shards.len() as u64;
+        u16::try_from(hash(host.as_str()) % count).unwrap_or_default()
     }
 
     pub(crate) fn host(&self, host: &HostKey) -> String {
-        [self.stem.as_str(), host.as_str()].concat()
+        [self.of(self.shard(host)).stem.as_str(), host.as_str()].concat()
     }
 
-    /// The list of those who wait for a slot of this host.
+    /// Who waits for this host.
     pub(crate) fn queue(&self, host: &HostKey) -> String {
-        [self.stem.as_str(), host.as_str(), "~q"].concat()
+        [self.of(self.shard(host)).stem.as_str(), host.as_str(), "~q"].concat()
     }
 
     /// The host whose key this is.
     pub(crate) fn host_of(&self, key: &str) -> Option<HostKey> {
-        key.strip_prefix(&self.stem).map(HostKey::recalled)
+        let stem = &self.shards.get(usize::from(shard_of(key.as_bytes())?))?.stem;
+        key.strip_prefix(stem).map(HostKey::recalled)
     }
 
-    /// Where an instance hears hints.
-    pub(crate) fn channel(&self, worker: &str) -> String {
-        [self.stem.as_str(), "@n:", worker].concat()
-    }
-
-    /// The command that sends a hint.
-    #[expect(clippy::unused_self, reason = "a cluster's is another")]
+    /// The command that sends a hint: where there are shards, it need not reach every node.
     pub(crate) fn publish(&self) -> &'static str {
-        "PUBLISH"
+        if self.shards.len() > 1 { "SPUBLISH" } else { "PUBLISH" }
     }
 
-    pub(crate) fn leases(&self) -> &str {
-        &self.leases
+    /// The command that subscribes to hints.
+    pub(crate) fn subscribe(&self) -> &'static str {
+        if self.shards.len() > 1 { "SSUBSCRIBE" } else { "SUBSCRIBE" }
     }
 
-    pub(crate) fn workers(&self) -> &str {
-        &self.workers
+    pub(crate) fn leases(&self, shard: u16) -> &str {
+        &self.of(shard).leases
     }
+
+    pub(crate) fn workers(&self, shard: u16) -> &str {
+        &self.of(shard).workers
+    }
+
+    /// Where one instance hears of what happens in this shard.
+    pub(crate) fn channel(&self, shard: u16, worker: &str) -> String {
+        [self.of(shard).stem.as_str(), "@n:", worker].concat()
+    }
+
+    fn of(&self, shard: u16) -> &Shard {
+        &self.shards[usize::from(shard)]
+    }
+}
+
+/// The shard that a key or channel belongs to: the number in its hash tag.
+pub(crate) fn shard_of(key: &[u8]) -> Option<u16> {
+    let start = key.iter().position(|byte| *byte == b'{')? + 1;
+    let length = key[start..].iter().position(|byte| *byte == b'}')?;
+    std::str::from_utf8(&key[start..start + length]).ok()?.parse().ok()
+}
+
+/// The slot of a cluster that all keys of a shard are in: CRC-16/XMODEM of the hash tag, modulo
+/// 16384 (the cluster specification of Redis).
+pub(crate) fn slot(shard: u16) -> u16 {
+    let mut crc = 0_u16;
+    for byte in shard.to_string().bytes() {
+        crc ^= u16::from(byte) << 8;
+        for _ in 0..8 {
+            crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+        }
+    }
+    crc % 16384
+}
+
+/// FNV-1a with 64 bits.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn host(text: &str) -> HostKey {
+        HostKey::parse(text).unwrap()
+    }
+
     #[test]
     fn keys_look_as_documented() {
-        let keys = Keys::new("proxy_rate_limiter");
-        let host = HostKey::parse("api.example.com:8443").unwrap();
+        let keys = Keys::new("proxy_rate_limiter", 1);
+        let host = host("api.example.com:8443");
         assert_eq!(keys.host(&host), "proxy_rate_limiter:{0}:api.example.com:8443");
-        assert_eq!(keys.workers(), "proxy_rate_limiter:{0}:@w");
-        assert_eq!(keys.leases(), "proxy_rate_limiter:{0}:@lease");
+        assert_eq!(keys.queue(&host), "proxy_rate_limiter:{0}:api.example.com:8443~q");
+        assert_eq!(keys.workers(0), "proxy_rate_limiter:{0}:@w");
+        assert_eq!(keys.leases(0), "proxy_rate_limiter:{0}:@lease");
+        assert_eq!(keys.channel(0, "0123456789ab"), "proxy_rate_limiter:{0}:@n:0123456789ab");
+    }
+
+    #[test]
+    fn the_shard_of_a_host_is_the_same_for_ever() {
+        // Published test vectors of FNV-1a.
+        assert_eq!(hash(""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(hash("a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(hash("foobar"), 0x8594_4171_f739_67e8);
+
+        let keys = Keys::new("p", CLUSTER);
+        let host = host("foobar");
+        assert_eq!(keys.shard(&host), 8);
+        assert_eq!(keys.host(&host), "p:{8}:foobar");
+        assert_eq!(keys.queue(&host), "p:{8}:foobar~q");
+    }
+
+    #[test]
+    fn many_hosts_spread_over_all_shards() {
+        let keys = Keys::new("p", CLUSTER);
+        let mut counts = [0_u32; CLUSTER as usize];
+        for number in 0..1600 {
+            counts[usize::from(keys.shard(&host(&format!("host{number}.example.com"))))] += 1;
+        }
+        assert!(counts.iter().all(|count| (50..200).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn the_slot_is_the_one_of_redis() {
+        // As CLUSTER KEYSLOT says; tests/it/deployments.rs asks a real one for all shards.
+        assert_eq!((slot(0), slot(1), slot(15)), (13_907, 9_842, 4_178));
+    }
+
+    #[test]
+    fn a_channel_says_its_shard() {
+        let keys = Keys::new("p", CLUSTER);
+        assert_eq!(shard_of(keys.channel(11, "w").as_bytes()), Some(11));
+        for other in ["", "news", "{x}", "{", "{70000}"] {
+            assert_eq!(shard_of(other.as_bytes()), None, "{other}");
+        }
     }
 }

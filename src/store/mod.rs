@@ -1,73 +1,138 @@
 //! Redis and nothing else: how to reach it, what is kept there ([`keys`]), and the messages that
 //! change it ([`scripts`]).
 //!
-//! [`Store`] is the pool for everything that needs no order: reads for people. The limiter opens
-//! its own connection ([`Settings::client`]), because its messages must keep theirs.
+//! [`nodes`] knows which Redis is the one to ask, of a single one, behind sentinels, or in a
+//! cluster. [`Store`] is the pool for everything that needs no order: reads for people. The limiter
+//! has connections of its own ([`route`]), because its messages must keep theirs.
 //!
 //! Invariant: nothing here waits longer than [`Settings::timeout`] for each step, and nothing
 //! scans the keyspace.
 
 pub(crate) mod keys;
+mod nodes;
+pub(crate) mod route;
 pub(crate) mod scripts;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::time::Duration;
 
+use deadpool_redis::Connection;
 use deadpool_redis::Manager;
 use deadpool_redis::Pool;
 use deadpool_redis::PoolError;
 use deadpool_redis::Runtime;
+use futures_util::future::try_join_all;
 use redis::AsyncConnectionConfig;
-use redis::Client;
-use redis::ConnectionInfo;
-use redis::IntoConnectionInfo;
 use redis::RedisError;
 use thiserror::Error;
 
 use self::keys::Keys;
+use self::nodes::Nodes;
+use self::nodes::Place;
 use crate::base::authority::HostKey;
 
 /// Where Redis is and how long it may take.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `redis://`, `rediss://` or `redis+unix://`, with user, password and database filled in.
-    pub url: Secret,
+    /// Which Redis, or which of them.
+    pub deployment: Deployment,
+    /// What TLS needs beside the address: where it is set, all nodes of a [`Deployment::Sentinel`]
+    /// or [`Deployment::Cluster`] are spoken to by TLS; a single Redis says so in its URL.
+    pub tls: Option<Tls>,
     /// The first part of every key.
     pub prefix: String,
     /// How long one call, or one connect, may take.
     pub timeout: Duration,
 }
 
+/// How Redis is run.
+#[derive(Clone, Debug)]
+pub enum Deployment {
+    /// A cluster: the hosts are spread over its nodes.
+    Cluster {
+        /// Nodes to ask for all others; more than one in case that one is down.
+        seeds: Vec<Node>,
+        /// The same at all nodes.
+        login: Login,
+    },
+    /// A master with replicas, watched by sentinels who choose another master when it fails.
+    Sentinel {
+        /// Whom to ask for the master.
+        sentinels: Vec<Node>,
+        /// What the sentinels call it.
+        master: String,
+        /// At the sentinels.
+        sentinel_login: Login,
+        /// At the master.
+        login: Login,
+        /// Number of the database.
+        database: i64,
+    },
+    /// One Redis.
+    Single {
+        /// `redis://`, `rediss://` or `redis+unix://`, with user, password and database filled in.
+        url: Secret,
+    },
+}
+
+/// A Redis process by its address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// A name or IP address, this without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Who one is at Redis; nobody by default.
+#[derive(Clone, Debug, Default)]
+pub struct Login {
+    /// The user of an ACL; none is `default`.
+    pub username: Option<String>,
+    /// The password.
+    pub password: Option<Secret>,
+}
+
+/// Whom to trust, and who one is, by TLS.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// Certificates in PEM of the authorities to trust; none trusts the system's.
+    pub authority: Option<Vec<u8>>,
+    /// A certificate of one's own.
+    pub client: Option<ClientCertificate>,
+}
+
+/// What a Redis that asks for certificates is shown.
+#[derive(Clone, Debug)]
+pub struct ClientCertificate {
+    /// The chain, in PEM.
+    pub certificate: Vec<u8>,
+    /// Its key, in PEM.
+    pub key: Secret,
+}
+
 impl Settings {
     /// The documented defaults, for the Redis at `url`.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
-            url: Secret(url.into()),
+            deployment: Deployment::Single { url: Secret(url.into()) },
+            tls: None,
             prefix: "proxy_rate_limiter".to_owned(),
             timeout: Duration::from_millis(200),
         }
-    }
-}
-
-impl Settings {
-    /// The client for a connection of one's own, and how to connect: without time-outs and repeats
-    /// behind the caller's back.
-    pub(crate) fn client(&self) -> Result<(Client, AsyncConnectionConfig), RedisError> {
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        Ok((Client::open(self.address()?)?, config))
-    }
-
-    fn address(&self) -> Result<ConnectionInfo, RedisError> {
-        // Two crates in the tree bring a TLS provider each; rustls wants to be told which. An
-        // error says that somebody else in this process has told it, which is as good.
-        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-        let address = self.url.0.as_str().into_connection_info()?;
-        // PERF: with Nagle's algorithm a second batch would wait for the answer to the first.
-        let tcp = address.tcp_settings().clone().set_nodelay(true);
-        Ok(address.set_tcp_settings(tcp))
     }
 }
 
@@ -101,28 +166,90 @@ pub struct Fleet {
     pub holders: BTreeMap<String, u32>,
 }
 
-/// A few connections for what needs no order. To be used on one runtime.
+/// A few connections for what needs no order. To be used on one runtime. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
-    pool: Pool,
+    nodes: Nodes,
+    /// By name of the node.
+    pools: Arc<Mutex<HashMap<String, Pool>>>,
     keys: Keys,
     timeout: Duration,
 }
 
+/// To each node.
 const CONNECTIONS: usize = 2;
 
 impl Store {
+    /// Errs when the settings name nothing that could be a Redis.
     pub(crate) fn new(settings: &Settings) -> Result<Self, RedisError> {
+        let nodes = Nodes::new(settings)?;
+        let keys = Keys::new(&settings.prefix, nodes.shards());
+        Ok(Self { nodes, pools: Arc::default(), keys, timeout: settings.timeout })
+    }
+
+    /// Who holds slots of these hosts, one answer for each, in their order. Instances whose lease
+    /// was reaped do not count, though their slots may still stand in Redis.
+    pub(crate) async fn fleet(&self, hosts: &[HostKey]) -> Result<Vec<Fleet>, Away> {
+        let mut shards: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        for (number, host) in hosts.iter().enumerate() {
+            shards.entry(self.keys.shard(host)).or_default().push(number);
+        }
+        let reads = shards.into_iter().map(async |(shard, numbers)| {
+            let hosts: Vec<&HostKey> = numbers.iter().map(|number| &hosts[*number]).collect();
+            let fleets = self.call(shard, async |connection| {
+                read_fleets(connection, &self.keys, shard, &hosts).await
+            });
+            Ok::<_, Away>((numbers, fleets.await?))
+        });
+        let mut all = vec![Fleet::default(); hosts.len()];
+        for (numbers, fleets) in try_join_all(reads).await? {
+            for (number, fleet) in numbers.into_iter().zip(fleets) {
+                all[number] = fleet;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Lets `call` use a connection to the node of a shard, for as long as one call may take. After
+    /// a failure the node is looked for anew the next time.
+    pub(crate) async fn call<T>(
+        &self,
+        shard: u16,
+        call: impl AsyncFnOnce(&mut Connection) -> Result<T, RedisError>,
+    ) -> Result<T, Away> {
+        let called = self.try_call(shard, call).await;
+        if called.is_err() && self.nodes.may_move() {
+            self.nodes.forget();
+            self.pools().clear();
+        }
+        called
+    }
+
+    async fn try_call<T>(
+        &self,
+        shard: u16,
+        call: impl AsyncFnOnce(&mut Connection) -> Result<T, RedisError>,
+    ) -> Result<T, Away> {
+        let place = tokio::time::timeout(self.timeout, self.nodes.place(shard)).await??;
+        let mut connection = self.pool(place)?.get().await?;
+        Ok(tokio::time::timeout(self.timeout, call(&mut connection)).await??)
+    }
+
+    fn pool(&self, place: Place) -> Result<Pool, RedisError> {
+        let mut pools = self.pools();
+        if let Some(pool) = pools.get(&place.name) {
+            return Ok(pool.clone());
+        }
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(settings.timeout))
-            .set_response_timeout(Some(settings.timeout));
-        let manager = Manager::new_with_config(settings.address()?, config)?;
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(Some(self.timeout));
+        let manager = Manager::new_with_config(place.info, config)?;
         let pool = Pool::builder(manager)
             .max_size(CONNECTIONS)
             .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(settings.timeout))
-            .create_timeout(Some(settings.timeout))
-            .recycle_timeout(Some(settings.timeout))
+            .wait_timeout(Some(self.timeout))
+            .create_timeout(Some(self.timeout))
+            .recycle_timeout(Some(self.timeout))
             .build()
             .map_err(|error| {
                 RedisError::from((
@@ -131,44 +258,40 @@ impl Store {
                     error.to_string(),
                 ))
             })?;
-        Ok(Self { pool, keys: Keys::new(&settings.prefix), timeout: settings.timeout })
+        pools.insert(place.name, pool.clone());
+        Ok(pool)
     }
 
-    /// Who holds slots of these hosts, one answer for each, in their order. Instances whose lease
-    /// was reaped do not count, though their slots may still stand in Redis.
-    pub(crate) async fn fleet(&self, hosts: &[HostKey]) -> Result<Vec<Fleet>, Away> {
-        if hosts.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut connection = self.pool.get().await?;
-        let mut reads = redis::pipe();
-        for host in hosts {
-            reads.cmd("HGETALL").arg(self.keys.host(host));
-        }
-        let rows = reads.query_async(&mut connection);
-        let mut rows: Vec<BTreeMap<String, u32>> =
-            tokio::time::timeout(self.timeout, read_counts(rows)).await??;
-        let ids: BTreeSet<&String> = rows.iter().flat_map(BTreeMap::keys).collect();
-        if ids.is_empty() {
-            return Ok(rows.into_iter().map(|_| Fleet::default()).collect());
-        }
-        let mut read = redis::cmd("HMGET");
-        read.arg(self.keys.workers()).arg(&ids);
-        let epochs = read.query_async(&mut connection);
-        let epochs: Vec<Option<String>> = tokio::time::timeout(self.timeout, epochs).await??;
-        let alive: BTreeSet<String> = ids
-            .into_iter()
-            .zip(epochs)
-            .filter_map(|(id, epoch)| epoch.map(|_| id.clone()))
-            .collect();
-        for row in &mut rows {
-            row.retain(|id, _| alive.contains(id));
-        }
-        Ok(rows
-            .into_iter()
-            .map(|holders| Fleet { total: holders.values().sum(), holders })
-            .collect())
+    fn pools(&self) -> MutexGuard<'_, HashMap<String, Pool>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Hosts of one shard.
+async fn read_fleets(
+    connection: &mut Connection,
+    keys: &Keys,
+    shard: u16,
+    hosts: &[&HostKey],
+) -> Result<Vec<Fleet>, RedisError> {
+    let mut reads = redis::pipe();
+    for host in hosts {
+        reads.cmd("HGETALL").arg(keys.host(host));
+    }
+    let mut rows = read_counts(reads.query_async(connection)).await?;
+    let ids: BTreeSet<&String> = rows.iter().flat_map(BTreeMap::keys).collect();
+    if ids.is_empty() {
+        return Ok(rows.into_iter().map(|_| Fleet::default()).collect());
+    }
+    let mut read = redis::cmd("HMGET");
+    read.arg(keys.workers(shard)).arg(&ids);
+    let epochs: Vec<Option<String>> = read.query_async(connection).await?;
+    let alive: BTreeSet<String> =
+        ids.into_iter().zip(epochs).filter_map(|(id, epoch)| epoch.map(|_| id.clone())).collect();
+    for row in &mut rows {
+        row.retain(|id, _| alive.contains(id));
+    }
+    Ok(rows.into_iter().map(|holders| Fleet { total: holders.values().sum(), holders }).collect())
 }
 
 /// Host hashes without the fields that are no instance's.
@@ -184,27 +307,26 @@ async fn read_counts(
 
 #[cfg(test)]
 mod tests {
+    use super::route::Route;
     use super::*;
 
     fn settings(url: &str) -> Settings {
-        let timeout = Duration::from_millis(200);
-        Settings { url: Secret(url.into()), prefix: "p".into(), timeout }
+        Settings { prefix: "p".into(), ..Settings::new(url) }
     }
 
     #[tokio::test]
     async fn tls_finds_its_provider() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let settings = settings(&format!("rediss://{}", listener.local_addr().unwrap()));
-        let (client, config) = settings.client().unwrap();
+        let route = Route::new(&settings).unwrap();
         let hang_up = async { drop(listener.accept().await.unwrap()) };
-        let connect = client.get_multiplexed_async_connection_with_config(&config);
-        let (connected, ()) = tokio::join!(connect, hang_up);
+        let (connected, ()) = tokio::join!(route.connect(0), hang_up);
         assert!(connected.unwrap_err().is_io_error(), "not a panic");
     }
 
     #[test]
     fn what_is_no_redis_is_an_error() {
-        assert!(settings("http://localhost").client().is_err());
+        assert!(Route::new(&settings("http://localhost")).is_err());
         assert!(Store::new(&settings("")).is_err());
     }
 

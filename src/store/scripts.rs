@@ -160,8 +160,9 @@ pub(crate) struct Short {
 impl Grant<'_> {
     pub(crate) fn command(&self, keys: &Keys, worker: &str, epoch: u64) -> Cmd {
         let Claim { hold, heard, ask, wait, spare, slack, limit, term } = self.claim;
+        let shard = keys.shard(self.host);
         let mut command = GRANT.call(3);
-        command.arg(keys.host(self.host)).arg(keys.workers()).arg(keys.queue(self.host));
+        command.arg(keys.host(self.host)).arg(keys.workers(shard)).arg(keys.queue(self.host));
         command.arg(worker).arg(epoch).arg(self.number);
         command.arg(hold).arg(heard).arg(ask).arg(wait).arg(spare).arg(slack);
         command.arg(limit).arg(format_args!("{term}:{limit}").to_string());
@@ -234,9 +235,9 @@ pub(crate) struct Renewed {
 }
 
 impl Heartbeat {
-    pub(crate) fn command(&self, keys: &Keys, worker: &str, epoch: u64) -> Cmd {
+    pub(crate) fn command(&self, keys: &Keys, shard: u16, worker: &str, epoch: u64) -> Cmd {
         let mut command = HEARTBEAT.call(2);
-        command.arg(keys.workers()).arg(keys.leases()).arg(worker).arg(epoch);
+        command.arg(keys.workers(shard)).arg(keys.leases(shard)).arg(worker).arg(epoch);
         command.arg(millis(self.lease));
         command
     }
@@ -289,9 +290,9 @@ pub(crate) struct Greeted {
 }
 
 impl Hello {
-    pub(crate) fn command(&self, keys: &Keys, worker: &str) -> Cmd {
+    pub(crate) fn command(&self, keys: &Keys, shard: u16, worker: &str) -> Cmd {
         let mut command = HELLO.call(2);
-        command.arg(keys.workers()).arg(keys.leases()).arg(worker);
+        command.arg(keys.workers(shard)).arg(keys.leases(shard)).arg(worker);
         command.arg(self.previous).arg(self.epoch).arg(millis(self.lease));
         command.arg(u8::from(self.vouched));
         command
@@ -325,9 +326,9 @@ pub(crate) struct Leave {
 }
 
 impl Leave {
-    pub(crate) fn command(self, keys: &Keys, worker: &str, epoch: u64) -> Cmd {
+    pub(crate) fn command(self, keys: &Keys, shard: u16, worker: &str, epoch: u64) -> Cmd {
         let mut command = LEAVE.call(2);
-        command.arg(keys.workers()).arg(keys.leases()).arg(worker).arg(epoch);
+        command.arg(keys.workers(shard)).arg(keys.leases(shard)).arg(worker).arg(epoch);
         command.arg(u8::from(self.clean));
         command
     }
