@@ -71,7 +71,7 @@ if not have then
 end
 local had, was_unused, was_mine = have, unused, mine
 local total, queued = (row[2] or 0) + 0, (row[5] or 0) + 0
-local was_queued = queued
+local was_queued, written = queued, total
 local is_short = false
 
 if row[3] and row[3] ~= ARGV[11] then
@@ -91,15 +91,16 @@ local is_again = last == ARGV[3] -- this very message has run
 local is_asserted = manner == 'F' or manner == 'A'
 local number, learning = nil, nil
 local want, waits = 0, 0
-if manner == 'F' then
+if manner == 'F' and string.byte(generation) == 76 then
   have = hold
-elseif manner == 'A' then
+elseif is_asserted then
+  -- Once learning is over, somebody else may have what this instance says it holds.
   have = may_grant and math.min(have, hold) or 0
   want = hold - have
 elseif not is_again then
   want = ARGV[6] + ARGV[7]
   -- What the queue got since the last answer was heard of is kept, as far as it is wanted.
-  local unheard = math.min(math.max(have - ARGV[5], 0), want)
+  local unheard = math.min(math.max(have - math.max(ARGV[5] + 0, hold), 0), want)
   local debt = math.max(hold - have, 0)
   have = math.min(have, hold + unheard)
   want = want - unheard + debt
@@ -139,8 +140,12 @@ elseif not is_again and may_grant and (want > 0 or queued > 0) then
         end
       end
     end
-    call('HSET', host, '#t', format('%d', total), '#g', generation, '#k', format('%d', lent))
-    row[5] = row[5] or '0'
+    call('HSET', host, '#t', format('%d', total), '#g', generation, '#k', format('%d', lent),
+      '#q', format('%d', queued))
+    row[5], written, was_queued = row[5] or '0', total, queued
+    if queued == 0 then
+      call('DEL', KEYS[3]) -- what the dead left in it
+    end
   end
 
   local most = limit == 0 and 0 or math.min(want, waits)
@@ -202,7 +207,7 @@ end
 
 -- Slots ahead of need come from what is plentiful, never from what somebody waits for.
 if not is_again then
-  unused = ARGV[8] + 0
+  unused = math.min(ARGV[8] + 0, have)
   if manner == '' and want == 0 and queued == 0 and limit > 0 and may_grant then
     local more = math.max(0, math.min(ARGV[9] + 0, math.floor((limit - total) / 2)))
     have, total, unused = have + more, total + more, unused + more
@@ -222,7 +227,8 @@ elseif not row[2] then
   call('EXPIRE', host, '86400')
   row[2] = '0'
 elseif not is_again
-    and (have ~= had or mine ~= was_mine or unused ~= was_unused or number or last) then
+    and (have ~= had or mine ~= was_mine or unused ~= was_unused or total ~= written or number
+      or last) then
   if have == 0 and mine == 0 then
     call('HDEL', host, id)
     call('HSET', host, '#t', format('%d', total))
@@ -237,7 +243,7 @@ if row[2] then
   if queued ~= was_queued or row[5] and want > 0 then
     call('HSET', host, '#q', format('%d', queued))
     if queued == 0 then
-      call('DEL', KEYS[3]) -- what the dead left in it
+      call('DEL', KEYS[3])
     end
   end
   if unused ~= was_unused then

@@ -53,9 +53,11 @@ if lost or restarted then
     or string.find(stats, 'cmdstat_swapdb:', 1, true)
     or string.find(stats, 'evicted_keys:[1-9]')
   ends = (forgot and now or now - start * 1000) + lease
-  -- The generation starts at the time of day, so that none is met twice. Old entries are reaped by
-  -- the heartbeat that ends learning, even if that is due at once.
-  state = ((ends > now or restarted) and 'L' or 'G') .. string.format('%.0f', now)
+  -- The generation starts at the time of day, so that none is met twice, whatever the clock of the
+  -- process before. Old entries are reaped by the heartbeat that ends learning, even if that is due
+  -- at once.
+  local first = math.max(now, (state and tonumber(string.sub(state, 2)) or 0) + 1)
+  state = ((ends > now or restarted) and 'L' or 'G') .. string.format('%.0f', first)
   redis.call('HSET', workers, '#run', run, '#s', state, '#first', string.sub(state, 2),
     '#until', string.format('%.0f', ends))
 elseif run ~= '' and known[2] ~= run then

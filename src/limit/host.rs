@@ -70,6 +70,7 @@ enum Hope {
 
 /// How many waiters hope for what, so that nobody need look at each of them.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 struct Hopes {
     /// For a place in the fleet's queue.
     queued: u32,
@@ -184,6 +185,7 @@ pub(crate) enum Again {
 }
 
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 struct State {
     open: u32,
     /// Slots that may be used.
@@ -768,6 +770,48 @@ impl Host {
 
     fn count_waiting(&self, state: &State) {
         self.waiting.store(u32::try_from(state.waiting.len()).unwrap_or(u32::MAX), Relaxed);
+    }
+}
+
+/// For the model checker, which looks at each host from without and goes on from copies.
+#[cfg(test)]
+impl Host {
+    /// The same host once more. Who waits there waits there too, but cannot be told anything.
+    pub(crate) fn fork(&self) -> Self {
+        let counters = Arc::clone(&self.counters);
+        let host = Self::new(self.key.clone(), self.shard, self.idle.len(), counters, self.named);
+        *host.lock() = self.lock().clone();
+        host.count_waiting(&host.lock());
+        host
+    }
+
+    /// All that later steps depend on, but for clocks and slack.
+    pub(crate) fn fingerprint(&self) -> impl std::hash::Hash + use<> {
+        let state = self.lock();
+        let Hopes { queued, asking, unasked, brief } = state.hopes;
+        (
+            (state.open, state.granted, state.heard, state.recorded, state.queued, state.limit),
+            (state.is_free, state.is_starved(), state.is_polled, state.outstanding, state.listed),
+            (queued, asking, unasked, brief, state.instances),
+            (state.slack > 0).then_some((state.total, state.fleet, state.low, state.trim, state.is_low)),
+        )
+    }
+
+    /// Some time has passed: that others were short of slots is forgotten.
+    pub(crate) fn calm(&self) {
+        self.starve(&mut self.lock(), false);
+    }
+
+    /// Breaks what the model must notice.
+    pub(crate) fn set_granted(&self, granted: u32) {
+        self.lock().granted = granted;
+    }
+}
+
+#[cfg(test)]
+impl Clone for Waiter {
+    fn clone(&self) -> Self {
+        Self { hope: self.hope, ticket: oneshot::channel().0 }
     }
 }
 

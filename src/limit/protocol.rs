@@ -7,6 +7,8 @@
 //! hello with a new epoch; the lease is counted from the moment its message was *sent*, less a
 //! margin; past it this instance says so and opens nothing.
 
+#[cfg(test)]
+use std::hash::Hash;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -92,6 +94,7 @@ enum Line {
 
 /// The session.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Session {
     timing: Timing,
     line: Line,
@@ -227,6 +230,31 @@ impl Session {
             }
             Event::Tick => self.tick(now),
         }
+    }
+
+    /// Breaks what the model must notice: a lease from what was sent then.
+    #[cfg(test)]
+    pub(crate) fn rely(&mut self, sent: Instant) {
+        self.renew(sent, self.instances);
+    }
+
+    /// All that later steps depend on, as seen from now by who looks at the clock each `unit`; but
+    /// not the generation.
+    #[cfg(test)]
+    pub(crate) fn fingerprint(&self, now: Instant, unit: Duration) -> impl Hash + use<> {
+        let units = |at: Instant| at.saturating_duration_since(now).as_nanos();
+        let away = move |at: Instant| units(at).div_ceil(unit.as_nanos());
+        let line = match self.line {
+            Line::Connecting => (1, None),
+            Line::Greeting => (2, None),
+            Line::Serving => (3, None),
+            Line::Down { retry_at } => (4, Some(away(retry_at))),
+        };
+        (
+            (line, self.epoch, self.confirmed, self.heartbeat_under_way, self.failures.min(2)),
+            (self.leased_until.map_or(0, away), self.learning_until.map(away)),
+            (away(self.heartbeat_at), self.patience.map(away)),
+        )
     }
 
     fn tick(&mut self, now: Instant) -> Vec<Act> {

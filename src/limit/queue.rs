@@ -20,6 +20,7 @@ pub(crate) struct Place {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Queue<T> {
     lines: HashMap<Identity, VecDeque<(u64, T)>>,
     turn: VecDeque<Identity>,

@@ -235,7 +235,7 @@ pub(crate) struct Heartbeat {
 }
 
 /// Redis's answer to a [`Heartbeat`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Renewed {
     /// How long Redis goes on learning; none if it does not.
     pub(crate) learning: Option<Duration>,
@@ -267,7 +267,7 @@ impl Heartbeat {
 }
 
 /// `lua/hello.lua`: the first message on each connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Hello {
     /// The epoch of the last hello that was answered; 0 before the first.
     pub(crate) previous: u64,
@@ -278,7 +278,7 @@ pub(crate) struct Hello {
 }
 
 /// What Redis makes of an instance that says hello.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Welcome {
     /// What it holds is admitted anew, as far as there is room.
     Admit,
@@ -289,7 +289,7 @@ pub(crate) enum Welcome {
 }
 
 /// Redis's answer to a [`Hello`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Greeted {
     pub(crate) welcome: Welcome,
     /// How long Redis goes on learning; none if it does not.
