@@ -1199,7 +1199,8 @@ mod tests {
         // Nor does a later hello that is vouched for make a grant of it.
         assert_eq!(host.reassert(true), claim(2, 0, 0, 0, 2));
         short(&host, 2, 3, 0, 0);
-        assert!(host.release(LEASED).speak, "it goes back");
+        host.release(LEASED);
+        assert_eq!(host.plan(), claim(1, 2, 0, 0, 2), "it goes back");
         assert!(ask(&host, LEASED, 2, true).is_some());
     }
 
