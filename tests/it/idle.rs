@@ -21,10 +21,10 @@ async fn wait_until_idle(proxy: &Proxy, origin: &Origin, idle: u64) {
     wait_until(&what, async || proxy.host(&origin.authority()).await.idle == idle).await;
 }
 
-async fn assert_yielded(proxy: &Proxy, pooled: f64, tunnels: f64) {
+async fn assert_yielded(proxy: &Proxy, pooled: u32, tunnels: u32) {
     let name = "narrows_idle_reclaimed_total";
-    proxy.wait_until_metric(name, &[("kind", "pooled")], pooled).await;
-    proxy.wait_until_metric(name, &[("kind", "tunnel")], tunnels).await;
+    proxy.wait_until_metric(name, &[("kind", "pooled")], pooled.into()).await;
+    proxy.wait_until_metric(name, &[("kind", "tunnel")], tunnels.into()).await;
 }
 
 #[tokio::test]
@@ -45,7 +45,7 @@ async fn who_waits_gets_the_slot_of_the_longest_idle_of_three_tunnels() {
         client.echo("still there").await;
     }
     assert_eq!(origin.peak(), 3);
-    assert_yielded(&proxy, 0.0, 1.0).await;
+    assert_yielded(&proxy, 0, 1).await;
     proxy.stderr.wait_for(1, "\"end\":\"yielded\"").await;
     proxy.stderr.wait_for(1, "tunnel yields").await;
 }
@@ -79,7 +79,7 @@ async fn only_as_many_tunnels_yield_as_there_are_who_wait() {
     // They wait already when all six fall idle at much the same moment.
     let _newcomers = tokio::join!(proxy.tunnel(&to), proxy.tunnel(&to));
     wait_until_idle(&proxy, &origin, 6).await;
-    assert_yielded(&proxy, 0.0, 2.0).await;
+    assert_yielded(&proxy, 0, 2).await;
     assert_eq!(origin.accepted(), 8);
 }
 
@@ -100,7 +100,7 @@ async fn a_tunnel_with_traffic_is_never_cut_however_long_others_wait() {
     };
     refused.assert_refused(503, "connection_limit_reached");
     holder.echo("still there").await;
-    assert_yielded(&proxy, 0.0, 0.0).await;
+    assert_yielded(&proxy, 0, 0).await;
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn a_kept_connection_yields_before_a_tunnel_that_idles_for_less() {
     let mut younger = proxy.tunnel(&to).await;
     wait_until_idle(&proxy, &origin, 2).await;
     let _newcomer = proxy.tunnel(&to).await;
-    assert_yielded(&proxy, 1.0, 0.0).await;
+    assert_yielded(&proxy, 1, 0).await;
     younger.send_request("GET", "/", &[]).await;
     assert_eq!(younger.unchecked_response().await.status(), 200);
 }
@@ -176,7 +176,7 @@ async fn a_kept_connection_yields_after_a_tunnel_that_idles_for_longer() {
     wait_until_idle(&proxy, &origin, 2).await;
     let _newcomer = proxy.tunnel(&to).await;
     assert_eq!(older.end().await, End::Reset);
-    assert_yielded(&proxy, 0.0, 1.0).await;
+    assert_yielded(&proxy, 0, 1).await;
 }
 
 #[tokio::test]
@@ -231,7 +231,7 @@ async fn an_idle_tunnel_yields_to_who_waits_where_counts_are_shared() {
 async fn an_idle_half_of_a_tunnel_yields_as_a_whole_one_does() {
     let origin = Origin::raw(|mut connection| async move {
         connection.rest().await.unwrap();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     });
     let proxy = narrows().flags(RECLAIM).flags("--max-connections 1").start().await;
     let mut holder = proxy.tunnel(origin.authority()).await;
@@ -242,7 +242,7 @@ async fn an_idle_half_of_a_tunnel_yields_as_a_whole_one_does() {
 
 #[tokio::test]
 async fn the_longest_idle_goes_first_whichever_threads_they_are_on() {
-    const TUNNELS: usize = 8;
+    const TUNNELS: u32 = 8;
     let origin = Origin::echo();
     let flags = format!("--threads 2 --max-connections {TUNNELS}");
     let proxy = narrows().flags(RECLAIM).flags(flags).start().await;
@@ -252,19 +252,19 @@ async fn the_longest_idle_goes_first_whichever_threads_they_are_on() {
         tunnels.push(proxy.tunnel(&to).await);
     }
     // Not the order of their coming.
-    tunnels.rotate_left(TUNNELS / 2);
+    tunnels.rotate_left(3);
     for tunnel in &mut tunnels {
         tunnel.echo("x").await;
     }
     let mut newcomers = Vec::new();
-    while !tunnels.is_empty() {
-        wait_until_idle(&proxy, &origin, TUNNELS as u64).await;
+    for yielded in 1..=TUNNELS {
+        wait_until_idle(&proxy, &origin, TUNNELS.into()).await;
         newcomers.push(proxy.tunnel(&to).await);
         assert_eq!(tunnels.remove(0).end().await, End::Reset);
-        assert_yielded(&proxy, 0.0, newcomers.len() as f64).await;
+        assert_yielded(&proxy, 0, yielded).await;
     }
     for newcomer in &mut newcomers {
         newcomer.echo("still there").await;
     }
-    assert_eq!(origin.peak(), TUNNELS);
+    assert_eq!(origin.peak(), 8);
 }
