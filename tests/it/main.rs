@@ -20,6 +20,7 @@ mod clients;
 mod fleet;
 mod floors;
 mod forward;
+mod idle;
 mod limit;
 mod logs;
 mod pool;
