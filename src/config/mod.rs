@@ -301,7 +301,7 @@ fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
     Ok(url.map(|url| {
         let deployment = store::Deployment::Single { url };
         let store = store::Settings { deployment, tls: None, prefix, timeout };
-        shared::Settings { store, lease, heartbeat, failure }
+        shared::Settings { store, lease, heartbeat, failure, slack: 8 }
     }))
 }
 

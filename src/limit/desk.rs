@@ -30,7 +30,6 @@ use redis::RedisError;
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
-use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 

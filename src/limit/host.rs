@@ -381,8 +381,10 @@ impl Host {
     pub(crate) fn release(&self, basis: Basis) -> Due {
         let mut state = self.lock();
         state.open = state.open.saturating_sub(1);
-        if basis.is_shared() && state.is_starved() && state.open >= state.fair_share() {
-            // Others have waited for it, too: it goes to the head of the fleet's queue.
+        let is_over = state.limit > 0 && state.total > state.limit;
+        let is_greedy = state.is_starved() && state.open >= state.fair_share();
+        if basis.is_shared() && (is_over || is_greedy) {
+            // It goes to the head of the fleet's queue, or to nobody.
             state.granted = state.granted.min(state.open);
         }
         let mut due = Due::default();
@@ -452,11 +454,10 @@ impl Host {
             state.forget();
             return None;
         }
-        // What is open beyond the grant stays a debt, whoever vouches for the rest.
-        let hold = if keep { state.open.min(state.granted) } else { state.open };
-        state.granted = if keep { hold } else { 0 };
+        // What is open beyond the grant is put on the books, and is no grant for that.
+        state.granted = if keep { state.granted.min(state.open) } else { 0 };
         let Ruling { limit, term } = state.ruling;
-        let claim = Claim { hold, limit, term, ..Claim::default() };
+        let claim = Claim { hold: state.open, limit, term, ..Claim::default() };
         state.send(&claim);
         Some(claim)
     }
@@ -510,6 +511,11 @@ impl Host {
         (due, again)
     }
 
+    /// This instance stops: nothing is held ahead of need any more.
+    pub(crate) fn retire(&self) {
+        self.lock().slack = 0;
+    }
+
     /// Whether Redis may hold slots for this instance here.
     pub(crate) fn is_recorded(&self) -> bool {
         self.lock().recorded > 0
@@ -520,11 +526,15 @@ impl Host {
         let mut state = self.lock();
         state.outstanding = false;
         state.hear_of_fleet(basis);
-        state.granted = answer.here;
         state.heard = answer.here;
         state.total = answer.total;
         let short = answer.short;
         state.limit = short.map_or(state.ruling.limit, |short| short.limit);
+        let is_learning = short.is_some_and(|short| short.learning.is_some());
+        let is_sure = state.limit == 0 || !is_learning && state.total <= state.limit;
+        // Beyond the limit, or before all have said what they hold, what is on the books may be no
+        // more than that.
+        state.granted = if is_sure { answer.here } else { answer.here.min(state.granted) };
         state.queued = short.map_or(0, |short| short.queued);
         state.instances = short.map_or(1, |short| short.instances);
         state.is_free = state.limit == 0;
@@ -532,7 +542,7 @@ impl Host {
         self.starve(&mut state, short.is_some_and(|short| short.others > 0));
         let mut due = Due::default();
         self.pump(&mut state, basis, &mut due);
-        if short.is_some_and(|short| short.learning.is_some()) {
+        if is_learning {
             // Nobody is refused for a loss that heals by itself: they ask again when it has.
             state.unask();
             return (due, state.again());
@@ -887,7 +897,7 @@ impl State {
         self.is_low
     }
 
-    /// What is open beyond what Redis granted.
+    /// What is open and not on the books of Redis.
     fn debt(&self) -> u32 {
         if self.limit == 0 { 0 } else { self.open.saturating_sub(self.heard) }
     }
@@ -916,7 +926,7 @@ impl State {
             Again::Brief
         } else if !self.waiting.is_empty() {
             Again::Waiting
-        } else if self.debt() > 0 {
+        } else if self.limit > 0 && self.open > self.granted {
             Again::Debt
         } else if self.limit > 0 && self.slack > 0 && self.granted > 0 {
             Again::Spare
@@ -976,53 +986,145 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::scripts::Short;
 
-    const LEASED: Basis = Basis::Granted { leased: true };
+    const LEASED: Basis = Basis::Granted { leased: true, slack: 0, instances: 2 };
+    const LAVISH: Basis = Basis::Granted { leased: true, slack: 8, instances: 2 };
+    const AWAY: Basis = Basis::Away { leased: true };
 
     fn host() -> Host {
-        Host::new(HostKey::parse("a.test").unwrap(), 1, Arc::default(), true)
+        Host::new(HostKey::parse("a.test").unwrap(), 0, 1, Arc::default(), true)
     }
 
     /// Asks for a slot, to wait for one if it must.
-    fn ask(host: &Host, basis: Basis, limit: Limit, patient: bool) -> Option<Place> {
-        match host.enter(basis, 0, || limit, patient, 10) {
-            Entry::Wait(place, _) => Some(place),
+    fn ask(host: &Host, basis: Basis, limit: Limit, may_wait: bool) -> Option<Ticket> {
+        let asker = Asker { identity: &Identity::Anonymous, may_wait, seats: 10 };
+        match host.enter(basis, 0, || Ruling { limit, term: 7 }, asker) {
+            Entry::Wait(ticket, _) => Some(ticket),
             Entry::Slot { .. } => None,
             Entry::Refused(reason) => panic!("refused: {reason:?}"),
         }
     }
 
-    fn grant(host: &Host, granted: u32, total: u32) -> Again {
-        let (mut due, again) = host.answered(Answer { granted, total, learning: false }, LEASED);
+    fn claim(hold: u32, heard: u32, ask: u32, wait: u32, limit: Limit) -> Option<Claim> {
+        Some(Claim { hold, heard, ask, wait, limit, term: 7, ..Claim::default() })
+    }
+
+    fn answer(host: &Host, answer: Granted) -> Again {
+        let (mut due, again) = host.answered(answer, LEASED);
         assert_eq!(due.tell(), 0);
         again
     }
 
-    fn told(place: &mut Place) -> Option<Verdict> {
-        place.verdict.try_recv().ok()
+    fn grant(host: &Host, here: u32, total: u32) -> Again {
+        answer(host, Granted { here, total, short: None })
+    }
+
+    /// An answer that somebody went short of slots.
+    fn short(host: &Host, here: u32, total: u32, queued: u32, others: u32) -> Again {
+        let short = Short { queued, others, limit: total, instances: 2, ..Short::default() };
+        answer(host, Granted { here, total, short: Some(short) })
+    }
+
+    fn told(ticket: &mut Ticket) -> Option<Verdict> {
+        ticket.verdict.try_recv().ok()
     }
 
     /// A host with this many connections on granted slots.
     fn open(host: &Host, count: u32, limit: Limit) {
-        let mut places: Vec<_> =
+        let mut tickets: Vec<_> =
             (0..count).filter_map(|_| ask(host, LEASED, limit, false)).collect();
-        assert_eq!(host.plan(), Some(Ask { need: count, limit }));
+        assert_eq!(host.plan(), claim(0, 0, count, 0, limit));
         assert_eq!(grant(host, count, count), Again::No);
-        assert!(places.iter_mut().all(|place| told(place) == Some(Verdict::Slot)));
+        assert!(tickets.iter_mut().all(|ticket| told(ticket) == Some(Verdict::Slot)));
     }
 
     #[test]
     fn one_message_asks_for_all_who_wait_and_none_follows_before_its_answer() {
         let host = host();
-        let mut places = [ask(&host, LEASED, 5, false), ask(&host, LEASED, 5, false)];
-        assert_eq!(host.plan(), Some(Ask { need: 2, limit: 5 }));
+        let mut tickets = [ask(&host, LEASED, 5, false), ask(&host, LEASED, 5, false)];
+        assert_eq!(host.plan(), claim(0, 0, 2, 0, 5));
         let mut late = ask(&host, LEASED, 5, false).unwrap();
         assert_eq!(host.plan(), None);
-        assert_eq!(grant(&host, 1, 5), Again::Waiting, "who came later was not asked for yet");
-        assert_eq!(told(places[0].as_mut().unwrap()), Some(Verdict::Slot));
-        assert_eq!(told(places[1].as_mut().unwrap()), Some(Verdict::Refused(Reason::Full)));
-        assert_eq!(told(&mut late), None);
-        assert_eq!(host.plan(), Some(Ask { need: 2, limit: 5 }));
+        short(&host, 1, 5, 0, 0);
+        assert_eq!(told(tickets[0].as_mut().unwrap()), Some(Verdict::Slot));
+        assert_eq!(told(tickets[1].as_mut().unwrap()), Some(Verdict::Refused(Reason::Full)));
+        assert_eq!(told(&mut late), None, "who came later was not asked for yet");
+        assert_eq!(host.plan(), claim(1, 1, 1, 0, 5));
+    }
+
+    #[test]
+    fn who_has_a_place_in_the_queue_is_not_asked_for_again() {
+        let host = host();
+        let mut patient = ask(&host, LEASED, 1, true).unwrap();
+        assert_eq!(host.plan(), claim(0, 0, 0, 1, 1));
+        assert_eq!(short(&host, 0, 1, 1, 0), Again::Waiting);
+        assert_eq!(host.plan(), None);
+        assert!(host.served().speak, "but for a hint");
+        assert_eq!(host.plan(), claim(0, 0, 0, 1, 1));
+        grant(&host, 1, 1);
+        assert_eq!(told(&mut patient), Some(Verdict::Slot));
+    }
+
+    #[test]
+    fn who_leaves_the_queue_is_taken_off_it() {
+        let host = host();
+        let ticket = ask(&host, LEASED, 1, true).unwrap();
+        host.plan();
+        short(&host, 0, 1, 1, 0);
+        assert!(host.leave(&ticket.place, LEASED).speak);
+        assert_eq!(host.plan(), claim(0, 0, 0, 0, 1));
+        grant(&host, 0, 1);
+        assert!(host.is_vacant());
+    }
+
+    #[test]
+    fn while_others_wait_a_freed_slot_is_theirs_beyond_the_fair_share() {
+        for (open_here, stays) in [(1, true), (2, true), (3, false)] {
+            let host = host();
+            open(&host, open_here, 4);
+            let mut waiting = ask(&host, LEASED, 4, true).unwrap();
+            host.plan();
+            short(&host, open_here, 4, 1, 1);
+            host.release(LEASED).tell();
+            assert_eq!(told(&mut waiting).is_some(), stays, "{open_here} of 4 among two");
+            let hold = if stays { open_here } else { open_here - 1 };
+            assert_eq!(host.plan(), claim(hold, open_here, 0, u32::from(!stays), 4));
+        }
+    }
+
+    #[test]
+    fn a_limit_comes_with_its_term() {
+        let host = host();
+        open(&host, 1, 5);
+        host.limit_changed(LEASED, 1, Ruling { limit: 4, term: 8 });
+        let Some(Claim { limit, term, .. }) = host.plan() else { panic!("nothing said") };
+        assert_eq!((limit, term), (4, 8));
+    }
+
+    #[test]
+    fn the_limit_that_redis_tells_holds() {
+        let host = host();
+        let mut tickets = [ask(&host, LEASED, 5, false), ask(&host, LEASED, 5, false)];
+        host.plan();
+        let short = Short { limit: 1, ..Short::default() };
+        answer(&host, Granted { here: 1, total: 1, short: Some(short) });
+        assert_eq!(tickets.each_mut().map(|ticket| told(ticket.as_mut().unwrap())), [
+            Some(Verdict::Slot),
+            Some(Verdict::Refused(Reason::Full))
+        ]);
+        assert_eq!(host.in_use(true), (1, 1));
+    }
+
+    #[test]
+    fn an_unlimited_host_passes_at_once_when_redis_has_agreed() {
+        let host = host();
+        let mut first = ask(&host, LEASED, 0, false).unwrap();
+        assert_eq!(host.plan(), claim(0, 0, 1, 0, 0));
+        grant(&host, 1, 1);
+        assert_eq!(told(&mut first), Some(Verdict::Slot));
+        assert!(ask(&host, LEASED, 0, false).is_none());
+        assert_eq!(host.plan(), claim(2, 1, 0, 0, 0));
     }
 
     #[test]
@@ -1030,7 +1132,7 @@ mod tests {
         let host = host();
         open(&host, 2, 5);
         assert!(host.release(LEASED).speak);
-        assert_eq!(host.plan(), Some(Ask { need: 1, limit: 5 }));
+        assert_eq!(host.plan(), claim(1, 2, 0, 0, 5));
         assert!(ask(&host, LEASED, 5, false).is_some(), "the slot is given back already");
     }
 
@@ -1039,19 +1141,20 @@ mod tests {
         let host = host();
         open(&host, 1, 5);
         host.release(LEASED);
-        assert!(ask(&host, Basis::Granted { leased: false }, 5, false).is_some());
+        let unleased = Basis::Granted { leased: false, slack: 0, instances: 2 };
+        assert!(ask(&host, unleased, 5, false).is_some());
     }
 
     #[test]
     fn what_a_lost_message_may_have_taken_is_given_back() {
         let host = host();
-        let place = ask(&host, LEASED, 5, false).unwrap();
+        let ticket = ask(&host, LEASED, 5, false).unwrap();
         assert!(host.plan().is_some());
-        host.leave(place.id);
-        host.lost(Basis::Away { leased: true }, true);
+        host.leave(&ticket.place, LEASED);
+        host.lost(AWAY, true);
         assert!(!host.is_vacant());
         for keep in [true, false] {
-            assert_eq!(host.reassert(keep), Some(Ask { need: 0, limit: 5 }));
+            assert_eq!(host.reassert(keep), claim(0, 0, 0, 0, 5));
         }
         grant(&host, 0, 0);
         assert_eq!(host.reassert(true), None);
@@ -1064,8 +1167,8 @@ mod tests {
         open(&host, 1, 5);
         host.release(LEASED);
         assert!(host.plan().is_some());
-        host.lost(Basis::Away { leased: true }, true);
-        assert_eq!(host.reassert(true), Some(Ask { need: 0, limit: 5 }));
+        host.lost(AWAY, true);
+        assert_eq!(host.reassert(true), claim(0, 0, 0, 0, 5));
     }
 
     #[test]
@@ -1073,13 +1176,13 @@ mod tests {
         let host = host();
         open(&host, 1, 2);
         let mut waiting = ask(&host, LEASED, 2, false).unwrap();
-        assert_eq!(host.plan(), Some(Ask { need: 2, limit: 2 }));
+        assert_eq!(host.plan(), claim(1, 1, 1, 0, 2));
         // The connection breaks; the next hello vouches for what is open.
-        assert_eq!(host.reassert(true), Some(Ask { need: 1, limit: 2 }));
-        let (due, again) = host.answered(Answer { granted: 1, total: 1, learning: false }, LEASED);
+        assert_eq!(host.reassert(true), claim(1, 0, 0, 0, 2));
+        let (due, again) = host.answered(Granted { here: 1, total: 1, short: None }, LEASED);
         assert!(due.speak, "who waits is asked for next");
         assert_eq!((told(&mut waiting), again), (None, Again::Waiting));
-        assert_eq!(host.plan(), Some(Ask { need: 2, limit: 2 }));
+        assert_eq!(host.plan(), claim(1, 1, 1, 0, 2));
         grant(&host, 2, 2);
         assert_eq!(told(&mut waiting), Some(Verdict::Slot));
     }
@@ -1088,22 +1191,34 @@ mod tests {
     fn an_admitted_re_assert_opens_nothing_until_what_is_open_fits() {
         let host = host();
         open(&host, 2, 2);
-        assert_eq!(host.reassert(false), Some(Ask { need: 2, limit: 2 }));
-        assert_eq!(grant(&host, 1, 2), Again::Debt, "it is asked for again until it fits");
-        host.release(LEASED);
+        assert_eq!(host.reassert(false), claim(2, 0, 0, 0, 2));
+        assert_eq!(short(&host, 1, 2, 0, 0), Again::Debt);
+        assert_eq!(host.plan(), claim(2, 1, 0, 0, 2), "it is queued for");
+        short(&host, 1, 2, 1, 0);
+        assert_eq!(host.plan(), None);
+        // Nor does a later hello that is vouched for make a grant of it.
+        assert_eq!(host.reassert(true), claim(2, 0, 0, 0, 2));
+        short(&host, 2, 3, 0, 0);
+        assert!(host.release(LEASED).speak, "it goes back");
         assert!(ask(&host, LEASED, 2, true).is_some());
     }
 
     #[test]
     fn while_redis_learns_nobody_is_refused() {
         let host = host();
-        let mut place = ask(&host, LEASED, 2, false).unwrap();
+        let mut ticket = ask(&host, LEASED, 2, false).unwrap();
         host.plan();
-        let (_, again) = host.answered(Answer { granted: 0, total: 0, learning: true }, LEASED);
-        assert_eq!((told(&mut place), again), (None, Again::Waiting));
+        let learning = Some(Duration::from_secs(1));
+        let short = Short { learning, limit: 2, ..Short::default() };
+        assert_eq!(
+            answer(&host, Granted { here: 0, total: 0, short: Some(short) }),
+            Again::Waiting
+        );
+        assert_eq!(told(&mut ticket), None);
+        assert!(host.poll().speak);
         assert!(host.plan().is_some());
         grant(&host, 1, 1);
-        assert_eq!(told(&mut place), Some(Verdict::Slot));
+        assert_eq!(told(&mut ticket), Some(Verdict::Slot));
     }
 
     #[test]
@@ -1123,10 +1238,85 @@ mod tests {
     fn in_memory_nothing_is_listed_for_redis() {
         let host = host();
         assert!(ask(&host, Basis::Local, 1, true).is_none());
-        let place = ask(&host, Basis::Local, 1, true).unwrap();
-        assert!(!host.limit_changed(Basis::Local, 1, 1).speak);
-        host.leave(place.id);
+        let ticket = ask(&host, Basis::Local, 1, true).unwrap();
+        assert!(!host.limit_changed(Basis::Local, 1, Ruling { limit: 1, term: 8 }).speak);
+        host.leave(&ticket.place, Basis::Local);
         host.release(Basis::Local);
         assert!(host.is_vacant());
+    }
+
+    /// A host of limit 100 that has come to hold slots ahead of need.
+    fn lavish() -> Host {
+        let host = host();
+        let mut first = ask(&host, LAVISH, 100, false).unwrap();
+        assert_eq!(host.plan().unwrap().slack, 0, "most hosts are met once");
+        host.answered(Granted { here: 1, total: 1, short: None }, LAVISH).0.tell();
+        assert_eq!(told(&mut first), Some(Verdict::Slot));
+        let mut second = ask(&host, LAVISH, 100, false).unwrap();
+        assert_eq!(host.plan().unwrap().slack, 8);
+        host.answered(Granted { here: 10, total: 10, short: None }, LAVISH).0.tell();
+        assert_eq!(told(&mut second), Some(Verdict::Slot));
+        host
+    }
+
+    #[test]
+    fn slots_held_ahead_of_need_pass_without_a_word_to_redis() {
+        let host = lavish();
+        for _ in 0..4 {
+            assert!(ask(&host, LAVISH, 100, false).is_none());
+            assert_eq!(host.plan(), None);
+        }
+        for _ in 0..4 {
+            assert!(!host.release(LAVISH).speak);
+        }
+        assert_eq!(host.plan(), None);
+    }
+
+    #[test]
+    fn what_nobody_needed_for_a_while_goes_back() {
+        let host = lavish();
+        host.look();
+        assert!(ask(&host, LAVISH, 100, false).is_none());
+        host.release(LAVISH);
+        let (due, _) = host.look();
+        assert!(due.speak);
+        assert_eq!(host.plan().unwrap().hold, 3, "two are open, and one was of use");
+        host.answered(Granted { here: 3, total: 3, short: None }, LAVISH).0.tell();
+        host.release(LAVISH);
+        host.release(LAVISH);
+        host.look();
+        let hold = host.plan().unwrap().hold;
+        host.answered(Granted { here: hold, total: hold, short: None }, LAVISH).0.tell();
+        host.look();
+        assert_eq!(host.plan().unwrap().hold, 0);
+    }
+
+    #[test]
+    fn a_recall_takes_what_is_unused_at_once() {
+        let host = lavish();
+        assert!(host.recalled(3).speak);
+        let claim = host.plan().unwrap();
+        assert_eq!((claim.hold, claim.spare, claim.slack), (2, 0, 0));
+        assert!(host.is_wanted(), "what begins to idle yields, too");
+    }
+
+    #[test]
+    fn who_has_no_time_waits_a_moment_for_what_others_hold_unused() {
+        let host = host();
+        let mut ticket = ask(&host, LEASED, 5, false).unwrap();
+        host.plan();
+        let short = Short { limit: 5, unused: 3, ..Short::default() };
+        let again = answer(&host, Granted { here: 0, total: 5, short: Some(short) });
+        assert_eq!((again, told(&mut ticket)), (Again::Brief, None));
+        assert_eq!(host.plan(), claim(0, 0, 0, 1, 5));
+        let again = answer(&host, Granted {
+            here: 0,
+            total: 5,
+            short: Some(Short { queued: 1, ..short }),
+        });
+        assert_eq!(again, Again::Brief);
+        std::thread::sleep(BRIEF);
+        host.look().0.tell();
+        assert_eq!(told(&mut ticket), Some(Verdict::Refused(Reason::Full)));
     }
 }

@@ -9,7 +9,9 @@
 
 pub mod rules;
 pub mod shared;
+pub mod table;
 
+pub(crate) mod desk;
 pub(crate) mod host;
 pub(crate) mod protocol;
 pub(crate) mod queue;
@@ -29,15 +31,16 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use self::host::Asker;
 use self::host::Basis;
 use self::host::Counters;
 use self::host::Due;
 use self::host::Entry;
 use self::host::Host;
 use self::host::HostSnapshot;
+use self::host::Ticket;
 use self::host::Verdict;
 use self::rules::Limit;
 use self::rules::Pattern;
@@ -162,6 +165,8 @@ struct Inner {
     /// For each thread, where it hears which host's idle connection to close.
     reclaimers: Vec<mpsc::UnboundedSender<Reclaim>>,
     shared: Option<Arc<shared::Link>>,
+    /// The way to the fleet's table of limits.
+    changes: table::Changes,
 }
 
 /// The request that a thread close its longest idle connection to this host, for somebody who
@@ -212,7 +217,8 @@ impl Limiter {
         threads: usize,
     ) -> (Self, Vec<mpsc::UnboundedReceiver<Reclaim>>) {
         let (reclaimers, ears) = (0..threads).map(|_| mpsc::unbounded_channel()).unzip();
-        let rules = Rules::new(settings.default_limit, settings.rules.iter().cloned());
+        let rules = Rules::new(settings.default_limit, settings.rules.iter().cloned())
+            .since(table::seconds(clock::wall()));
         let inner = Inner {
             settings,
             rules: ArcSwap::from_pointee(rules),
@@ -223,6 +229,7 @@ impl Limiter {
             others: Arc::default(),
             reclaimers,
             shared,
+            changes: table::Changes::default(),
         };
         (Self { inner: Arc::new(inner) }, ears)
     }
@@ -244,23 +251,23 @@ impl Limiter {
         &self,
         key: &HostKey,
         patience: Patience,
-        _identity: &Identity,
+        identity: &Identity,
     ) -> Result<Permit, Refused> {
-        let host = self.host(key);
         let version = self.inner.rules_version.load(Relaxed);
-        let limit = || self.inner.rules.load().limit(key);
-        let wait = patience != Patience::None;
-        let seats = self.inner.settings.queue_size;
-        let verdict = match host.enter(self.basis(), version, limit, wait, seats) {
+        let key = &self.counted(key);
+        let host = self.host(key);
+        let ruling = || self.inner.rules.load().ruling(key);
+        let (may_wait, seats) = (patience != Patience::None, self.inner.settings.queue_size);
+        let asker = Asker { identity, may_wait, seats };
+        let verdict = match host.enter(self.basis(&host), version, ruling, asker) {
             Entry::Slot { speak } => {
                 self.carry_out(&host, Due::spoken(speak));
                 return Ok(self.admit(host));
             }
             Entry::Refused(reason) => return Err(self.refuse(&host, reason, Duration::ZERO)),
-            Entry::Wait(place, due) => {
+            Entry::Wait(ticket, due) => {
                 let started = clock::now();
-                let (id, ticket) = (place.id, place.verdict);
-                let waiting = Waiting { limiter: self, host: &host, id, ticket, answered: false };
+                let waiting = Waiting { limiter: self, host: &host, ticket, answered: false };
                 self.carry_out(&host, due);
                 let verdict = waiting.verdict(patience).await;
                 verdict.map_err(|reason| (reason, clock::now() - started))
@@ -279,7 +286,7 @@ impl Limiter {
 
     /// Sets the limit of the hosts that `pattern` speaks of; 0 is unlimited.
     pub fn set_host_limit(&self, pattern: Pattern, limit: Limit) {
-        self.change_rules(|rules| rules.set(Rule { pattern: pattern.clone(), limit }));
+        self.change_rules(|rules| rules.set(Rule::each(pattern.clone(), limit)));
     }
 
     /// Puts these rules in the place of all there are.
@@ -321,6 +328,17 @@ impl Limiter {
         self.inner.shared.as_ref()
     }
 
+    /// The hosts that one shard of Redis counts.
+    pub(crate) fn hosts_of(&self, shard: u16) -> Vec<Arc<Host>> {
+        let mut hosts = Vec::new();
+        self.each(|host| {
+            if host.shard == shard {
+                hosts.push(Arc::clone(host));
+            }
+        });
+        hosts
+    }
+
     pub(crate) fn each(&self, mut visit: impl FnMut(&Arc<Host>)) {
         for shard in &self.inner.shards {
             let hosts: Vec<_> = lock(shard).values().map(Arc::clone).collect();
@@ -355,19 +373,19 @@ impl Limiter {
             if lost == 0 {
                 return;
             }
-            due = host.release(self.basis());
+            due = host.release(self.basis(host));
             for _ in 1..lost {
                 self.carry_out(host, std::mem::take(&mut due));
-                due = host.release(self.basis());
+                due = host.release(self.basis(host));
             }
         }
     }
 
-    pub(crate) fn basis(&self) -> Basis {
-        self.inner.shared.as_ref().map_or(Basis::Local, |link| link.basis())
+    pub(crate) fn basis(&self, host: &Host) -> Basis {
+        self.inner.shared.as_ref().map_or(Basis::Local, |link| link.basis(host))
     }
 
-    fn change_rules(&self, mut change: impl FnMut(&mut Rules)) {
+    pub(crate) fn change_rules(&self, mut change: impl FnMut(&mut Rules)) {
         self.inner.rules.rcu(|rules| {
             let mut rules = Rules::clone(rules);
             change(&mut rules);
@@ -376,7 +394,7 @@ impl Limiter {
         let version = self.inner.rules_version.fetch_add(1, Relaxed) + 1;
         let rules = self.inner.rules.load_full();
         self.each(|host| {
-            let due = host.limit_changed(self.basis(), version, rules.limit(host.key()));
+            let due = host.limit_changed(self.basis(host), version, rules.ruling(host.key()));
             self.carry_out(host, due);
         });
     }
@@ -398,7 +416,8 @@ impl Limiter {
             || self.inner.named.fetch_add(1, Relaxed) < NAMED_HOSTS;
         let counters = if named { Arc::default() } else { Arc::clone(&self.inner.others) };
         let threads = self.inner.reclaimers.len();
-        let host = Arc::new(Host::new(key.clone(), threads, counters, named));
+        let shard = self.inner.shared.as_ref().map_or(0, |link| link.shard(key));
+        let host = Arc::new(Host::new(key.clone(), shard, threads, counters, named));
         hosts.insert(key.clone(), Arc::clone(&host));
         host
     }
@@ -427,17 +446,16 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 struct Waiting<'a> {
     limiter: &'a Limiter,
     host: &'a Arc<Host>,
-    id: u64,
-    ticket: oneshot::Receiver<Verdict>,
+    ticket: Ticket,
     answered: bool,
 }
 
 impl Waiting<'_> {
     async fn verdict(mut self, patience: Patience) -> Result<(), Reason> {
         let told = match patience {
-            Patience::None => (&mut self.ticket).await,
+            Patience::None => (&mut self.ticket.verdict).await,
             Patience::Until(deadline) => {
-                match tokio::time::timeout_at(deadline, &mut self.ticket).await {
+                match tokio::time::timeout_at(deadline, &mut self.ticket.verdict).await {
                     Ok(told) => told,
                     Err(_elapsed) => return Err(Reason::TimedOut),
                 }
@@ -457,10 +475,11 @@ impl Drop for Waiting<'_> {
         if self.answered {
             return;
         }
-        self.limiter.carry_out(self.host, self.host.leave(self.id));
-        self.ticket.close();
-        if self.ticket.try_recv() == Ok(Verdict::Slot) {
-            self.limiter.carry_out(self.host, self.host.release(self.limiter.basis()));
+        let Self { limiter, host, ticket, .. } = self;
+        limiter.carry_out(host, host.leave(&ticket.place, limiter.basis(host)));
+        ticket.verdict.close();
+        if ticket.verdict.try_recv() == Ok(Verdict::Slot) {
+            limiter.carry_out(host, host.release(limiter.basis(host)));
         }
     }
 }
@@ -487,8 +506,8 @@ impl Permit {
     /// Whether a connection may still be opened on it: a slot of the fleet is vouched for only as
     /// long as the lease that was renewed last.
     pub fn is_vouched(&self) -> bool {
-        match self.limiter.basis() {
-            Basis::Away { leased } | Basis::Granted { leased } => {
+        match self.limiter.basis(&self.host) {
+            Basis::Away { leased } | Basis::Granted { leased, .. } => {
                 leased || self.host.in_use(false).1 == 0
             }
             Basis::Local | Basis::Open | Basis::Share { .. } => true,
@@ -497,7 +516,7 @@ impl Permit {
 
     /// The connection idles (its [`Seat`] is parked): whoever waits for its host may have it.
     pub(crate) fn offer(&self) {
-        self.limiter.carry_out(&self.host, self.host.offer(self.limiter.basis()));
+        self.limiter.carry_out(&self.host, self.host.offer(self.limiter.basis(&self.host)));
     }
 
     /// The host's side of the permit, for whoever keeps the connection without holding it.
@@ -540,7 +559,7 @@ impl Seat {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let due = self.host.release(self.limiter.basis());
+        let due = self.host.release(self.limiter.basis(&self.host));
         self.limiter.carry_out(&self.host, due);
     }
 }

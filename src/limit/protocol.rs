@@ -411,6 +411,7 @@ mod tests {
     #[test]
     fn a_new_connection_means_a_new_epoch_that_names_the_last_one_answered() {
         let (mut session, now) = serving(None);
+        session.step(now, renewed(now, None));
         assert_eq!(session.step(now, Event::Failed { slow: false }), [Act::Drop]);
         assert_eq!(session.step(now, Event::Tick), [Act::Connect]);
         let second = hello(&session.step(now, Event::Connected));

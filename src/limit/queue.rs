@@ -81,10 +81,6 @@ impl<T> Queue<T> {
         Some(waiter)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.lines.values().flatten().map(|(_, waiter)| waiter)
-    }
-
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.lines.values_mut().flatten().map(|(_, waiter)| waiter)
     }

@@ -273,10 +273,15 @@ mod tests {
     use std::process::Command;
     use std::process::Stdio;
 
+    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use redis::aio::MultiplexedConnection;
     use tempfile::TempDir;
     use tokio::task::JoinHandle;
 
     use super::*;
+    use crate::base::clock;
     use crate::limit::Patience;
     use crate::limit::Permit;
     use crate::limit::Reason;
@@ -362,17 +367,26 @@ mod tests {
         }
 
         fn failing(redis: &Redis, limit: u32, failure: Failure) -> Self {
-            let link = Link::new(failure);
+            Self::tuned(redis, limit, |settings| settings.failure = failure)
+        }
+
+        fn tuned(redis: &Redis, limit: u32, tune: impl FnOnce(&mut Settings)) -> Self {
+            let mut fleet = Settings {
+                lease: LEASE,
+                heartbeat: HEARTBEAT,
+                slack: 0,
+                ..Settings::new(redis.url())
+            };
+            tune(&mut fleet);
+            let link = Link::new(&fleet);
             let settings = crate::limit::Settings {
                 default_limit: limit,
                 ..crate::limit::Settings::default()
             };
             let (limiter, _ears) = Limiter::new(settings, Some(Arc::clone(&link)), 1);
-            let store = crate::store::Settings::new(redis.url());
-            let settings = Settings { store, lease: LEASE, heartbeat: HEARTBEAT, failure };
             let (stop, stopped) = oneshot::channel::<()>();
-            let calls: Calls = Box::new(|_, _| ());
-            let worker = run(limiter.clone(), Arc::clone(&link), settings, calls, async move {
+            let calls: Calls = Arc::new(|_, _| ());
+            let worker = run(limiter.clone(), Arc::clone(&link), fleet, calls, async move {
                 stopped.await.unwrap_or_default();
             });
             Self { limiter, link, stop, worker: tokio::spawn(worker) }

@@ -123,7 +123,6 @@ impl Route {
 
     /// The next connect asks the cluster anew which node is whose: to be called after a MOVED, and
     /// when a node could not be reached or has failed.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for sessions of many shards"))]
     pub(crate) fn moved(&self) {
         match &self.way {
             #[cfg(test)]

@@ -55,6 +55,13 @@ pub(crate) enum Trouble {
     /// The epoch is not in force any more.
     #[error("this instance's epoch is not in force")]
     Fenced,
+    /// Another node has this shard.
+    #[error("another node has this shard")]
+    Moved,
+    /// The shard is on its way to another node, or the cluster cannot serve it at the moment. The
+    /// message has not run.
+    #[error("the cluster is moving this shard")]
+    Moving,
     /// The script is not loaded.
     #[error("the script is not loaded")]
     NoScript,
@@ -66,10 +73,14 @@ pub(crate) enum Trouble {
 impl Trouble {
     fn of(value: &Value) -> Self {
         if let Value::ServerError(error) = value {
-            if error.kind() == Some(ServerErrorKind::NoScript) {
-                return Self::NoScript;
-            }
-            return Self::Other(error.to_string());
+            return match error.kind() {
+                Some(ServerErrorKind::NoScript) => Self::NoScript,
+                Some(ServerErrorKind::Moved | ServerErrorKind::ReadOnly) => Self::Moved,
+                Some(
+                    ServerErrorKind::Ask | ServerErrorKind::ClusterDown | ServerErrorKind::TryAgain,
+                ) => Self::Moving,
+                _ => Self::Other(error.to_string()),
+            };
         }
         Self::Other(format!("{value:?}"))
     }
