@@ -27,7 +27,7 @@ fn trial() {
     for (name, path) in checker.discoveries() {
         println!("== {name}");
         if !name.starts_with("a ") && !name.starts_with("every") {
-            for (state, action) in path.clone() { println!("   {state:?}\n  -> {action:?}"); }
+            for (state, action) in path.clone().into_vec() { println!("   {state:?}\n  -> {action:?}"); }
         }
         println!("{:?}", path.into_actions());
     }

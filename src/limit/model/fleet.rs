@@ -6,6 +6,7 @@
 //! nothing while its sockets stay open; what it has sent may run meanwhile, or later.
 
 use std::fmt;
+use std::hash::DefaultHasher;
 use std::hash::Hash;
 use std::hash::Hasher;
 use std::sync::Arc;
@@ -29,7 +30,6 @@ use super::worker::Rules;
 use super::worker::Worker;
 use crate::base::authority::HostKey;
 use crate::base::clock;
-use crate::limit::host::Counters;
 use crate::limit::host::Host;
 use crate::limit::protocol::Session;
 use crate::limit::protocol::Timing;
@@ -67,7 +67,6 @@ pub(super) enum Action {
     Enter(Id),
     FailOver,
     Flush,
-    Look(Id),
     Notice(Id),
     Pause(Id),
     Read(Id),
@@ -120,7 +119,7 @@ impl Fleet {
         let base = runtime.block_on(async { clock::now() });
         Self {
             instances,
-            rules: Rules { limit, slack: 0, may_wait: true, mutant: None },
+            rules: Rules { limit, slack: 0, may_wait: true, polls: false, mutant: None },
             faults,
             most_waiting: 1,
             most_open: limit,
@@ -172,11 +171,44 @@ impl Fleet {
         }
     }
 
-    fn lose_connections(state: &mut State) {
+    /// The process is gone that the connections led to, with all that it had not run.
+    fn lose_all(state: &mut State) {
         for worker in &mut state.workers {
             worker.requests.clear();
             worker.old.clear();
-            worker.is_broken = true;
+            Self::lose(worker);
+        }
+    }
+
+    /// Who is awake sees it at once: what it could do before that, it could do before the break.
+    fn lose(worker: &mut Worker) {
+        worker.old.append(&mut worker.requests);
+        worker.is_broken = true;
+        if !worker.is_paused {
+            worker.replies.clear();
+        }
+    }
+
+    /// What cannot matter when it happens, within one step of the clock, happens at once: that an
+    /// instance does what is due, and reads what only makes it say something.
+    fn settle(&self, state: &mut State) {
+        let (now, rules) = (state.instant, self.rules);
+        for id in 0..self.instances {
+            loop {
+                let worker = &state.workers[usize::from(id)];
+                let is_slot = matches!(worker.replies.front(), Some(Reply::Granted(_)));
+                if worker.is_paused {
+                    break;
+                } else if worker.is_due(now) {
+                    self.act(state, id, 0, |worker| worker.look(now, rules));
+                } else if !worker.replies.is_empty() && !is_slot {
+                    self.act(state, id, 0, |worker| worker.read(now, rules));
+                } else if worker.replies.is_empty() && worker.is_broken {
+                    self.act(state, id, 0, |worker| worker.notice(now, rules));
+                } else {
+                    break;
+                }
+            }
         }
     }
 
@@ -205,13 +237,11 @@ impl Fleet {
             Action::Tick => {
                 state.now += u64::try_from(UNIT.as_millis()).unwrap();
                 state.instant += UNIT;
-                state.workers.iter_mut().for_each(Worker::rest);
+                state.workers.iter_mut().for_each(|worker| worker.rest(rules));
             }
             Action::Break(id) => {
                 state.left.breaks -= 1;
-                let worker = &mut state.workers[usize::from(id)];
-                worker.is_broken = true;
-                worker.old.append(&mut worker.requests);
+                Self::lose(&mut state.workers[usize::from(id)]);
             }
             Action::Pause(id) => {
                 state.left.pauses -= 1;
@@ -223,13 +253,13 @@ impl Fleet {
                 state.left.failovers -= 1;
                 if let Some(replica) = state.replica.take() {
                     state.redis.fail_over(&replica);
-                    Self::lose_connections(state);
+                    Self::lose_all(state);
                 }
             }
             Action::Restart => {
                 state.left.restarts -= 1;
                 state.redis.restart(state.now);
-                Self::lose_connections(state);
+                Self::lose_all(state);
             }
             Action::Flush => {
                 state.left.flushes -= 1;
@@ -251,7 +281,6 @@ impl Fleet {
             }
             Action::Close(id) => self.act(state, id, 1, |worker| worker.close(now, rules)),
             Action::Enter(id) => self.act(state, id, 0, |worker| worker.enter(now, rules)),
-            Action::Look(id) => self.act(state, id, 0, |worker| worker.look(now, rules)),
             Action::Notice(id) => self.act(state, id, 0, |worker| worker.notice(now, rules)),
             Action::Read(id) => self.act(state, id, 0, |worker| worker.read(now, rules)),
         }
@@ -266,7 +295,7 @@ impl Fleet {
     }
 
     fn actions_of(&self, state: &State, worker: &Worker, actions: &mut Vec<Action>) {
-        let (id, now) = (worker.id, state.instant);
+        let id = worker.id;
         if !worker.requests.is_empty() {
             actions.push(Action::Run(id));
         }
@@ -276,9 +305,6 @@ impl Fleet {
         if worker.is_paused {
             actions.push(Action::Resume(id));
         } else {
-            if worker.is_due(now) {
-                actions.push(Action::Look(id));
-            }
             if !worker.replies.is_empty() {
                 actions.push(Action::Read(id));
             }
@@ -297,7 +323,7 @@ impl Fleet {
                 actions.push(Action::Pause(id));
             }
         }
-        if state.left.breaks > 0 && !worker.is_broken && worker.session.wake_at() != Some(now) {
+        if state.left.breaks > 0 && !worker.is_broken && worker.is_connected() {
             actions.push(Action::Break(id));
         }
     }
@@ -326,10 +352,10 @@ impl Model for Fleet {
         let mut state = State { now, instant, redis, replica: None, workers, left, is_over: false };
         for id in 0..self.instances {
             let at = usize::from(id);
+            self.settle(&mut state);
             while !state.workers[at].is_quiet(state.instant) {
-                for action in [Action::Look(id), Action::Run(id), Action::Read(id)] {
-                    self.step(&mut state, action);
-                }
+                self.step(&mut state, Action::Run(id));
+                self.settle(&mut state);
             }
         }
         vec![state]
@@ -363,6 +389,7 @@ impl Model for Fleet {
         let _clock = self.runtime.enter();
         let mut state = last.clone();
         self.step(&mut state, action);
+        self.settle(&mut state);
         Some(state)
     }
 
@@ -373,17 +400,17 @@ impl Model for Fleet {
             }),
             Property::always("S1: slots that may be used are within the limit", usable),
             Property::always("S2: Redis counts every slot that may be used", counted),
-            Property::always("the sum is the sum", |_, state| {
+            Property::always("the sum is the sum", |_, state: &State| {
                 state.redis.hosts.get(&HOST).is_none_or(|host| {
                     let queued: i64 = host.rows.values().map(|row| row.queued).sum();
                     host.total == host.rows.values().map(|row| row.held).sum::<i64>()
                         && host.queued.unwrap_or(0) == queued
                 })
             }),
-            Property::sometimes("a slot is used", |_, state| {
+            Property::sometimes("a slot is used", |_, state: &State| {
                 state.workers.iter().any(|worker| worker.open_and_granted().0 > 0)
             }),
-            Property::sometimes("every fault has been and all is well", |_, state| {
+            Property::sometimes("every fault has been and all is well", |_, state: &State| {
                 let Faults { breaks, pauses, restarts, flushes, failovers } = state.left;
                 breaks + pauses + restarts + flushes + failovers == 0
                     && state.redis.is_granting()
@@ -392,7 +419,7 @@ impl Model for Fleet {
                     })
                     && state.workers.iter().any(|worker| worker.open_and_granted() == (1, 1))
             }),
-            Property::sometimes("a slot passes from one to another", |_, state| {
+            Property::sometimes("a slot passes from one to another", |_, state: &State| {
                 state.workers.iter().any(|worker| {
                     worker.replies.iter().any(|reply| matches!(reply, Reply::Served))
                 })
@@ -429,8 +456,19 @@ impl Hash for State {
             hash_redis(replica, now, hasher);
         }
         for worker in &self.workers {
-            worker.hash(hasher, self.instant, UNIT, generation);
+            worker.hash(hasher, self.instant, (UNIT, LEASE), generation);
         }
+    }
+}
+
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        let print = |state: &Self| {
+            let mut hasher = DefaultHasher::new();
+            state.hash(&mut hasher);
+            hasher.finish()
+        };
+        print(self) == print(other)
     }
 }
 

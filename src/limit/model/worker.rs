@@ -69,6 +69,8 @@ pub(super) struct Rules {
     pub(super) slack: u32,
     /// Whether requests wait in the fleet's queue, or are refused when there is no slot.
     pub(super) may_wait: bool,
+    /// Whether those who wait are asked for again when some time has passed.
+    pub(super) polls: bool,
     pub(super) mutant: Option<Mutant>,
 }
 
@@ -90,8 +92,6 @@ pub(super) struct Worker {
     rests: bool,
     is_rested: bool,
     pub(super) is_paused: bool,
-    /// The last step opened a connection.
-    pub(super) has_admitted: bool,
 }
 
 impl Clone for Worker {
@@ -122,7 +122,6 @@ impl Worker {
             rests: false,
             is_rested: false,
             is_paused: false,
-            has_admitted: false,
         }
     }
 
@@ -154,10 +153,14 @@ impl Worker {
             && !self.is_due(now)
     }
 
+    pub(super) fn is_connected(&self) -> bool {
+        self.session.is_serving() || !self.requests.is_empty()
+    }
+
     /// Time has passed.
-    pub(super) fn rest(&mut self) {
+    pub(super) fn rest(&mut self, rules: Rules) {
         self.host.calm();
-        self.is_rested |= std::mem::take(&mut self.rests);
+        self.is_rested |= std::mem::take(&mut self.rests) && rules.polls;
     }
 
     /// As the desk looks at the clock.
@@ -168,7 +171,7 @@ impl Worker {
             let is_asked = due.speak;
             self.carry_out(due, rules);
             if !is_asked {
-                self.rests |= again != Again::No;
+                self.rests |= rules.polls && again != Again::No;
             }
         }
         self.step(now, Event::Tick, rules);
@@ -235,7 +238,7 @@ impl Worker {
             self.step(now, Event::Learning(left), rules);
         }
         if !(is_asked || learning.is_some()) {
-            self.rests |= again != Again::No;
+            self.rests |= rules.polls && again != Again::No;
         }
     }
 
@@ -334,10 +337,11 @@ impl Worker {
         &self,
         state: &mut impl Hasher,
         now: Instant,
-        unit: Duration,
+        (unit, lease): (Duration, Duration),
         generation: Option<u64>,
     ) {
-        let ago = |sent: Instant| now.saturating_duration_since(sent);
+        // What was sent a lease ago renews nothing, however old it is.
+        let ago = |sent: Instant| now.saturating_duration_since(sent).min(lease);
         let is_known = |seen: Option<u64>| seen == generation;
         self.session.fingerprint(now, unit).hash(state);
         is_known(self.session.generation()).hash(state);
