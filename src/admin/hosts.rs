@@ -57,7 +57,7 @@ pub(super) async fn list(sources: &Sources, query: &str) -> Answer {
         RedisState::Away | RedisState::Learning | RedisState::Up => told(host, held),
     };
     let hosts: Vec<Value> = hosts.iter().zip(held).map(tell).collect();
-    super::json(StatusCode::OK, &json!({ "hosts": hosts }))
+    super::json(StatusCode::OK, &json!({ "hosts": hosts, "fleet": fleet(sources) }))
 }
 
 /// A host's numbers; zeros for one that nobody asked this instance for.
@@ -72,9 +72,27 @@ fn snapshot(sources: &Sources, key: &HostKey) -> HostSnapshot {
             limit: sources.limiter.limit(key),
             waiting: 0,
             idle: 0,
+            queued: 0,
             starved: false,
         },
     }
+}
+
+/// How this instance stands to its fleet; null without one.
+fn fleet(sources: &Sources) -> Value {
+    let Some(fleet) = sources.limiter.fleet_snapshot() else { return Value::Null };
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    json!({
+        "instance": fleet.instance,
+        "instances": fleet.instances,
+        "state": fleet.state,
+        "epoch": fleet.epoch,
+        "term": fleet.term,
+        "lease_ms": fleet.lease.map(millis),
+        "learning_ms": fleet.learning.map(millis),
+        "hints": { "served": fleet.served, "recalled": fleet.recalled },
+        "messages": fleet.messages,
+    })
 }
 
 fn told(host: &HostSnapshot, held: Option<Held>) -> Value {
@@ -84,8 +102,11 @@ fn told(host: &HostSnapshot, held: Option<Held>) -> Value {
         "open": host.open,
         "fleet_open": fleet_open,
         "granted": host.granted,
+        "slack": host.granted.saturating_sub(host.open),
         "limit": (host.limit > 0).then_some(host.limit),
         "waiting": host.waiting,
+        "queued": host.queued,
+        "starved": host.starved,
         "idle": host.idle,
         "holders": held.map(|held| held.holders),
     })

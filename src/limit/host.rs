@@ -230,6 +230,9 @@ struct State {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) admitted: AtomicU64,
+    /// How many waited, and for how long in all.
+    pub(crate) waited: AtomicU64,
+    pub(crate) wait_nanos: AtomicU64,
     pub(crate) refused: [AtomicU64; Reason::ALL.len()],
 }
 
@@ -250,6 +253,8 @@ pub struct HostSnapshot {
     pub waiting: u32,
     /// Of the open connections, those that idle: in the pool, or as a tunnel that would yield.
     pub idle: u32,
+    /// Of those, requests with a place in the fleet's queue.
+    pub queued: u32,
     /// Whether requests wait for this host at other instances.
     pub starved: bool,
 }
@@ -677,6 +682,7 @@ impl Host {
             limit: state.limit,
             waiting: self.waiting.load(Relaxed),
             idle: self.idle.iter().map(|idle| idle.count.load(Relaxed)).sum(),
+            queued: state.queued,
             starved: state.is_starved(),
         }
     }

@@ -270,7 +270,11 @@ impl Limiter {
                 let waiting = Waiting { limiter: self, host: &host, ticket, answered: false };
                 self.carry_out(&host, due);
                 let verdict = waiting.verdict(patience).await;
-                verdict.map_err(|reason| (reason, clock::now() - started))
+                let waited = clock::now() - started;
+                host.counters.waited.fetch_add(1, Relaxed);
+                let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+                host.counters.wait_nanos.fetch_add(nanos, Relaxed);
+                verdict.map_err(|reason| (reason, waited))
             }
         };
         match verdict {
