@@ -433,6 +433,7 @@ impl App {
             readiness: Arc::clone(&self.readiness),
             access,
             instances: Box::new(limiter.clone()),
+            token: self.config.admin.as_ref().and_then(|admin| admin.token.clone()),
         });
         let run = async move {
             if let Some(listener) = admin {

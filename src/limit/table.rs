@@ -44,6 +44,22 @@ pub struct FleetLimits {
     pub rules: Vec<Rule>,
 }
 
+impl FleetLimits {
+    /// `{"version": 3, "rules": [{"pattern": "*.example.com", "limit": 10, "scope": "shared"}]}`
+    pub fn to_json(&self) -> serde_json::Value {
+        let rules: Vec<_> = self.rules.iter().map(Rule::to_json).collect();
+        serde_json::json!({ "version": self.version, "rules": rules })
+    }
+}
+
+impl Rule {
+    /// `{"pattern": "*.example.com", "limit": 10, "scope": "shared"}`
+    pub fn to_json(&self) -> serde_json::Value {
+        let (pattern, scope) = (self.pattern.to_string(), self.scope.as_str());
+        serde_json::json!({ "pattern": pattern, "limit": self.limit, "scope": scope })
+    }
+}
+
 /// Why the fleet's table could not be read or changed.
 #[derive(Debug, Error)]
 pub enum Error {

@@ -26,4 +26,5 @@ mod pool;
 mod scripts;
 mod settings;
 mod stop;
+mod table;
 mod tunnel;
