@@ -156,13 +156,10 @@ mod tests {
 
     fn action(words: &[&str]) -> Action {
         let words: Vec<&str> = ["limits"].iter().chain(words).copied().collect();
-        match read(&words, &[REDIS]).unwrap() {
-            super::super::Command::Limits(limits) => {
-                assert_eq!(limits.store.url.0, "redis://redis:6379");
-                limits.action
-            }
-            other => panic!("{other:?}"),
-        }
+        let asked = read(&words, &[REDIS]).unwrap();
+        let super::super::Command::Limits(limits) = asked else { panic!("{asked:?}") };
+        assert_eq!(limits.store.url.0, "redis://redis:6379");
+        limits.action
     }
 
     #[test]

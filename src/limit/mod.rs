@@ -237,7 +237,8 @@ impl Limiter {
         _identity: &Identity,
     ) -> Result<Permit, Refused> {
         let version = self.inner.rules_version.load(Relaxed);
-        let key = &self.counted(key);
+        let budget = self.inner.rules.load().budget(key);
+        let key = budget.as_ref().unwrap_or(key);
         let host = self.host(key);
         let limit = || self.inner.rules.load().ruling(key);
         let wait = patience != Patience::None;
