@@ -4,6 +4,7 @@
 //! go on, 2 for bad settings, 130 and 143 when a second signal cut the stop short.
 
 mod health;
+mod limits;
 mod signals;
 
 use std::io::Write;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     };
     let done = match command {
         Command::Health(health) => health::ask(&health),
+        Command::Limits(limits) => limits::run(&limits).map(|text| say(&text)),
         Command::Say(text) => {
             say(text.trim_end());
             Ok(())

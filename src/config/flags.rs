@@ -12,6 +12,8 @@ use clap::ArgAction;
 use clap::Command;
 use clap::builder::OsStringValueParser;
 
+use super::limits;
+
 /// Where a setting stands in `--help` and in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Group {
@@ -118,7 +120,7 @@ impl Setting {
         self
     }
 
-    fn arg(&self) -> Arg {
+    pub(super) fn arg(&self) -> Arg {
         let default = match self.unset {
             Nothing => String::new(),
             unset @ (Said(_) | Text(_)) => format!(" [default: {unset}]"),
@@ -179,8 +181,8 @@ settings! {
         "Connections at once to each host, tunnels and plain requests together; 0 is unlimited.");
     HOST_LIMIT = row(Limits, "host-limit", "HOST=N", &["NARROWS_HOST_LIMITS"], Nothing,
         "The same for one host, over --max-connections. HOST is a name (its other ports counted \
-         apart, each with this limit), HOST:PORT just that, *.example.com each deeper name; the \
-         most exact rule wins. Repeatable, or separated by commas.").takes(Values::Many);
+         apart, each with this limit), HOST:PORT just that, *.example.com each deeper name (with \
+         /shared behind N all of them together); the most exact rule wins. Repeatable, or separated by commas.").takes(Values::Many);
     QUEUE_TIMEOUT = row(Limits, "queue-timeout", "TIME", &["NARROWS_QUEUE_TIMEOUT"], Text("0s"),
         "How long a request waits for a full host, first come first served; 0 refuses at once.");
     QUEUE_SIZE = row(Limits, "queue-size", "N", &["NARROWS_QUEUE_SIZE"], Text("1000"),
@@ -257,9 +259,15 @@ settings! {
         "How long a client's connection may stay without a request.");
 
     ADMIN_PORT = row(Admin, "admin-port", "PORT|off", &["NARROWS_ADMIN_PORT"], Text("9900"),
-        "Port of /healthz, /readyz, /metrics and /hosts; 0 picks a free one.");
+        "Port of /healthz, /readyz, /metrics, /hosts and /limits; 0 picks a free one.");
     ADMIN_BIND = row(Admin, "admin-bind", "ADDR", &["NARROWS_ADMIN_BIND"], Text("127.0.0.1"),
         "IP address of the admin port.");
+    ADMIN_TOKEN = row(Admin, "admin-token", "TEXT", &["NARROWS_ADMIN_TOKEN"], Nothing,
+        "What a change of the fleet's limits by the admin port must carry as its bearer token; \
+         without it they cannot be changed there. Better given by variable or file: others can \
+         read a command line.").secret();
+    ADMIN_TOKEN_FILE = row(Admin, "admin-token-file", "FILE", &["NARROWS_ADMIN_TOKEN_FILE"],
+        Nothing, "The same, as the one line of a file.");
 
     LOG_LEVEL = row(Logs, "log-level", "LEVEL", &["NARROWS_LOG_LEVEL", "LOG_LEVEL"], Text("info"),
         "error, warn, info, debug or trace; debug tells each opening and closing of a connection \
@@ -294,6 +302,8 @@ const EXAMPLES: &str = "Examples:
       One host has its own limit, and who finds a host full waits up to half a minute.
   narrows --max-connections 25 --redis-addr redis:6379
       The same limit for all instances together that use this Redis.
+  narrows limits set api.example.com 5 --redis-addr redis:6379
+      The limit of one host, for all of them, while they run.
   narrows health
       Exit code 0 if the narrows whose admin port is on 9900 is well.
 
@@ -321,7 +331,7 @@ pub(crate) fn command() -> Command {
         .disable_help_subcommand(true)
         .args(ALL.iter().map(|setting| setting.arg()))
         .arg(Arg::new(PRINT_MARKDOWN).long(PRINT_MARKDOWN).hide(true).action(ArgAction::SetTrue))
-        .subcommand(health)
+        .subcommands([health, limits::command()])
 }
 
 /// The table of all flags in Markdown, as it stands in the README.

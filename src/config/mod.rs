@@ -6,6 +6,7 @@
 //! one place, [`environment`].
 
 mod flags;
+mod limits;
 mod redis;
 mod source;
 mod units;
@@ -13,6 +14,7 @@ mod units;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
+use std::io::Read;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
@@ -27,6 +29,8 @@ use rustls_pki_types::pem::PemObject;
 
 use self::flags::Group;
 pub use self::flags::markdown_table;
+pub use self::limits::Action;
+pub use self::limits::Limits;
 use self::source::Noted;
 use self::source::Origin;
 use self::source::Source;
@@ -41,6 +45,7 @@ use crate::limit::shared::Failure;
 use crate::listen;
 use crate::proxy;
 use crate::store;
+use crate::store::Secret;
 use crate::telemetry::access::Target;
 use crate::telemetry::trace;
 use crate::upstream;
@@ -81,6 +86,8 @@ pub struct Config {
 pub enum Command {
     /// Ask a running narrows how it is.
     Health(Health),
+    /// Show or change the fleet's limits.
+    Limits(Limits),
     /// Say this and end.
     Say(String),
     /// Be a proxy.
@@ -146,6 +153,13 @@ impl Config {
         };
         if matches.get_flag(flags::PRINT_MARKDOWN) {
             return Ok(Command::Say(markdown_table()));
+        }
+        if let Some((limits::NAME, middle)) = matches.subcommand()
+            && let Some((name, inner)) = middle.subcommand()
+        {
+            let mut source = Source::new(vec![inner, &matches], environment);
+            let limits = limits::read(&mut source, name, inner);
+            return finish(limits.map(Command::Limits), source.problems);
         }
         if let Some((_, inner)) = matches.subcommand() {
             let mut source = Source::new(vec![inner, &matches], environment);
@@ -213,6 +227,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
 
     let admin_port = source.read(&flags::ADMIN_PORT, port_or_off);
     let admin_bind = source.read(&flags::ADMIN_BIND, ip);
+    let admin_token = admin_token(source);
 
     let level = source.read(&flags::LOG_LEVEL, level);
     let format = source.read(&flags::LOG_FORMAT, format);
@@ -222,7 +237,8 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let address = bind.and_then(|ip| Ok(SocketAddr::new(ip, port?)));
     let admin = match (admin_bind, admin_port) {
         (Ok(ip), Ok(Some(port))) => {
-            let admin = admin::Settings { address: SocketAddr::new(ip, port) };
+            let token = admin_token?;
+            let admin = admin::Settings { address: SocketAddr::new(ip, port), token };
             match address {
                 Ok(proxy) if overlap(proxy, admin.address) => {
                     let problem = format!("{port} is the proxy's port too; give another, or off");
@@ -281,10 +297,17 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
 /// The shortest lease: with less, the delays of an ordinary scheduler look like a death.
 const SHORTEST_LEASE: Duration = Duration::from_millis(300);
 
-fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
+/// Where Redis is; none without one.
+fn store(source: &mut Source<'_>) -> Result<Option<store::Settings>, Noted> {
     let url = redis::url(source);
     let prefix = source.read(&flags::REDIS_PREFIX, prefix);
     let timeout = source.read(&flags::REDIS_TIMEOUT, some_time);
+    let (url, prefix, timeout) = (url?, prefix?, timeout?);
+    Ok(url.map(|url| store::Settings { url, prefix, timeout }))
+}
+
+fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
+    let store = store(source);
     let failure = source.read(&flags::REDIS_FAILURE, failure);
     let lease = source.read(&flags::LEASE, |text| match units::duration(text) {
         Ok(lease) if lease >= SHORTEST_LEASE => Ok(lease),
@@ -304,13 +327,19 @@ fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
         }
         (Err(noted), _) | (_, Err(noted)) => Err(noted),
     };
-    let url = url?;
-    let (prefix, timeout, failure, (lease, heartbeat)) = (prefix?, timeout?, failure?, timing?);
-    Ok(url.map(|url| {
-        let deployment = store::Deployment::Single { url };
-        let store = store::Settings { deployment, tls: None, prefix, timeout };
-        shared::Settings { store, lease, heartbeat, failure, slack: 8 }
-    }))
+    let (store, failure, (lease, heartbeat)) = (store?, failure?, timing?);
+    Ok(store.map(|store| shared::Settings { store, lease, heartbeat, failure, slack: 8 }))
+}
+
+fn admin_token(source: &mut Source<'_>) -> Result<Option<Secret>, Noted> {
+    let text = source.read_if(&flags::ADMIN_TOKEN, token);
+    let file = source.read_if(&flags::ADMIN_TOKEN_FILE, token_file);
+    match (text?, file?) {
+        (Some(_), Some(_)) => {
+            Err(source.clash(&flags::ADMIN_TOKEN_FILE, "--admin-token is there too; give one"))
+        }
+        (text, file) => Ok(text.or(file)),
+    }
 }
 
 fn health(source: &mut Source<'_>, matches: &ArgMatches) -> Result<Health, Noted> {
@@ -426,6 +455,22 @@ fn prefix(text: &str) -> Result<String, &'static str> {
     Err("visible ASCII characters without { and }")
 }
 
+/// As a field of a request can carry it.
+fn token(text: &str) -> Result<Secret, &'static str> {
+    if (1..=512).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(Secret(text.to_owned()));
+    }
+    Err("1 to 512 visible ASCII characters")
+}
+
+fn token_file(path: &str) -> Result<Secret, String> {
+    let mut text = String::new();
+    let read = fs::File::open(path).and_then(|file| file.take(1024).read_to_string(&mut text));
+    read.map_err(|error| format!("a file that can be read ({error})"))?;
+    token(text.trim_end_matches(['\r', '\n']))
+        .map_err(|allowed| format!("a file with one line of {allowed}"))
+}
+
 fn failure(text: &str) -> Result<Failure, &'static str> {
     match text {
         "closed" => Ok(Failure::Closed),
@@ -518,7 +563,7 @@ fn target(text: &str) -> Result<Target, &'static str> {
 mod tests {
     use super::*;
 
-    fn read(args: &[&str], env: &[(&str, &str)]) -> Result<Command, Problems> {
+    pub(super) fn read(args: &[&str], env: &[(&str, &str)]) -> Result<Command, Problems> {
         let args = ["narrows"].iter().chain(args).map(OsString::from);
         let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         Config::read(args, env)
@@ -527,7 +572,9 @@ mod tests {
     pub(super) fn serve(args: &[&str], env: &[(&str, &str)]) -> Serve {
         match read(args, env).unwrap() {
             Command::Serve(serve) => *serve,
-            other @ (Command::Health(_) | Command::Say(_)) => panic!("{other:?}"),
+            other @ (Command::Health(_) | Command::Limits(_) | Command::Say(_)) => {
+                panic!("{other:?}")
+            }
         }
     }
 
@@ -554,6 +601,32 @@ mod tests {
         assert_eq!(config.shutdown_timeout, Duration::from_secs(10));
         assert_eq!((config.trace.level, config.access), (tracing::Level::INFO, Target::Off));
         assert_eq!(format!("{:?}", serve(&[], &[]).config), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn the_admin_token_comes_from_one_place_and_is_never_printed() {
+        let token = |args: &[&str], env: &[(&str, &str)]| {
+            let served = serve(args, env);
+            assert!(!format!("{served:?}").contains("sesame"));
+            served.config.admin.unwrap().token.map(|token| token.0)
+        };
+        assert_eq!(token(&[], &[]), None);
+        assert_eq!(token(&[], &[("NARROWS_ADMIN_TOKEN", "sesame")]).as_deref(), Some("sesame"));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        fs::write(&file, "sesame2\n").unwrap();
+        let file = file.to_str().unwrap();
+        assert_eq!(token(&["--admin-token-file", file], &[]).as_deref(), Some("sesame2"));
+        let both = problems(&["--admin-token=sesame", "--admin-token-file", file], &[]);
+        assert!(both[0].starts_with("--admin-token-file (or NARROWS_ADMIN_TOKEN_FILE): "));
+        fs::write(file, "open sesame\nopen").unwrap();
+        for args in [["--admin-token", "open sesame"], ["--admin-token-file", file]] {
+            let told = problems(&args, &[]);
+            assert!(told[0].contains("visible ASCII") && told[0].contains(args[0]), "{told:?}");
+            assert!(!told[0].contains("sesame"), "{told:?}");
+        }
+        let told = problems(&["--admin-token-file", "/nowhere"], &[]);
+        assert!(told[0].contains("\"/nowhere\" is not allowed: a file"), "{told:?}");
     }
 
     #[test]
@@ -613,7 +686,7 @@ mod tests {
                 "--max-connections (NARROWS_MAX_CONNECTIONS): \"abc\" is not allowed: \
                  a whole number from 0 (unlimited) to 4294967295",
                 "--host-limit (NARROWS_HOST_LIMITS): \"b\" is not allowed: \
-                 must be HOST=N, HOST:PORT=N or *.SUFFIX=N",
+                 must be HOST=N, HOST:PORT=N, *.SUFFIX=N or *.SUFFIX=N/shared",
                 "--host-limit (NARROWS_HOST_LIMITS): \"c=x\" is not allowed: \
                  the limit must be a whole number from 0 (unlimited) to 4294967295",
                 "--queue-timeout (or NARROWS_QUEUE_TIMEOUT): \"soon\" is not allowed: \
@@ -809,7 +882,9 @@ mod tests {
     fn a_health_check_asks_the_admin_port_and_minds_nothing_else() {
         let health = |args: &[&str], env: &[(&str, &str)]| match read(args, env).unwrap() {
             Command::Health(health) => health,
-            other @ (Command::Say(_) | Command::Serve(_)) => panic!("{other:?}"),
+            other @ (Command::Limits(_) | Command::Say(_) | Command::Serve(_)) => {
+                panic!("{other:?}")
+            }
         };
         let env = [("NARROWS_ADMIN_PORT", "9901"), ("NARROWS_LEASE", "never")];
         let asked = health(&["health"], &env);

@@ -254,7 +254,8 @@ impl Limiter {
         identity: &Identity,
     ) -> Result<Permit, Refused> {
         let version = self.inner.rules_version.load(Relaxed);
-        let key = &self.counted(key);
+        let budget = self.inner.rules.load().budget(key);
+        let key = budget.as_ref().unwrap_or(key);
         let host = self.host(key);
         let ruling = || self.inner.rules.load().ruling(key);
         let (may_wait, seats) = (patience != Patience::None, self.inner.settings.queue_size);

@@ -177,13 +177,19 @@ impl Grant<'_> {
         command.arg(worker).arg(epoch).arg(self.number);
         command.arg(hold).arg(heard).arg(ask).arg(wait).arg(spare).arg(slack);
         command.arg(limit).arg(format_args!("{term}:{limit}").to_string());
-        command.arg(match self.manner {
+        let manner = match self.manner {
             Manner::Ask => "",
             Manner::Audit => "T",
             Manner::Force => "F",
             Manner::Admit => "A",
-        });
-        command.arg(keys.publish());
+        };
+        // PERF: what is as usual is left out.
+        if !manner.is_empty() || keys.is_sharded() {
+            command.arg(manner);
+        }
+        if keys.is_sharded() {
+            command.arg(keys.publish());
+        }
         command
     }
 

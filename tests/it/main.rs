@@ -27,4 +27,5 @@ mod pool;
 mod scripts;
 mod settings;
 mod stop;
+mod table;
 mod tunnel;

@@ -260,6 +260,8 @@ async fn help_names_every_flag_and_version_the_version() {
         "bind",
         "admin-port",
         "admin-bind",
+        "admin-token",
+        "admin-token-file",
         "threads",
         "max-connections",
         "host-limit",

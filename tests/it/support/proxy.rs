@@ -189,6 +189,24 @@ impl Proxy {
         client.unchecked_response().await
     }
 
+    /// The answer of the admin port to a request that is no plain GET.
+    pub(crate) async fn admin_request(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &[&str],
+        body: &str,
+    ) -> Response {
+        let mut client = Client::to(self.admin.expect("the admin port is on")).await;
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n");
+        for field in fields {
+            head.push_str(field);
+            head.push_str("\r\n");
+        }
+        client.send(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())).await;
+        client.unchecked_response().await
+    }
+
     /// The counts of one host.
     pub(crate) async fn host(&self, key: &str) -> Host {
         let all = self.admin(&format!("/hosts?host={key}")).await.json();
