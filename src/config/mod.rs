@@ -81,6 +81,8 @@ pub struct Config {
 pub enum Command {
     /// Ask a running narrows how it is.
     Health(Health),
+    /// Say whether a Redis is fit.
+    RedisCheck(Box<RedisCheck>),
     /// Say this and end.
     Say(String),
     /// Be a proxy.
@@ -94,6 +96,15 @@ pub struct Health {
     pub address: SocketAddr,
     /// How long the answer may take.
     pub timeout: Duration,
+}
+
+/// Which Redis to look at.
+#[derive(Clone, Debug)]
+pub struct RedisCheck {
+    /// The Redis.
+    pub store: store::Settings,
+    /// Whether the findings are for programs.
+    pub json: bool,
 }
 
 /// How to be a proxy.
@@ -147,10 +158,22 @@ impl Config {
         if matches.get_flag(flags::PRINT_MARKDOWN) {
             return Ok(Command::Say(markdown_table()));
         }
-        if let Some((_, inner)) = matches.subcommand() {
-            let mut source = Source::new(vec![inner, &matches], environment);
-            let health = health(&mut source, inner);
-            return finish(health.map(Command::Health), source.problems);
+        match matches.subcommand() {
+            Some((flags::REDIS, redis)) => {
+                let inner = redis.subcommand_matches(flags::CHECK).unwrap_or(redis);
+                let mut source = Source::new(vec![inner, &matches], environment);
+                let check = check(&mut source, inner);
+                return finish(
+                    check.map(|check| Command::RedisCheck(Box::new(check))),
+                    source.problems,
+                );
+            }
+            Some((_, inner)) => {
+                let mut source = Source::new(vec![inner, &matches], environment);
+                let health = health(&mut source, inner);
+                return finish(health.map(Command::Health), source.problems);
+            }
+            None => {}
         }
         let mut source = Source::new(vec![&matches], environment);
         let config = config(&mut source);
@@ -272,9 +295,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
 const SHORTEST_LEASE: Duration = Duration::from_millis(300);
 
 fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
-    let url = redis::url(source);
-    let prefix = source.read(&flags::REDIS_PREFIX, prefix);
-    let timeout = source.read(&flags::REDIS_TIMEOUT, some_time);
+    let store = redis::store(source);
     let failure = source.read(&flags::REDIS_FAILURE, failure);
     let lease = source.read(&flags::LEASE, |text| match units::duration(text) {
         Ok(lease) if lease >= SHORTEST_LEASE => Ok(lease),
@@ -294,13 +315,16 @@ fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
         }
         (Err(noted), _) | (_, Err(noted)) => Err(noted),
     };
-    let url = url?;
-    let (prefix, timeout, failure, (lease, heartbeat)) = (prefix?, timeout?, failure?, timing?);
-    Ok(url.map(|url| {
-        let deployment = store::Deployment::Single { url };
-        let store = store::Settings { deployment, tls: None, prefix, timeout };
-        shared::Settings { store, lease, heartbeat, failure }
-    }))
+    let (store, failure, (lease, heartbeat)) = (store?, failure?, timing?);
+    Ok(store.map(|store| shared::Settings { store, lease, heartbeat, failure }))
+}
+
+fn check(source: &mut Source<'_>, matches: &ArgMatches) -> Result<RedisCheck, Noted> {
+    let store = redis::store(source)?.ok_or_else(|| {
+        source.problems.push(format!("which Redis? give one of {}", redis::PLACES));
+        Noted
+    })?;
+    Ok(RedisCheck { store, json: matches.get_flag(flags::JSON) })
 }
 
 fn health(source: &mut Source<'_>, matches: &ArgMatches) -> Result<Health, Noted> {
@@ -329,12 +353,12 @@ fn health(source: &mut Source<'_>, matches: &ArgMatches) -> Result<Health, Noted
 
 fn warn_of_idle_fleet_settings(source: &mut Source<'_>) {
     for setting in flags::ALL.iter().filter(|setting| setting.group == Group::Fleet) {
-        if let Ok(Some(given)) = source.given(setting)
+        if !setting.name.starts_with("redis-sentinel-")
+            && let Ok(Some(given)) = source.given(setting)
             // Names that others use too may be there for others.
             && given.origin > Origin::Alias
         {
-            let warning =
-                format!("--{} has no effect without --redis-addr or --redis-url", setting.name);
+            let warning = format!("--{} has no effect without {}", setting.name, redis::PLACES);
             source.warnings.push(warning);
         }
     }
@@ -406,14 +430,6 @@ fn via(text: &str) -> Result<Option<String>, &'static str> {
         _ if text.bytes().all(is_token) => Ok(Some(text.to_owned())),
         _ => Err("off, or a name of letters, digits and !#$%&'*+-.^_`|~"),
     }
-}
-
-fn prefix(text: &str) -> Result<String, &'static str> {
-    // Braces would move the key to another slot of a cluster.
-    if text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'{' && byte != b'}') {
-        return Ok(text.to_owned());
-    }
-    Err("visible ASCII characters without { and }")
 }
 
 fn failure(text: &str) -> Result<Failure, &'static str> {
@@ -517,7 +533,9 @@ mod tests {
     pub(super) fn serve(args: &[&str], env: &[(&str, &str)]) -> Serve {
         match read(args, env).unwrap() {
             Command::Serve(serve) => *serve,
-            other @ (Command::Health(_) | Command::Say(_)) => panic!("{other:?}"),
+            other @ (Command::Health(_) | Command::RedisCheck(_) | Command::Say(_)) => {
+                panic!("{other:?}")
+            }
         }
     }
 
@@ -753,7 +771,7 @@ mod tests {
                 "NARROWS_PORT=\"tcp://10.0.0.1:8080\" is ignored: a Kubernetes service link",
                 "NARROWS_COLOUR_OF_THE_SKY is not a setting of narrows",
                 "NARROWS_HOST_LIMIT is not a setting of narrows; did you mean NARROWS_HOST_LIMITS?",
-                "--lease has no effect without --redis-addr or --redis-url",
+                "--lease has no effect without --redis-addr, --redis-url, --redis-sentinels or --redis-cluster",
             ]
         );
     }
@@ -785,7 +803,9 @@ mod tests {
     fn a_health_check_asks_the_admin_port_and_minds_nothing_else() {
         let health = |args: &[&str], env: &[(&str, &str)]| match read(args, env).unwrap() {
             Command::Health(health) => health,
-            other @ (Command::Say(_) | Command::Serve(_)) => panic!("{other:?}"),
+            other @ (Command::RedisCheck(_) | Command::Say(_) | Command::Serve(_)) => {
+                panic!("{other:?}")
+            }
         };
         let env = [("NARROWS_ADMIN_PORT", "9901"), ("NARROWS_LEASE", "never")];
         let asked = health(&["health"], &env);

@@ -8,6 +8,7 @@
 //! Invariant: nothing here waits longer than [`Settings::timeout`] for each step, and nothing
 //! scans the keyspace.
 
+pub mod check;
 pub(crate) mod keys;
 mod nodes;
 pub(crate) mod route;
@@ -132,6 +133,14 @@ impl Settings {
             tls: None,
             prefix: "proxy_rate_limiter".to_owned(),
             timeout: Duration::from_millis(200),
+        }
+    }
+
+    /// Over how many shards the hosts are spread; their numbers begin at 0. See [`keys`].
+    pub(crate) fn shards(&self) -> u16 {
+        match self.deployment {
+            Deployment::Cluster { .. } => keys::CLUSTER,
+            Deployment::Sentinel { .. } | Deployment::Single { .. } => 1,
         }
     }
 }

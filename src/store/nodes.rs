@@ -43,6 +43,7 @@ pub(crate) struct Nodes {
 
 struct Inner {
     deployment: Deployment,
+    shards: u16,
     tls: Option<Tls>,
     /// A single Redis.
     fixed: Option<ConnectionInfo>,
@@ -94,14 +95,13 @@ impl Nodes {
                 None
             }
         };
-        Ok(Self { inner: Arc::new(Inner { deployment, tls, fixed, map: Mutex::default() }) })
+        let shards = settings.shards();
+        let inner = Inner { deployment, shards, tls, fixed, map: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     pub(crate) fn shards(&self) -> u16 {
-        match self.inner.deployment {
-            Deployment::Cluster { .. } => keys::CLUSTER,
-            Deployment::Sentinel { .. } | Deployment::Single { .. } => 1,
-        }
+        self.inner.shards
     }
 
     /// Whether a node may stop being the one for its shard while it answers.
