@@ -1,7 +1,8 @@
 -- The first message on every new connection of an instance: its new epoch, its lease, and whether
 -- what Redis knows about the fleet can still be true.
 --
--- KEYS  1 @w: <instance> -> epoch; #s state and generation ("G7", "L7" while learning), #run the
+-- KEYS  1 @w: <instance> -> epoch; #s state and generation ("G7", "L7" while learning), #first the
+--         generation this term began with: what hosts' keys hold from before it is void; #run the
 --         Redis process that was last seen, #until end of learning (ms)
 --       2 @lease: <instance> -> end of its lease, ms of Redis time
 -- ARGV  1 instance  2 the epoch of its last hello that was answered, 0 = none  3 its new epoch
@@ -52,10 +53,13 @@ if lost or restarted then
     or string.find(stats, 'cmdstat_swapdb:', 1, true)
     or string.find(stats, 'evicted_keys:[1-9]')
   ends = (forgot and now or now - start * 1000) + lease
-  -- The generation starts at the time of day, so that none is met twice. Old entries are reaped by
-  -- the heartbeat that ends learning, even if that is due at once.
-  state = ((ends > now or restarted) and 'L' or 'G') .. string.format('%.0f', now)
-  redis.call('HSET', workers, '#run', run, '#s', state, '#until', string.format('%.0f', ends))
+  -- The generation starts at the time of day, so that none is met twice, whatever the clock of the
+  -- process before. Old entries are reaped by the heartbeat that ends learning, even if that is due
+  -- at once.
+  local first = math.max(now, (state and tonumber(string.sub(state, 2)) or 0) + 1)
+  state = ((ends > now or restarted) and 'L' or 'G') .. string.format('%.0f', first)
+  redis.call('HSET', workers, '#run', run, '#s', state, '#first', string.sub(state, 2),
+    '#until', string.format('%.0f', ends))
 elseif run ~= '' and known[2] ~= run then
   redis.call('HSET', workers, '#run', run)
 end

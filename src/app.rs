@@ -18,6 +18,7 @@ use std::sync::mpsc as blocking;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use thiserror::Error;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -32,9 +33,14 @@ use crate::base::clock;
 use crate::config::Config;
 use crate::limit::Limiter;
 use crate::limit::Reclaim;
+use crate::limit::rules::BadRule;
 use crate::limit::rules::Limit;
+use crate::limit::rules::Pattern;
 use crate::limit::rules::Rule;
+use crate::limit::rules::Scope;
 use crate::limit::shared;
+use crate::limit::table;
+use crate::limit::table::FleetLimits;
 use crate::listen;
 use crate::listen::Handed;
 use crate::listen::Threads;
@@ -63,6 +69,14 @@ pub enum Error {
         /// What is wrong with it.
         why: BadAuthority,
     },
+    /// A limit that cannot be, as one budget for a single host.
+    #[error("{text:?} cannot have this limit: {why}")]
+    Limit {
+        /// The host.
+        text: String,
+        /// What is wrong with it.
+        why: BadRule,
+    },
     /// It runs already, or ran: an [`App`] starts once.
     #[error("it was started before")]
     Started,
@@ -74,6 +88,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The fleet's table of limits cannot be changed.
+    #[error("cannot change the fleet's limits: {0}")]
+    Table(#[from] table::Error),
 }
 
 /// How a stop went.
@@ -150,7 +167,7 @@ impl App {
     /// A proxy with these settings. Nothing is opened yet.
     pub fn new(config: Config) -> Result<Self, Error> {
         let threads = config.listen.threads.max(1);
-        let link = config.shared.as_ref().map(|shared| shared::Link::new(shared.failure));
+        let link = config.shared.as_ref().map(|shared| shared::Link::new(shared));
         let metrics = Arc::new(Metrics::new(threads, link.is_some()));
         let (limiter, ears) = Limiter::new(config.limit.clone(), link, threads);
         Ok(Self {
@@ -257,7 +274,7 @@ impl App {
     ) -> Result<(), Error> {
         let rules = limits
             .into_iter()
-            .map(|(host, limit)| Ok(Rule { pattern: pattern(host)?, limit }))
+            .map(|(host, limit)| Ok(Rule::each(pattern(host)?, limit)))
             .collect::<Result<_, Error>>()?;
         self.limiter.set_host_limits(rules);
         Ok(())
@@ -268,11 +285,44 @@ impl App {
         Ok(self.limiter.remove_host_limit(&pattern(host)?))
     }
 
+    /// The fleet's table of limits, as this instance obeys it: its version (0 is a table that nobody
+    /// has made) and its rules, by pattern. Without Redis it is this process's own.
+    pub fn fleet_limits(&self) -> FleetLimits {
+        self.limiter.fleet_limits()
+    }
+
+    /// Sets the limit of a host (`api.example.com`, `api.example.com:8443`, `*.example.com`, and
+    /// `default` or `*` for all others) for the whole fleet, above what each instance's own
+    /// settings say; 0 is unlimited. A `*.example.com` can be [`Scope::Shared`]: one budget for all
+    /// its hosts. The version of the table that holds it.
+    ///
+    /// This instance obeys it when this returns, the others within a second. Blocks for some calls
+    /// to Redis; from async code call it where blocking is allowed, or use
+    /// [`Limiter::set_fleet_limit`]. Errs for a host that is none, and with [`Error::Table`] while
+    /// Redis is away or the proxy does not run; then nothing may have changed, or all.
+    pub fn set_fleet_limit(&self, host: &str, limit: Limit, scope: Scope) -> Result<u64, Error> {
+        let rule = Rule::new(table_pattern(host)?, limit, scope)
+            .map_err(|why| Error::Limit { text: host.to_owned(), why })?;
+        let limiter = self.limiter.clone();
+        Ok(self.ask_control(async move { limiter.set_fleet_limit(rule).await })?)
+    }
+
+    /// Takes a host's limit out of the fleet's table, so that the next less exact one holds; the
+    /// version of the table without it, none if there was no such limit. Blocks and errs as
+    /// [`App::set_fleet_limit`].
+    pub fn remove_fleet_limit(&self, host: &str) -> Result<Option<u64>, Error> {
+        let pattern = table_pattern(host)?;
+        let limiter = self.limiter.clone();
+        Ok(self.ask_control(async move { limiter.remove_fleet_limit(pattern).await })?)
+    }
+
     /// Connections to a host that are open or being dialled: of the fleet when shared (of this
-    /// instance alone while Redis is away), without slots that are granted but unused. Blocks for
+    /// instance alone while Redis is away), without slots that are granted but unused; of all hosts
+    /// that share its budget, if it shares one. Blocks for
     /// a call to Redis when shared; from async code call it where blocking is allowed.
     pub fn active_connections(&self, host: &str) -> Result<u32, Error> {
         let key = HostKey::parse(host).map_err(|why| Error::Host { text: host.to_owned(), why })?;
+        let key = self.limiter.counted(&key);
         let here = self.limiter.open_here(&key);
         let Some(handle) = self.running(|running| running.control_handle.clone()) else {
             return Ok(here);
@@ -288,6 +338,24 @@ impl App {
         });
         let fleet = fleet.recv_timeout(FLEET_TIMEOUT).ok().flatten();
         Ok(fleet.map_or(here, |fleet| fleet.total))
+    }
+
+    /// Runs a change of the fleet's table where Redis is spoken to.
+    fn ask_control<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, table::Error>> + Send + 'static,
+    ) -> Result<T, table::Error> {
+        let handle = self.running(|running| running.control_handle.clone());
+        let Some(handle) = handle.filter(|_| self.limiter.is_shared()) else {
+            // Nobody is waited for: it is done, or cannot be, when it is polled first.
+            return change.now_or_never().unwrap_or(Err(table::Error::Stopped));
+        };
+        let (sender, changed) = blocking::channel();
+        handle.spawn(async move {
+            // The asker may have given up.
+            drop(sender.send(change.await));
+        });
+        changed.recv_timeout(FLEET_TIMEOUT).unwrap_or(Err(table::Error::Stopped))
     }
 
     fn running<T>(&self, read: impl FnOnce(&Running) -> T) -> Option<T> {
@@ -375,16 +443,18 @@ impl App {
             }
             let stopping = async { drop(stopping.await) };
             if let Some((settings, link)) = shared {
-                let calls: shared::Calls = Box::new(move |took, good| {
+                let calls: shared::Calls = Arc::new(move |took, good| {
                     metrics.redis_called(took);
                     if !good {
                         metrics.redis_failed();
                     }
                 });
+                let limits = tokio::spawn(table::run(limiter.clone(), settings.store.clone()));
                 let run = shared::run(limiter, link, settings, calls, stopping);
                 if let Err(error) = run.await {
                     tracing::error!(%error, "cannot speak to Redis");
                 }
+                limits.abort();
             } else {
                 stopping.await;
             }
@@ -513,6 +583,10 @@ fn set_up(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::SetUp { what, source }
 }
 
-fn pattern(host: &str) -> Result<crate::limit::rules::Pattern, Error> {
+fn pattern(host: &str) -> Result<Pattern, Error> {
     host.parse().map_err(|why| Error::Host { text: host.to_owned(), why })
+}
+
+fn table_pattern(host: &str) -> Result<Pattern, Error> {
+    Pattern::of_table(host).map_err(|why| Error::Host { text: host.to_owned(), why })
 }

@@ -72,6 +72,7 @@ fn snapshot(sources: &Sources, key: &HostKey) -> HostSnapshot {
             limit: sources.limiter.limit(key),
             waiting: 0,
             idle: 0,
+            starved: false,
         },
     }
 }

@@ -150,13 +150,19 @@ impl fmt::Display for Authority {
     }
 }
 
-/// What a limit counts: the bare host for ports 80 and 443, `host:port` for any other port.
+/// What a limit counts: the bare host for ports 80 and 443, `host:port` for any other port; or the
+/// budget that a rule shares among all names below a suffix, as `*.example.com`.
 ///
 /// Cheap to clone. The text holds no character that a Redis key or a log line would mind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostKey(Arc<str>);
 
 impl HostKey {
+    /// The key whose text was written down elsewhere and comes back, to be looked up with.
+    pub(crate) fn recalled(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// The key of `host` at `port`.
     pub fn of(host: &Host, port: u16) -> Self {
         Self(match (host, port) {
@@ -169,6 +175,12 @@ impl HostKey {
     /// Reads a key as a user writes it: `example.com`, `example.com:8443`, `[::1]:7000`.
     pub fn parse(text: &str) -> Result<Self, BadAuthority> {
         Authority::parse(text, Some(80)).map(|authority| authority.key)
+    }
+
+    /// The key of the one budget that all names below `suffix` (normalised) share: `*.example.com`,
+    /// which no host can be called.
+    pub(crate) fn budget(suffix: &str) -> Self {
+        Self(format!("*.{suffix}").into())
     }
 
     /// The key as text.

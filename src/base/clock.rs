@@ -86,6 +86,11 @@ impl Pulse {
         self.last.set(now());
     }
 
+    /// When something moved last.
+    pub(crate) fn last(&self) -> Instant {
+        self.last.get()
+    }
+
     /// Whether a request's body is being read, so that its reader would see the client leave.
     pub(crate) fn is_uploading(&self) -> bool {
         self.uploading.get()
@@ -106,7 +111,12 @@ impl Pulse {
 
     /// Ready once nothing has moved for `limit`.
     pub(crate) fn poll_silent(&self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
-        self.alarm.borrow_mut().poll(cx, self.last.get() + limit)
+        self.poll_until(cx, self.last.get() + limit)
+    }
+
+    /// Ready once `deadline` has passed, whatever has moved; as [`Alarm::poll`].
+    pub(crate) fn poll_until(&self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        self.alarm.borrow_mut().poll(cx, deadline)
     }
 }
 

@@ -83,6 +83,31 @@ pub(crate) fn has_failed(stream: &TcpStream) -> bool {
         .is_ok_and(|ready| ready > 0 && ask[0].revents().contains(PollFlags::ERR))
 }
 
+/// Whether nothing is on its way through the socket, as far as the system tells: nothing to read
+/// (not even the peer's end, unless that is behind us), and nothing written that has not gone out.
+///
+/// What was written before our own FIN cannot be seen: the system calls such a socket writable in
+/// any case.
+pub(crate) fn is_still(stream: &TcpStream, read_end: bool) -> bool {
+    if !read_end {
+        let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let peeked = rustix::net::recv(stream.as_fd(), &mut [0_u8; 1], peek);
+        if !matches!(peeked, Err(rustix::io::Errno::AGAIN)) {
+            return false;
+        }
+    }
+    // With this mark a socket is writable only when nothing is unsent; 0 is the system's own.
+    let socket = socket2::SockRef::from(stream);
+    let marked = socket.set_tcp_notsent_lowat(1);
+    let mut ask = [PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::OUT)];
+    let ready = rustix::event::poll(&mut ask, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    let restored = socket.set_tcp_notsent_lowat(0);
+    marked.is_ok()
+        && restored.is_ok()
+        && ready.is_ok()
+        && ask[0].revents().intersection(PollFlags::OUT | PollFlags::ERR) == PollFlags::OUT
+}
+
 /// The reading side of a socket whose FIN is watched while its bytes are left alone.
 ///
 /// epoll tells of new bytes and of the FIN by the same edge. To hear of a FIN behind unread bytes,
@@ -132,5 +157,57 @@ impl ReadSide {
             }
         }
         Pin::new(stream).poll_read(cx, buf)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "both ends of a loopback connection")]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (near, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_socket_with_anything_to_read_is_not_still() {
+        let (near, mut far) = pair().await;
+        assert!(is_still(&near, false));
+        far.write_all(b"x").await.unwrap();
+        near.readable().await.unwrap();
+        assert!(!is_still(&near, false));
+        assert_eq!(near.try_read(&mut [0; 9]).unwrap(), 1);
+        assert!(is_still(&near, false));
+        drop(far);
+        near.readable().await.unwrap();
+        assert!(!is_still(&near, false), "an end is something to hear");
+        assert!(is_still(&near, true), "once");
+    }
+
+    #[tokio::test]
+    async fn a_socket_with_bytes_that_have_not_gone_out_is_not_still() {
+        let (near, mut far) = pair().await;
+        let mut sent = 0;
+        // The first time that there is no room is before the far side's buffer has grown.
+        while let Ok(some) = near.try_write(&[0; 8 * 1024]) {
+            sent += some;
+        }
+        assert!(!is_still(&near, false));
+        far.read_exact(&mut vec![0; sent]).await.unwrap();
+        // The last acknowledgements may be a moment late.
+        let still = async {
+            while !is_still(&near, false) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), still).await.unwrap();
+        near.writable().await.unwrap();
+        assert!(near.try_write(b"x").is_ok(), "the mark that the look used is gone");
     }
 }

@@ -269,6 +269,9 @@ settings! {
     TUNNEL_IDLE_TIMEOUT = row(Timeouts, "tunnel-idle-timeout", "TIME|off",
         &["NARROWS_TUNNEL_IDLE_TIMEOUT"], Text("15m"),
         "Without a byte in either direction of a tunnel.");
+    IDLE_RECLAIM = row(Timeouts, "idle-reclaim", "TIME|off", &["NARROWS_IDLE_RECLAIM"], Text("off"),
+        "A tunnel without a byte for this long is closed when others wait for its host, the longest \
+         idle first.");
     HEADER_TIMEOUT = row(Timeouts, "header-timeout", "TIME", &["NARROWS_HEADER_TIMEOUT"],
         Text("10s"), "For a client to send the head of a request.");
     KEEP_ALIVE_TIMEOUT = row(Timeouts, "keep-alive-timeout", "TIME",

@@ -222,6 +222,15 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let response_timeout = source.read(&flags::RESPONSE_TIMEOUT, time_or_off);
     let idle_timeout = source.read(&flags::IDLE_TIMEOUT, time_or_off);
     let tunnel_idle_timeout = source.read(&flags::TUNNEL_IDLE_TIMEOUT, time_or_off);
+    let idle_reclaim = source.read(&flags::IDLE_RECLAIM, time_or_off);
+    if let (Ok(reclaim), Ok(timeout)) = (&idle_reclaim, &tunnel_idle_timeout)
+        && *reclaim < units::LONGEST
+        && reclaim >= timeout
+    {
+        let warning =
+            "--idle-reclaim has no effect: --tunnel-idle-timeout closes idle tunnels no later";
+        source.warnings.push(warning.to_owned());
+    }
     let header_timeout = source.read(&flags::HEADER_TIMEOUT, some_time);
     let keep_alive_timeout = source.read(&flags::KEEP_ALIVE_TIMEOUT, some_time);
 
@@ -281,6 +290,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             header_timeout: header_timeout?,
             keep_alive_timeout: keep_alive_timeout?,
             tunnel_idle_timeout: tunnel_idle_timeout?,
+            idle_reclaim: idle_reclaim.map(|time| Some(time).filter(|t| *t < units::LONGEST))?,
             via: via?,
             refuse_status: refuse_status?,
         },
@@ -316,7 +326,7 @@ fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
         (Err(noted), _) | (_, Err(noted)) => Err(noted),
     };
     let (store, failure, (lease, heartbeat)) = (store?, failure?, timing?);
-    Ok(store.map(|store| shared::Settings { store, lease, heartbeat, failure }))
+    Ok(store.map(|store| shared::Settings { store, lease, heartbeat, failure, slack: 8 }))
 }
 
 fn check(source: &mut Source<'_>, matches: &ArgMatches) -> Result<RedisCheck, Noted> {
@@ -735,6 +745,20 @@ mod tests {
         assert_eq!(config.upstream.response_timeout, units::LONGEST);
         assert_eq!(config.proxy.tunnel_idle_timeout, units::LONGEST);
         assert_eq!(serve(&["--pool-idle=0"], &[]).config.upstream.pool_size, 0);
+    }
+
+    #[test]
+    fn tunnels_yield_only_if_somebody_says_when() {
+        let reclaim = |args: &[&str]| serve(args, &[]).config.proxy.idle_reclaim;
+        for off in [&[][..], &["--idle-reclaim=off"], &["--idle-reclaim=0"]] {
+            assert_eq!(reclaim(off), None, "{off:?}");
+        }
+        assert_eq!(reclaim(&["--idle-reclaim=30s"]), Some(Duration::from_secs(30)));
+        let late = serve(&["--idle-reclaim=15m"], &[]);
+        assert_eq!(
+            late.warnings,
+            ["--idle-reclaim has no effect: --tunnel-idle-timeout closes idle tunnels no later"]
+        );
     }
 
     #[test]

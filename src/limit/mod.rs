@@ -9,9 +9,12 @@
 
 pub mod rules;
 pub mod shared;
+pub mod table;
 
+pub(crate) mod desk;
 pub(crate) mod host;
 pub(crate) mod protocol;
+pub(crate) mod queue;
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -28,15 +31,16 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use self::host::Asker;
 use self::host::Basis;
 use self::host::Counters;
 use self::host::Due;
 use self::host::Entry;
 use self::host::Host;
 use self::host::HostSnapshot;
+use self::host::Ticket;
 use self::host::Verdict;
 use self::rules::Limit;
 use self::rules::Pattern;
@@ -161,24 +165,41 @@ struct Inner {
     /// For each thread, where it hears which host's idle connection to close.
     reclaimers: Vec<mpsc::UnboundedSender<Reclaim>>,
     shared: Option<Arc<shared::Link>>,
+    /// The way to the fleet's table of limits.
+    changes: table::Changes,
 }
 
-/// The request that a thread close an idle connection to this host, for somebody who waits.
+/// The request that a thread close its longest idle connection to this host, for somebody who
+/// waits. Kept until that connection's slot is free.
 #[derive(Debug)]
 pub(crate) struct Reclaim {
     host: Arc<Host>,
     limiter: Limiter,
+    thread: usize,
+    in_vain: bool,
 }
 
 impl Reclaim {
     pub(crate) fn key(&self) -> &HostKey {
         self.host.key()
     }
+
+    /// The longest idle connection was told, and counts as idle until it closes or says no; `next`
+    /// is the longest idle one beside it.
+    pub(crate) fn passed_on(&self, next: Option<Instant>) {
+        self.host.set_oldest(self.thread, next);
+    }
+
+    /// There is a connection, and it closes. Unless this is said, another is looked for when the
+    /// request is dropped.
+    pub(crate) fn granted(&mut self) {
+        self.in_vain = false;
+    }
 }
 
 impl Drop for Reclaim {
     fn drop(&mut self) {
-        self.limiter.carry_out(&self.host, self.host.reclaimed());
+        self.limiter.carry_out(&self.host, self.host.reclaimed(self.thread, self.in_vain));
     }
 }
 
@@ -196,7 +217,8 @@ impl Limiter {
         threads: usize,
     ) -> (Self, Vec<mpsc::UnboundedReceiver<Reclaim>>) {
         let (reclaimers, ears) = (0..threads).map(|_| mpsc::unbounded_channel()).unzip();
-        let rules = Rules::new(settings.default_limit, settings.rules.iter().cloned());
+        let rules = Rules::new(settings.default_limit, settings.rules.iter().cloned())
+            .since(table::seconds(clock::wall()));
         let inner = Inner {
             settings,
             rules: ArcSwap::from_pointee(rules),
@@ -207,6 +229,7 @@ impl Limiter {
             others: Arc::default(),
             reclaimers,
             shared,
+            changes: table::Changes::default(),
         };
         (Self { inner: Arc::new(inner) }, ears)
     }
@@ -228,23 +251,23 @@ impl Limiter {
         &self,
         key: &HostKey,
         patience: Patience,
-        _identity: &Identity,
+        identity: &Identity,
     ) -> Result<Permit, Refused> {
-        let host = self.host(key);
         let version = self.inner.rules_version.load(Relaxed);
-        let limit = || self.inner.rules.load().limit(key);
-        let wait = patience != Patience::None;
-        let seats = self.inner.settings.queue_size;
-        let verdict = match host.enter(self.basis(), version, limit, wait, seats) {
+        let key = &self.counted(key);
+        let host = self.host(key);
+        let ruling = || self.inner.rules.load().ruling(key);
+        let (may_wait, seats) = (patience != Patience::None, self.inner.settings.queue_size);
+        let asker = Asker { identity, may_wait, seats };
+        let verdict = match host.enter(self.basis(&host), version, ruling, asker) {
             Entry::Slot { speak } => {
                 self.carry_out(&host, Due::spoken(speak));
                 return Ok(self.admit(host));
             }
             Entry::Refused(reason) => return Err(self.refuse(&host, reason, Duration::ZERO)),
-            Entry::Wait(place, due) => {
+            Entry::Wait(ticket, due) => {
                 let started = clock::now();
-                let (id, ticket) = (place.id, place.verdict);
-                let waiting = Waiting { limiter: self, host: &host, id, ticket, answered: false };
+                let waiting = Waiting { limiter: self, host: &host, ticket, answered: false };
                 self.carry_out(&host, due);
                 let verdict = waiting.verdict(patience).await;
                 verdict.map_err(|reason| (reason, clock::now() - started))
@@ -263,7 +286,7 @@ impl Limiter {
 
     /// Sets the limit of the hosts that `pattern` speaks of; 0 is unlimited.
     pub fn set_host_limit(&self, pattern: Pattern, limit: Limit) {
-        self.change_rules(|rules| rules.set(Rule { pattern: pattern.clone(), limit }));
+        self.change_rules(|rules| rules.set(Rule::each(pattern.clone(), limit)));
     }
 
     /// Puts these rules in the place of all there are.
@@ -305,6 +328,17 @@ impl Limiter {
         self.inner.shared.as_ref()
     }
 
+    /// The hosts that one shard of Redis counts.
+    pub(crate) fn hosts_of(&self, shard: u16) -> Vec<Arc<Host>> {
+        let mut hosts = Vec::new();
+        self.each(|host| {
+            if host.shard == shard {
+                hosts.push(Arc::clone(host));
+            }
+        });
+        hosts
+    }
+
     pub(crate) fn each(&self, mut visit: impl FnMut(&Arc<Host>)) {
         for shard in &self.inner.shards {
             let hosts: Vec<_> = lock(shard).values().map(Arc::clone).collect();
@@ -328,28 +362,30 @@ impl Limiter {
                 link.speak(Arc::clone(host));
             }
             for thread in due.reclaim.drain(..) {
-                let message = Reclaim { host: Arc::clone(host), limiter: self.clone() };
-                // A thread that is gone has closed its connections; the message's drop says so.
-                drop(self.inner.reclaimers[thread].send(message));
+                let (limiter, host) = (self.clone(), Arc::clone(host));
+                let message = Reclaim { host, limiter, thread, in_vain: true };
+                if let Err(unheard) = self.inner.reclaimers[thread].send(message) {
+                    unheard.0.host.gone(thread);
+                }
             }
             // A slot that was given to somebody who had left goes on to the next.
             let lost = due.tell();
             if lost == 0 {
                 return;
             }
-            due = host.release(self.basis());
+            due = host.release(self.basis(host));
             for _ in 1..lost {
                 self.carry_out(host, std::mem::take(&mut due));
-                due = host.release(self.basis());
+                due = host.release(self.basis(host));
             }
         }
     }
 
-    pub(crate) fn basis(&self) -> Basis {
-        self.inner.shared.as_ref().map_or(Basis::Local, |link| link.basis())
+    pub(crate) fn basis(&self, host: &Host) -> Basis {
+        self.inner.shared.as_ref().map_or(Basis::Local, |link| link.basis(host))
     }
 
-    fn change_rules(&self, mut change: impl FnMut(&mut Rules)) {
+    pub(crate) fn change_rules(&self, mut change: impl FnMut(&mut Rules)) {
         self.inner.rules.rcu(|rules| {
             let mut rules = Rules::clone(rules);
             change(&mut rules);
@@ -358,7 +394,7 @@ impl Limiter {
         let version = self.inner.rules_version.fetch_add(1, Relaxed) + 1;
         let rules = self.inner.rules.load_full();
         self.each(|host| {
-            let due = host.limit_changed(self.basis(), version, rules.limit(host.key()));
+            let due = host.limit_changed(self.basis(host), version, rules.ruling(host.key()));
             self.carry_out(host, due);
         });
     }
@@ -380,7 +416,8 @@ impl Limiter {
             || self.inner.named.fetch_add(1, Relaxed) < NAMED_HOSTS;
         let counters = if named { Arc::default() } else { Arc::clone(&self.inner.others) };
         let threads = self.inner.reclaimers.len();
-        let host = Arc::new(Host::new(key.clone(), threads, counters, named));
+        let shard = self.inner.shared.as_ref().map_or(0, |link| link.shard(key));
+        let host = Arc::new(Host::new(key.clone(), shard, threads, counters, named));
         hosts.insert(key.clone(), Arc::clone(&host));
         host
     }
@@ -409,17 +446,16 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 struct Waiting<'a> {
     limiter: &'a Limiter,
     host: &'a Arc<Host>,
-    id: u64,
-    ticket: oneshot::Receiver<Verdict>,
+    ticket: Ticket,
     answered: bool,
 }
 
 impl Waiting<'_> {
     async fn verdict(mut self, patience: Patience) -> Result<(), Reason> {
         let told = match patience {
-            Patience::None => (&mut self.ticket).await,
+            Patience::None => (&mut self.ticket.verdict).await,
             Patience::Until(deadline) => {
-                match tokio::time::timeout_at(deadline, &mut self.ticket).await {
+                match tokio::time::timeout_at(deadline, &mut self.ticket.verdict).await {
                     Ok(told) => told,
                     Err(_elapsed) => return Err(Reason::TimedOut),
                 }
@@ -439,10 +475,11 @@ impl Drop for Waiting<'_> {
         if self.answered {
             return;
         }
-        self.limiter.carry_out(self.host, self.host.leave(self.id));
-        self.ticket.close();
-        if self.ticket.try_recv() == Ok(Verdict::Slot) {
-            self.limiter.carry_out(self.host, self.host.release(self.limiter.basis()));
+        let Self { limiter, host, ticket, .. } = self;
+        limiter.carry_out(host, host.leave(&ticket.place, limiter.basis(host)));
+        ticket.verdict.close();
+        if ticket.verdict.try_recv() == Ok(Verdict::Slot) {
+            limiter.carry_out(host, host.release(limiter.basis(host)));
         }
     }
 }
@@ -469,12 +506,17 @@ impl Permit {
     /// Whether a connection may still be opened on it: a slot of the fleet is vouched for only as
     /// long as the lease that was renewed last.
     pub fn is_vouched(&self) -> bool {
-        match self.limiter.basis() {
-            Basis::Away { leased } | Basis::Granted { leased } => {
+        match self.limiter.basis(&self.host) {
+            Basis::Away { leased } | Basis::Granted { leased, .. } => {
                 leased || self.host.in_use(false).1 == 0
             }
             Basis::Local | Basis::Open | Basis::Share { .. } => true,
         }
+    }
+
+    /// The connection idles (its [`Seat`] is parked): whoever waits for its host may have it.
+    pub(crate) fn offer(&self) {
+        self.limiter.carry_out(&self.host, self.host.offer(self.limiter.basis(&self.host)));
     }
 
     /// The host's side of the permit, for whoever keeps the connection without holding it.
@@ -483,19 +525,30 @@ impl Permit {
     }
 }
 
-/// The host whose slot a kept connection occupies. Holds no slot itself.
+/// The host whose slot an idle connection occupies. Holds no slot itself.
 #[derive(Debug)]
 pub(crate) struct Seat(Arc<Host>);
 
 impl Seat {
-    /// The connection begins to idle in the pool of `thread`.
-    pub(crate) fn park(&self, thread: usize) {
-        self.0.park(thread);
+    /// The host, as the limit counts it.
+    pub(crate) fn key(&self) -> &HostKey {
+        self.0.key()
     }
 
-    /// The connection leaves the pool of `thread`.
-    pub(crate) fn unpark(&self, thread: usize) {
-        self.0.unpark(thread);
+    /// The connection, one of `thread`, has idled since then.
+    pub(crate) fn park(&self, thread: usize, since: Instant) {
+        self.0.park(thread, since);
+    }
+
+    /// The connection, which idled since then, is in use again or about to close. `next` tells the
+    /// moment of the longest idle one that `thread` has left for this host.
+    pub(crate) fn unpark(
+        &self,
+        thread: usize,
+        since: Instant,
+        next: impl FnOnce() -> Option<Instant>,
+    ) {
+        self.0.unpark(thread, since, next);
     }
 
     /// Whether somebody waits for this slot.
@@ -506,7 +559,7 @@ impl Seat {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let due = self.host.release(self.limiter.basis());
+        let due = self.host.release(self.limiter.basis(&self.host));
         self.limiter.carry_out(&self.host, due);
     }
 }
@@ -629,11 +682,11 @@ mod tests {
         let settings = Settings { default_limit: 1, ..Settings::default() };
         let (limiter, mut ears) = Limiter::new(settings, None, 2);
         let idle = limiter.acquire(&key(), Patience::None).await.unwrap();
-        idle.seat().park(1);
+        idle.seat().park(1, clock::now());
         let mut asking = tokio_test_spawn(&limiter);
         assert!(futures_util::poll!(&mut asking).is_pending());
         let reclaim = ears[1].recv().await.unwrap();
-        idle.seat().unpark(1);
+        idle.seat().unpark(1, clock::now(), || None);
         drop(idle);
         drop(reclaim);
         asking.await.unwrap();
@@ -644,14 +697,99 @@ mod tests {
         let settings = Settings { default_limit: 1, ..Settings::default() };
         let (limiter, mut ears) = Limiter::new(settings, None, 1);
         let held = limiter.acquire(&key(), Patience::None).await.unwrap();
-        held.seat().park(0);
+        held.seat().park(0, clock::now());
         let key = key();
         let asking = limiter.acquire(&key, Patience::None);
         tokio::pin!(asking);
         assert!(futures_util::poll!(&mut asking).is_pending());
-        held.seat().unpark(0);
+        held.seat().unpark(0, clock::now(), || None);
         drop(ears[0].recv().await);
         assert_eq!(asking.await.unwrap_err().reason, Reason::Full);
+    }
+
+    /// A limiter for two threads, full of idle connections: one of each thread, in this order.
+    async fn idle_on(
+        threads: [usize; 2],
+    ) -> (Limiter, Vec<mpsc::UnboundedReceiver<Reclaim>>, [(Permit, Instant); 2]) {
+        let settings = Settings { default_limit: 2, ..Settings::default() };
+        let (limiter, ears) = Limiter::new(settings, None, 2);
+        let mut idle = Vec::new();
+        for (age, thread) in threads.into_iter().enumerate() {
+            let permit = limiter.acquire(&key(), Patience::None).await.unwrap();
+            let since = clock::now() + Duration::from_secs(age as u64);
+            permit.seat().park(thread, since);
+            idle.push((permit, since));
+        }
+        (limiter, ears, idle.try_into().unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_thread_with_the_longest_idle_connection_is_asked() {
+        for threads in [[0, 1], [1, 0]] {
+            let (limiter, mut ears, _idle) = idle_on(threads).await;
+            let mut asking = [tokio_test_spawn(&limiter), tokio_test_spawn(&limiter)];
+            assert!(futures_util::poll!(&mut asking[0]).is_pending());
+            let first = ears[threads[0]].try_recv().expect("the oldest is here");
+            assert!(ears[threads[1]].try_recv().is_err());
+            assert!(futures_util::poll!(&mut asking[1]).is_pending());
+            let second = ears[threads[1]].try_recv().expect("the other one is asked for already");
+            drop((asking, first, second));
+        }
+    }
+
+    #[tokio::test]
+    async fn age_is_known_of_what_is_left() {
+        let (limiter, mut ears, [(oldest, since), _younger]) = idle_on([1, 1]).await;
+        limiter.set_default_limit(3);
+        let middle = limiter.acquire(&key(), Patience::None).await.unwrap();
+        middle.seat().park(0, since + Duration::from_millis(500));
+        oldest.seat().unpark(1, since, || Some(since + Duration::from_secs(1)));
+        let mut asking = tokio_test_spawn(&limiter);
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        assert!(ears[0].try_recv().is_ok(), "thread 1 has only a younger one now");
+    }
+
+    #[tokio::test]
+    async fn another_thread_is_asked_when_the_first_was_asked_in_vain() {
+        let (limiter, mut ears, [(first, since), (second, _)]) = idle_on([0, 1]).await;
+        let key = key();
+        let asking = limiter.acquire(&key, Patience::None);
+        tokio::pin!(asking);
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        let ask = ears[0].try_recv().unwrap();
+        first.seat().unpark(0, since, || None);
+        drop(ask);
+        let mut ask = ears[1].try_recv().expect("nobody is refused while something idles");
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        ask.granted();
+        drop(second);
+        drop(ask);
+        asking.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_falls_idle_is_asked_for_once_for_each_who_waits() {
+        let (limiter, mut ears, [(one, since), (two, later)]) = idle_on([0, 0]).await;
+        one.seat().unpark(0, since, || None);
+        two.seat().unpark(0, later, || None);
+        let mut asking = tokio_test_spawn(&limiter);
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        assert!(ears[0].try_recv().is_err(), "nothing idles");
+        for permit in [&one, &two] {
+            permit.seat().park(0, since);
+            permit.offer();
+        }
+        let _ask = ears[0].try_recv().unwrap();
+        assert!(ears[0].try_recv().is_err(), "one waits");
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_is_gone_is_not_asked_for_ever() {
+        let (limiter, mut ears, _idle) = idle_on([0, 1]).await;
+        drop(ears.remove(0));
+        let mut asking = tokio_test_spawn(&limiter);
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        assert!(ears[0].try_recv().is_ok());
     }
 
     #[tokio::test]

@@ -7,6 +7,8 @@
 //! hello with a new epoch; the lease is counted from the moment its message was *sent*, less a
 //! margin; past it this instance says so and opens nothing.
 
+#[cfg(test)]
+use std::hash::Hash;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -51,8 +53,8 @@ pub(crate) enum Event {
     Denied,
     /// A message was answered by "your epoch is not in force".
     Fenced,
-    /// The hello sent then was answered.
-    Greeted { sent: Instant, answer: Greeted },
+    /// The hello was answered.
+    Greeted { answer: Greeted },
     /// A grant was not met because Redis is learning for so long.
     Learning(Duration),
     /// The heartbeat sent then was answered.
@@ -64,7 +66,8 @@ pub(crate) enum Event {
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
-    /// Learning is over: all who wait are to be asked for again.
+    /// Slots may be used again, or there may be more of them: learning is over, a lease was
+    /// renewed that had run out, somebody died. All who wait are to be asked for again.
     AskAgain,
     /// Redis is away: those who wait are to be told.
     Away,
@@ -76,7 +79,8 @@ pub(crate) enum Act {
     Hello(Hello),
     /// A heartbeat is to be sent, before anything else.
     Heartbeat,
-    /// Each host is to be asserted again; `force` is whether what it holds is vouched for.
+    /// Each host is to be asserted again, and then a heartbeat sent; `force` is whether what is
+    /// held is vouched for.
     Serve { force: bool },
 }
 
@@ -90,6 +94,7 @@ enum Line {
 
 /// The session.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Session {
     timing: Timing,
     line: Line,
@@ -102,6 +107,7 @@ pub(crate) struct Session {
     heartbeat_at: Instant,
     heartbeat_under_way: bool,
     instances: u32,
+    generation: Option<u64>,
     /// Failures since a heartbeat was last answered.
     failures: u32,
     /// Until when those who ask wait for a connection instead of being refused; none once they
@@ -122,6 +128,7 @@ impl Session {
             heartbeat_at: now,
             heartbeat_under_way: false,
             instances: 1,
+            generation: None,
             failures: 0,
             patience: Some(now + timing.timeout),
             jitter: fastrand::Rng::with_seed(seed),
@@ -186,19 +193,21 @@ impl Session {
                 }
                 acts
             }
-            Event::Greeted { answer: Greeted { welcome: Welcome::Superseded, .. }, .. } => {
+            Event::Greeted { answer: Greeted { welcome: Welcome::Superseded, .. } } => {
                 self.fail(now, false)
             }
-            Event::Greeted { sent, answer } => {
+            Event::Greeted { answer } => {
                 self.line = Line::Serving;
                 self.confirmed = self.epoch;
                 self.patience = None;
-                self.renew(sent, answer.instances);
+                self.instances = answer.instances.max(1);
                 self.learn(now, answer.learning);
-                // At once: it ends learning that is over already, and it is what tells the reaper
-                // that service is without a gap.
+                // The heartbeat goes out at once, behind what re-asserts each host: when it is
+                // answered they have run, and only then may this instance rely on a lease. It also
+                // ends learning that is over already, and tells the reaper that service is without
+                // a gap.
                 self.heartbeat_under_way = true;
-                vec![Act::Heartbeat, Act::Serve { force: answer.welcome == Welcome::Force }]
+                vec![Act::Serve { force: answer.welcome == Welcome::Force }]
             }
             Event::Learning(left) => {
                 self.learn(now, Some(left));
@@ -208,16 +217,47 @@ impl Session {
                 self.failures = 0;
                 self.heartbeat_under_way = false;
                 self.heartbeat_at = sent + self.timing.heartbeat;
+                let was_leased = self.leased_until.is_some_and(|until| now < until);
                 self.renew(sent, answer.instances);
                 let was_learning = self.learning_until.is_some();
                 self.learn(now, answer.learning);
-                if was_learning && self.learning_until.is_none() {
+                let has_learnt = was_learning && self.learning_until.is_none();
+                let generation = self.generation.replace(answer.generation);
+                if !was_leased
+                    || has_learnt
+                    || generation.is_some_and(|known| known != answer.generation)
+                {
                     return vec![Act::AskAgain];
                 }
                 Vec::new()
             }
             Event::Tick => self.tick(now),
         }
+    }
+
+    /// Breaks what the model must notice: a lease from what was sent then.
+    #[cfg(test)]
+    pub(crate) fn rely(&mut self, sent: Instant) {
+        self.renew(sent, self.instances);
+    }
+
+    /// All that later steps depend on, as seen from now by who looks at the clock each `unit`; but
+    /// not the generation.
+    #[cfg(test)]
+    pub(crate) fn fingerprint(&self, now: Instant, unit: Duration) -> impl Hash + use<> {
+        let units = |at: Instant| at.saturating_duration_since(now).as_nanos();
+        let away = move |at: Instant| units(at).div_ceil(unit.as_nanos());
+        let line = match self.line {
+            Line::Connecting => (1, None),
+            Line::Greeting => (2, None),
+            Line::Serving => (3, None),
+            Line::Down { retry_at } => (4, Some(away(retry_at))),
+        };
+        (
+            (line, self.epoch, self.confirmed, self.heartbeat_under_way, self.failures.min(2)),
+            (self.leased_until.map_or(0, away), self.learning_until.map(away)),
+            (away(self.heartbeat_at), self.patience.map(away)),
+        )
     }
 
     fn tick(&mut self, now: Instant) -> Vec<Act> {
@@ -266,6 +306,11 @@ impl Session {
         whole.mul_f64(0.8 + 0.2 * self.jitter.f64())
     }
 
+    /// Changes with each death and each loss of data; none before the first heartbeat's answer.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        self.generation
+    }
+
     fn renew(&mut self, sent: Instant, instances: u32) {
         let until = sent + self.timing.reliance();
         self.leased_until = self.leased_until.max(Some(until));
@@ -300,13 +345,13 @@ mod tests {
         (Session::new(TIMING, now, 1), now)
     }
 
-    fn greeted(sent: Instant, welcome: Welcome, learning: Option<Duration>) -> Event {
+    fn greeted(welcome: Welcome, learning: Option<Duration>) -> Event {
         let eviction = String::new();
-        Event::Greeted { sent, answer: Greeted { welcome, learning, instances: 2, eviction } }
+        Event::Greeted { answer: Greeted { welcome, learning, instances: 2, eviction } }
     }
 
     fn renewed(sent: Instant, learning: Option<Duration>) -> Event {
-        Event::Renewed { sent, answer: Renewed { learning, instances: 3 } }
+        Event::Renewed { sent, answer: Renewed { learning, instances: 3, generation: 7 } }
     }
 
     /// A session whose hello was sent and answered at `now`.
@@ -314,8 +359,8 @@ mod tests {
         let (mut session, now) = begin();
         assert_eq!(session.step(now, Event::Tick), [Act::Connect]);
         session.step(now, Event::Connected);
-        let acts = session.step(now, greeted(now, Welcome::Admit, learning));
-        assert_eq!(acts, [Act::Heartbeat, Act::Serve { force: false }]);
+        let acts = session.step(now, greeted(Welcome::Admit, learning));
+        assert_eq!(acts, [Act::Serve { force: false }]);
         (session, now)
     }
 
@@ -349,8 +394,10 @@ mod tests {
         let (mut session, now) = begin();
         session.step(now, Event::Tick);
         session.step(now, Event::Connected);
-        session.step(now + ms(150), greeted(now, Welcome::Admit, None));
-        assert_eq!(session.leased_until(), Some(now + ms(14_000)));
+        session.step(now + ms(150), greeted(Welcome::Admit, None));
+        assert_eq!(session.leased_until(), None, "what is held may not be on the books yet");
+        session.step(now + ms(250), renewed(now + ms(150), None));
+        assert_eq!(session.leased_until(), Some(now + ms(14_150)));
         session.step(now + ms(3_100), renewed(now + ms(3_000), None));
         assert_eq!(session.leased_until(), Some(now + ms(17_000)));
     }
@@ -367,6 +414,7 @@ mod tests {
     #[test]
     fn a_new_connection_means_a_new_epoch_that_names_the_last_one_answered() {
         let (mut session, now) = serving(None);
+        session.step(now, renewed(now, None));
         assert_eq!(session.step(now, Event::Failed { slow: false }), [Act::Drop]);
         assert_eq!(session.step(now, Event::Tick), [Act::Connect]);
         let second = hello(&session.step(now, Event::Connected));
@@ -376,8 +424,8 @@ mod tests {
         session.step(now + ms(50), Event::Tick);
         let third = hello(&session.step(now + ms(51), Event::Connected));
         assert_eq!((third.previous, third.epoch), (1, 3));
-        let acts = session.step(now + ms(52), greeted(now + ms(51), Welcome::Force, None));
-        assert_eq!(acts, [Act::Heartbeat, Act::Serve { force: true }]);
+        let acts = session.step(now + ms(52), greeted(Welcome::Force, None));
+        assert_eq!(acts, [Act::Serve { force: true }]);
     }
 
     #[test]
@@ -396,7 +444,7 @@ mod tests {
         assert!(!session.is_serving());
         session.step(now, Event::Tick);
         session.step(now, Event::Connected);
-        assert_eq!(session.step(now, greeted(now, Welcome::Superseded, None)), [Act::Drop]);
+        assert_eq!(session.step(now, greeted(Welcome::Superseded, None)), [Act::Drop]);
         assert!(!session.is_serving());
     }
 

@@ -1,6 +1,10 @@
 //! Which limit holds for which host.
 //!
 //! A pure table: text of rules in, a number out. It counts nothing.
+//!
+//! There are two layers: this process's own rules, and over them the fleet's table, which is the
+//! same in all instances. Where any rule of the fleet's table speaks of a host, this process's own
+//! are not looked at.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,15 +19,61 @@ use crate::base::authority::HostKey;
 /// Connections at once to one host; 0 is unlimited.
 pub type Limit = u32;
 
+/// Whom a limit is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// For each host apart.
+    #[default]
+    Each,
+    /// One budget for all hosts of a `*.SUFFIX` together.
+    Shared,
+}
+
+impl Scope {
+    /// `each` or `shared`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Each => "each",
+            Self::Shared => "shared",
+        }
+    }
+}
+
+impl FromStr for Scope {
+    type Err = BadRule;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "each" => Ok(Self::Each),
+            "shared" => Ok(Self::Shared),
+            _ => Err(BadRule::Scope),
+        }
+    }
+}
+
 /// What a rule speaks of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Pattern {
+    /// `*`: every host without another rule. In the fleet's table alone; text of other rules does
+    /// not take it.
+    Default,
     /// `HOST`: the bare host and, each counted apart, its other ports.
     Host(String),
     /// `HOST:PORT`: just that (ports 80 and 443 are the bare host).
     Port(HostKey),
-    /// `*.example.com`: every deeper name at every port, each counted apart; not the bare name.
+    /// `*.example.com`: every deeper name at every port, each counted apart (or, in scope, all
+    /// together); not the bare name.
     Suffix(String),
+}
+
+impl Pattern {
+    /// Reads what a rule of the fleet's table speaks of: as any rule, and `*` or `default`.
+    pub fn of_table(text: &str) -> Result<Self, BadAuthority> {
+        match text {
+            "*" | "default" => Ok(Self::Default),
+            _ => text.parse(),
+        }
+    }
 }
 
 impl FromStr for Pattern {
@@ -46,6 +96,7 @@ impl FromStr for Pattern {
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Default => f.write_str("*"),
             Self::Host(host) => f.write_str(host),
             Self::Port(key) => key.fmt(f),
             Self::Suffix(suffix) => write!(f, "*.{suffix}"),
@@ -53,24 +104,64 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// A pattern and the limit it sets, as in `api.example.com=5`.
+/// A pattern and the limit it sets, as in `api.example.com=5` or `*.example.com=10/shared`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The hosts.
     pub pattern: Pattern,
-    /// Their limit, each.
+    /// Their limit.
     pub limit: Limit,
+    /// Whether each of them has it, or all together.
+    pub scope: Scope,
+}
+
+impl Rule {
+    /// A limit for each host apart.
+    pub fn each(pattern: Pattern, limit: Limit) -> Self {
+        Self { pattern, limit, scope: Scope::Each }
+    }
+
+    /// A limit in a scope; only a suffix can be shared.
+    pub fn new(pattern: Pattern, limit: Limit, scope: Scope) -> Result<Self, BadRule> {
+        match (&pattern, scope) {
+            (_, Scope::Each) | (Pattern::Suffix(_), Scope::Shared) => {
+                Ok(Self { pattern, limit, scope })
+            }
+            (Pattern::Default | Pattern::Host(_) | Pattern::Port(_), Scope::Shared) => {
+                Err(BadRule::Shared)
+            }
+        }
+    }
+
+    /// A rule for this pattern by what stands behind its `=`, as [`Rule::value`] writes it.
+    pub fn read(pattern: Pattern, value: &str) -> Result<Self, BadRule> {
+        let (limit, scope) = match value.split_once('/') {
+            None => (value, Scope::Each),
+            Some((limit, scope)) => (limit, scope.trim().parse()?),
+        };
+        let limit = limit.trim();
+        // The standard library's parser takes "+5" too.
+        if !limit.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(BadRule::Number);
+        }
+        Self::new(pattern, limit.parse().map_err(|_why| BadRule::Number)?, scope)
+    }
+
+    /// The limit and its scope as text: `5`, or `5/shared`.
+    pub fn value(&self) -> String {
+        match self.scope {
+            Scope::Each => self.limit.to_string(),
+            Scope::Shared => format!("{}/shared", self.limit),
+        }
+    }
 }
 
 impl FromStr for Rule {
     type Err = BadRule;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (pattern, limit) = text.rsplit_once('=').ok_or(BadRule::Shape)?;
-        Ok(Self {
-            pattern: pattern.trim().parse().map_err(BadRule::Host)?,
-            limit: limit.trim().parse().map_err(|_why| BadRule::Number)?,
-        })
+        let (pattern, value) = text.rsplit_once('=').ok_or(BadRule::Shape)?;
+        Self::read(pattern.trim().parse().map_err(BadRule::Host)?, value)
     }
 }
 
@@ -83,91 +174,270 @@ pub enum BadRule {
     /// The number part.
     #[error("the limit must be a whole number from 0 (unlimited) to 4294967295")]
     Number,
+    /// Behind the number stands something that is no scope.
+    #[error("the scope must be each or shared")]
+    Scope,
     /// No `=`.
-    #[error("must be HOST=N, HOST:PORT=N or *.SUFFIX=N")]
+    #[error("must be HOST=N, HOST:PORT=N, *.SUFFIX=N or *.SUFFIX=N/shared")]
     Shape,
+    /// One budget for what is not many hosts.
+    #[error("only the hosts of a *.SUFFIX can share one budget")]
+    Shared,
 }
 
-/// All rules and the default. The most exact rule wins: `HOST:PORT`, then `HOST`, then the longest
-/// `*.SUFFIX`, then the default.
+/// A limit, and how much this opinion about it weighs against another instance's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ruling {
+    /// The limit.
+    pub limit: Limit,
+    /// Of two opinions about one host's limit the one with the higher term holds. Below 2^53.
+    pub term: u64,
+}
+
+/// What holds for a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// What its connections are counted under when they share a budget: the rule's pattern, as
+    /// `*.example.com`. None if the host is counted by itself.
+    pub budget: Option<HostKey>,
+    /// The limit.
+    pub limit: Limit,
+    /// As in [`Ruling`].
+    pub term: u64,
+}
+
+/// Versions are told apart up to here.
+const LAST_VERSION: u64 = 1 << 24;
+/// What the term has below the version.
+const MINOR_BITS: u32 = 28;
+/// The fleet's table, whose word is above any instance's own.
+const TABLE: u64 = (1 << MINOR_BITS) - 1;
+
+/// What one layer says of a pattern.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    limit: Limit,
+    scope: Scope,
+}
+
+/// Rules of one origin.
 #[derive(Clone, Debug, Default)]
-pub struct Rules {
-    default: Limit,
+struct Layer {
+    default: Option<Limit>,
     hosts: HashMap<String, Limit>,
     ports: HashMap<HostKey, Limit>,
-    suffixes: HashMap<String, Limit>,
+    suffixes: HashMap<String, Said>,
+}
+
+/// What a layer found for a host.
+struct Found<'a> {
+    limit: Limit,
+    /// The suffix of the budget, if there is one.
+    budget: Option<&'a str>,
+}
+
+impl Layer {
+    fn new(rules: impl IntoIterator<Item = Rule>) -> Self {
+        let mut layer = Self::default();
+        for rule in rules {
+            layer.set(rule);
+        }
+        layer
+    }
+
+    fn set(&mut self, Rule { pattern, limit, scope }: Rule) {
+        match pattern {
+            Pattern::Default => self.default = Some(limit),
+            Pattern::Host(host) => drop(self.hosts.insert(host, limit)),
+            Pattern::Port(key) => drop(self.ports.insert(key, limit)),
+            Pattern::Suffix(suffix) => drop(self.suffixes.insert(suffix, Said { limit, scope })),
+        }
+    }
+
+    fn remove(&mut self, pattern: &Pattern) -> bool {
+        match pattern {
+            Pattern::Default => self.default.take().is_some(),
+            Pattern::Host(host) => self.hosts.remove(host).is_some(),
+            Pattern::Port(key) => self.ports.remove(key).is_some(),
+            Pattern::Suffix(suffix) => self.suffixes.remove(suffix).is_some(),
+        }
+    }
+
+    fn find(&self, key: &HostKey) -> Option<Found<'_>> {
+        let host = bare(key);
+        if let Some(limit) = self.ports.get(key).or_else(|| self.hosts.get(host)) {
+            return Some(Found { limit: *limit, budget: None });
+        }
+        if !self.suffixes.is_empty() {
+            let mut rest = host;
+            while let Some((_, parent)) = rest.split_once('.') {
+                if let Some((suffix, said)) = self.suffixes.get_key_value(parent) {
+                    let budget = (said.scope == Scope::Shared).then_some(suffix.as_str());
+                    return Some(Found { limit: said.limit, budget });
+                }
+                rest = parent;
+            }
+        }
+        self.default.map(|limit| Found { limit, budget: None })
+    }
+
+    fn names(&self, key: &HostKey) -> bool {
+        self.ports.contains_key(key)
+            || self.hosts.contains_key(key.as_str())
+            || key.as_str().strip_prefix("*.").is_some_and(|name| self.suffixes.contains_key(name))
+    }
+
+    fn shares(&self) -> bool {
+        self.suffixes.values().any(|said| said.scope == Scope::Shared)
+    }
+
+    /// All, by pattern.
+    fn rules(&self) -> Vec<Rule> {
+        let default = self.default.map(|limit| Rule::each(Pattern::Default, limit));
+        let hosts = self.hosts.iter();
+        let hosts = hosts.map(|(host, limit)| Rule::each(Pattern::Host(host.clone()), *limit));
+        let ports = self.ports.iter();
+        let ports = ports.map(|(key, limit)| Rule::each(Pattern::Port(key.clone()), *limit));
+        let suffixes = self.suffixes.iter().map(|(suffix, Said { limit, scope })| Rule {
+            pattern: Pattern::Suffix(suffix.clone()),
+            limit: *limit,
+            scope: *scope,
+        });
+        let mut rules: Vec<Rule> =
+            default.into_iter().chain(hosts).chain(ports).chain(suffixes).collect();
+        rules.sort_by_cached_key(|rule| rule.pattern.to_string());
+        rules
+    }
+}
+
+/// A key's host, without the port.
+fn bare(key: &HostKey) -> &str {
+    let text = key.as_str();
+    match text.rfind(':') {
+        Some(colon) if !text[colon..].contains(']') => &text[..colon],
+        _ => text,
+    }
+}
+
+/// All rules and the default. In each layer the most exact rule wins: `HOST:PORT`, then `HOST`,
+/// then the longest `*.SUFFIX`, then the default.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    local: Layer,
+    table: Layer,
+    /// Of the fleet's table; 0 without one.
+    version: u64,
+    /// When the own rules were made: seconds since 2020.
+    since: u64,
+    /// Whether any rule is shared: PERF: else no host is looked up only to be counted.
+    shares: bool,
 }
 
 impl Rules {
     /// The default and the rules over it; of two for one pattern the later wins.
     pub fn new(default: Limit, rules: impl IntoIterator<Item = Rule>) -> Self {
-        let mut table = Self { default, ..Self::default() };
+        let mut table = Self::default();
+        table.local.default = Some(default);
         table.replace(rules);
         table
     }
 
+    /// Of instances that disagree about a limit that is not in the fleet's table, the one whose
+    /// rules were made last is right. `seconds` is when these were, by any epoch.
+    pub(crate) fn since(mut self, seconds: u64) -> Self {
+        self.since = seconds.min(TABLE - 1);
+        self
+    }
+
+    /// What holds for a host.
+    pub fn resolve(&self, key: &HostKey) -> Resolved {
+        let (found, minor) = self.find(key);
+        let Some(Found { limit, budget }) = found else {
+            return Resolved { budget: None, limit: 0, term: self.term(minor) };
+        };
+        Resolved { budget: budget.map(HostKey::budget), limit, term: self.term(minor) }
+    }
+
+    /// The limit of one host, or of one budget by its own key.
+    pub fn ruling(&self, key: &HostKey) -> Ruling {
+        let (found, minor) = self.find(key);
+        Ruling { limit: found.map_or(0, |found| found.limit), term: self.term(minor) }
+    }
+
     /// The limit of one host.
     pub fn limit(&self, key: &HostKey) -> Limit {
-        if let Some(limit) = self.ports.get(key) {
-            return *limit;
+        self.ruling(key).limit
+    }
+
+    /// What a host's connections are counted under, if not under the host itself.
+    pub(crate) fn budget(&self, key: &HostKey) -> Option<HostKey> {
+        if !self.shares {
+            return None;
         }
-        let text = key.as_str();
-        let host = match text.rfind(':') {
-            Some(colon) if !text[colon..].contains(']') => &text[..colon],
-            _ => text,
-        };
-        if let Some(limit) = self.hosts.get(host) {
-            return *limit;
-        }
-        if !self.suffixes.is_empty() {
-            let mut rest = host;
-            while let Some((_, parent)) = rest.split_once('.') {
-                if let Some(limit) = self.suffixes.get(parent) {
-                    return *limit;
-                }
-                rest = parent;
-            }
-        }
-        self.default
+        self.find(key).0?.budget.map(HostKey::budget)
     }
 
     /// Sets the limit of hosts without a rule of their own.
     pub fn set_default(&mut self, limit: Limit) {
-        self.default = limit;
+        self.local.default = Some(limit);
     }
 
     /// Adds a rule, or changes it.
     pub fn set(&mut self, rule: Rule) {
-        match rule.pattern {
-            Pattern::Host(host) => self.hosts.insert(host, rule.limit),
-            Pattern::Port(key) => self.ports.insert(key, rule.limit),
-            Pattern::Suffix(suffix) => self.suffixes.insert(suffix, rule.limit),
-        };
+        self.local.set(rule);
+        self.look_for_shares();
     }
 
-    /// Takes a rule away; whether there was one.
+    /// Takes a rule away; whether there was one. The default stays.
     pub fn remove(&mut self, pattern: &Pattern) -> bool {
-        match pattern {
-            Pattern::Host(host) => self.hosts.remove(host),
-            Pattern::Port(key) => self.ports.remove(key),
-            Pattern::Suffix(suffix) => self.suffixes.remove(suffix),
-        }
-        .is_some()
+        let removed = *pattern != Pattern::Default && self.local.remove(pattern);
+        self.look_for_shares();
+        removed
     }
 
-    /// Puts these rules in the place of all others; the default stays.
+    /// Puts these rules in the place of all others; the default stays, and the fleet's table.
     pub fn replace(&mut self, rules: impl IntoIterator<Item = Rule>) {
-        self.hosts.clear();
-        self.ports.clear();
-        self.suffixes.clear();
-        for rule in rules {
-            self.set(rule);
-        }
+        let default = self.local.default;
+        self.local = Layer::new(rules);
+        self.local.default = self.local.default.or(default);
+        self.look_for_shares();
+    }
+
+    /// Puts this in the place of the fleet's table.
+    pub fn set_table(&mut self, version: u64, rules: impl IntoIterator<Item = Rule>) {
+        self.version = version;
+        self.table = Layer::new(rules);
+        self.look_for_shares();
+    }
+
+    /// The fleet's table: its version (0 is none) and its rules, by pattern.
+    pub fn table(&self) -> (u64, Vec<Rule>) {
+        (self.version, self.table.rules())
+    }
+
+    /// This process's own rules, by pattern: the default is the one for [`Pattern::Default`].
+    pub fn own(&self) -> Vec<Rule> {
+        self.local.rules()
     }
 
     /// Hosts that have a rule of their own: those a metric may always name.
     pub(crate) fn named(&self, key: &HostKey) -> bool {
-        self.ports.contains_key(key) || self.hosts.contains_key(key.as_str())
+        self.table.names(key) || self.local.names(key)
+    }
+
+    fn find(&self, key: &HostKey) -> (Option<Found<'_>>, u64) {
+        match self.table.find(key) {
+            None => (self.local.find(key), self.since),
+            found => (found, TABLE),
+        }
+    }
+
+    fn term(&self, minor: u64) -> u64 {
+        (self.version.min(LAST_VERSION) << MINOR_BITS) + minor
+    }
+
+    fn look_for_shares(&mut self) {
+        self.shares = self.local.shares() || self.table.shares();
     }
 }
 
@@ -226,5 +496,92 @@ mod tests {
         assert_eq!("a.test=-1".parse::<Rule>(), Err(BadRule::Number));
         assert_eq!("127.1=1".parse::<Rule>(), Err(BadRule::Host(BadAuthority::Numeric)));
         assert_eq!("*=1".parse::<Rule>(), Err(BadRule::Host(BadAuthority::Name)));
+        assert_eq!("a.test=+1".parse::<Rule>(), Err(BadRule::Number));
+        assert_eq!("*.test=".parse::<Rule>(), Err(BadRule::Number));
+        assert_eq!("*.test=1/all".parse::<Rule>(), Err(BadRule::Scope));
+        for text in ["a.test=1/shared", "a.test:81=1/shared", "[::1]=1/shared"] {
+            assert_eq!(text.parse::<Rule>(), Err(BadRule::Shared), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for text in ["a.test=5", "a.test:81=0", "[::1]:7000=4294967295", "*.test=3/shared"] {
+            let rule: Rule = text.parse().unwrap();
+            assert_eq!(format!("{}={}", rule.pattern, rule.value()), text);
+        }
+        assert_eq!("*.test=3/each".parse::<Rule>().unwrap().value(), "3");
+    }
+
+    fn budget(rules: &Rules, host: &str) -> Option<String> {
+        let resolved = rules.resolve(&HostKey::parse(host).unwrap());
+        assert_eq!(rules.budget(&HostKey::parse(host).unwrap()), resolved.budget);
+        resolved.budget.map(|key| key.to_string())
+    }
+
+    #[test]
+    fn all_hosts_of_a_shared_suffix_have_one_budget_but_those_with_a_nearer_rule() {
+        let rules = table(&["*.test=3/shared", "*.deep.test=2", "a.test=1", "b.test:81=4"]);
+        for host in ["x.test", "x.test:8443", "b.test", "x.y.test", "deep.test"] {
+            assert_eq!((budget(&rules, host).as_deref(), limit(&rules, host)), (Some("*.test"), 3));
+        }
+        for (host, expected) in
+            [("a.test", 1), ("a.test:9", 1), ("b.test:81", 4), ("x.deep.test", 2), ("test", 9)]
+        {
+            assert_eq!((budget(&rules, host), limit(&rules, host)), (None, expected), "{host}");
+        }
+        let key = HostKey::budget("test");
+        assert_eq!(rules.resolve(&key).budget, Some(key.clone()), "it is its own budget");
+        assert!(rules.named(&key));
+        assert_eq!(budget(&table(&["*.test=3"]), "x.test"), None);
+    }
+
+    #[test]
+    fn where_the_table_speaks_of_a_host_the_own_rules_are_silent() {
+        let mut rules = table(&["a.test=1", "b.test=2", "[::1]:7000=3", "*.own=4/shared"]);
+        let said = |rules: &[&str]| -> Vec<Rule> {
+            let read = |text: &&str| {
+                let (pattern, value) = text.split_once('=').unwrap();
+                Rule::read(Pattern::of_table(pattern).unwrap(), value).unwrap()
+            };
+            rules.iter().map(read).collect()
+        };
+        rules.set_table(7, said(&["*.test=5", "a.test:8443=6", "[::1]=8"]));
+        for (host, expected) in [
+            ("a.test", 5),
+            ("b.test:81", 5),
+            ("a.test:8443", 6),
+            ("[::1]:7000", 8),
+            ("x.own", 4),
+            ("other", 9),
+        ] {
+            assert_eq!(limit(&rules, host), expected, "{host}");
+        }
+        assert_eq!(budget(&rules, "x.own").as_deref(), Some("*.own"));
+        rules.set_table(8, said(&["default=7"]));
+        assert_eq!((limit(&rules, "other"), limit(&rules, "a.test")), (7, 7));
+        assert_eq!(budget(&rules, "x.own"), None);
+        assert_eq!(rules.table(), (8, said(&["*=7"])));
+        rules.set_table(9, []);
+        assert_eq!((limit(&rules, "other"), limit(&rules, "a.test")), (9, 1));
+    }
+
+    #[test]
+    fn a_newer_table_beats_an_older_one_and_any_table_beats_own_rules() {
+        let key = HostKey::parse("a.test").unwrap();
+        let own = |version: u64, since: u64| {
+            let mut rules = table(&["a.test=1"]).since(since);
+            rules.set_table(version, []);
+            rules.ruling(&key).term
+        };
+        let fleet = |version: u64| {
+            let mut rules = table(&["a.test=1"]).since(u64::MAX);
+            rules.set_table(version, [Rule::each(Pattern::Default, 2)]);
+            rules.ruling(&key).term
+        };
+        let rising = [own(0, 5), own(0, 6), own(0, u64::MAX), own(1, 5), fleet(1), own(2, 0)];
+        assert!(rising.is_sorted_by(|one, next| one < next), "{rising:?}");
+        assert!(own(0, u64::MAX) < fleet(0) && fleet(2) > own(2, u64::MAX));
+        assert!(fleet(u64::MAX) < 1 << 53, "exact in a double");
     }
 }

@@ -58,6 +58,9 @@ pub struct Settings {
     pub keep_alive_timeout: Duration,
     /// How long a tunnel may be without a byte in either direction.
     pub tunnel_idle_timeout: Duration,
+    /// How long a tunnel must be without a byte to be closed when others wait for its host; none
+    /// closes no tunnel for others.
+    pub idle_reclaim: Option<Duration>,
     /// The name put into Via (RFC 9110 §7.6.3); none leaves the field out.
     pub via: Option<String>,
     /// The status of a refusal by the cap, 400 to 599.

@@ -1,7 +1,8 @@
 //! Copies a tunnel's bytes, both ways, until both directions have ended.
 //!
 //! Each direction ends on its own: a FIN goes on as a FIN while the other direction lives. A reset,
-//! a failure or a silence too long resets both sides. A direction that waits holds no buffer:
+//! a failure or a silence too long resets both sides; so does a shorter silence where that is set
+//! and somebody waits for the slot, unless a last look finds a byte on its way. A direction that waits holds no buffer:
 //! bytes are read into the thread's own, and kept only where the other side cannot take them. Once
 //! a direction has moved much it goes by splice(2), through pipes that are lent for as long as it
 //! has something to move.
@@ -23,7 +24,9 @@ use tokio::io::AsyncWrite;
 use tokio::io::Interest;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
+use super::Thread;
 use super::guard::Detached;
 use crate::base::clock;
 use crate::base::clock::Alarm;
@@ -58,6 +61,8 @@ pub(crate) enum End {
     Upstream,
     /// No byte for too long.
     Silent,
+    /// No byte for long, and somebody else waited for its slot.
+    Yielded,
 }
 
 /// What a tunnel moved, and how it ended.
@@ -340,13 +345,58 @@ impl Pipe {
     }
 }
 
+/// Waits out a tunnel that has nothing to move: ready when it is to end for that. `stirred` is
+/// when a last look found bytes that nothing had moved yet.
+fn poll_quiet(
+    thread: &Thread,
+    cx: &mut Context<'_>,
+    pulse: &Pulse,
+    upstream: &mut Conn,
+    stirred: &mut Instant,
+    is_still: impl FnOnce(&Conn) -> bool,
+) -> Poll<End> {
+    let timeout = thread.settings.tunnel_idle_timeout;
+    let Some(reclaim) = thread.settings.idle_reclaim else {
+        return pulse.poll_silent(cx, timeout).map(|()| End::Silent);
+    };
+    let last = pulse.last();
+    match upstream.parked() {
+        Some(parked) if parked.since() != last => upstream.unpark(),
+        Some(parked) if parked.is_asked(cx.waker()) => {
+            if is_still(upstream) {
+                return Poll::Ready(End::Yielded);
+            }
+            *stirred = clock::now();
+            upstream.unpark();
+        }
+        Some(_) | None => {}
+    }
+    let reclaimable = last.max(*stirred) + reclaim;
+    if upstream.parked().is_none() && reclaimable < last + timeout {
+        ready!(pulse.poll_until(cx, reclaimable));
+        upstream.park(thread.upstream.pool(), last, cx.waker());
+    }
+    pulse.poll_silent(cx, timeout).map(|()| End::Silent)
+}
+
+/// Whether no byte is on its way through a tunnel, not even one that only the system knows of.
+fn is_still(up: &Direction, down: &Direction, client: &ClientSide, upstream: &Conn) -> bool {
+    let is_empty = |direction: &Direction| {
+        direction.held.is_empty() && direction.pipe.as_ref().is_none_or(|pipe| pipe.filled == 0)
+    };
+    is_empty(up)
+        && is_empty(down)
+        && socket::is_still(&client.stream, up.read_end)
+        && upstream.is_still(down.read_end)
+}
+
 /// Relays between a client and an upstream. `early` came from the upstream behind its last head.
 pub(crate) async fn relay(
     client: Detached,
     mut upstream: Conn,
     early: &[u8],
     pulse: &Pulse,
-    idle_timeout: Duration,
+    thread: &Thread,
 ) -> Moved {
     let mut up = Direction { held: client.early, ..Direction::default() };
     let mut down = Direction { held: client.unsent, ..Direction::default() };
@@ -356,6 +406,7 @@ pub(crate) async fn relay(
     let mut client = ClientSide { stream: client.stream, reads: client.reads, ended: false };
     pulse.beat();
     let mut look = None;
+    let mut stirred = pulse.last();
     let end = poll_fn(|cx| {
         let ups = up.poll(&mut client, &mut upstream, pulse, cx);
         let downs = down.poll(&mut upstream, &mut client, pulse, cx);
@@ -368,7 +419,9 @@ pub(crate) async fn relay(
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Complete),
             (Poll::Pending, Poll::Pending) => {
-                pulse.poll_silent(cx, idle_timeout).map(|()| End::Silent)
+                poll_quiet(thread, cx, pulse, &mut upstream, &mut stirred, |upstream| {
+                    is_still(&up, &down, &client, upstream)
+                })
             }
             (Poll::Ready(Ok(())), Poll::Pending) | (Poll::Pending, Poll::Ready(Ok(()))) => {
                 let (ended, end) = if up.ended {
@@ -382,11 +435,17 @@ pub(crate) async fn relay(
                 let look = look.get_or_insert_with(Alarm::new);
                 // Only its waking is of use: each look sets the next.
                 let _pending = look.poll(cx, clock::now() + ENDED_LOOK);
-                pulse.poll_silent(cx, idle_timeout).map(|()| End::Silent)
+                poll_quiet(thread, cx, pulse, &mut upstream, &mut stirred, |upstream| {
+                    is_still(&up, &down, &client, upstream)
+                })
             }
         }
     })
     .await;
+    if end == End::Yielded {
+        let (seat, idle) = (upstream.seat(), clock::now() - pulse.last());
+        tracing::debug!(host = seat.key().as_str(), ?idle, "tunnel yields");
+    }
     upstream.note_moved(up.moved, down.moved);
     client.ended = end == End::Complete;
     if client.ended {

@@ -15,12 +15,14 @@ use super::head::Connect;
 use super::reject::Reject;
 use super::relay;
 use super::relay::End;
+use super::relay::Moved;
 use crate::base::authority::Authority;
 use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::base::clock::Pulse;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Route;
+use crate::telemetry::metrics::Yielded;
 use crate::upstream::conn::Conn;
 use crate::upstream::dial::DialError;
 use crate::upstream::dial::Errand;
@@ -77,20 +79,24 @@ async fn open(
 
 async fn run(thread: Rc<Thread>, near: Detached, upstream: Conn, pulse: Rc<Pulse>, line: Line) {
     let _open = Open::count(&thread);
-    let idle = thread.settings.tunnel_idle_timeout;
-    let moved = relay::relay(near, upstream, &[], &pulse, idle).await;
-    thread.cells.sent(moved.sent);
-    thread.cells.received(moved.received);
+    let moved = relay::relay(near, upstream, &[], &pulse, &thread).await;
+    count(&thread, &moved);
     line.end(&thread, 200, None, (moved.sent, moved.received), told(moved.end));
 }
 
 /// Relays after a 101: the same as a tunnel, on the connection that the request had.
 pub(crate) async fn switched(thread: &Thread, client: &Client, upstream: Conn, early: &[u8]) {
     let Some(near) = client.detach() else { return };
-    let idle = thread.settings.tunnel_idle_timeout;
-    let moved = relay::relay(near, upstream, early, client.pulse(), idle).await;
+    let moved = relay::relay(near, upstream, early, client.pulse(), thread).await;
+    count(thread, &moved);
+}
+
+fn count(thread: &Thread, moved: &Moved) {
     thread.cells.sent(moved.sent);
     thread.cells.received(moved.received);
+    if moved.end == End::Yielded {
+        thread.cells.yielded(Yielded::Tunnel);
+    }
 }
 
 fn told(end: End) -> &'static str {
@@ -99,6 +105,7 @@ fn told(end: End) -> &'static str {
         End::Complete => "complete",
         End::Silent => "idle",
         End::Upstream => "reset by upstream",
+        End::Yielded => "yielded",
     }
 }
 

@@ -3,10 +3,13 @@
 //! | key | example | type | life |
 //! |---|---|---|---|
 //! | `host` | `proxy_rate_limiter:{0}:api.example.com:8443` | hash: instance -> slots granted, `#t` their sum, `#g` generation last swept | while somebody holds a slot; one day if a whole fleet vanishes |
-//! | `queue` | `proxy_rate_limiter:{0}:api.example.com:8443~q` | who waits for that host, in order | while somebody waits |
+//! | `queue` | `proxy_rate_limiter:{0}:api.example.com:8443~q` | list of instances, one entry for each request that waits | while somebody waits; one day |
 //! | `workers` | `proxy_rate_limiter:{0}:@w` | hash: instance -> epoch, `#s` state and generation, `#run`, `#until`, `#hb`, `#ok` | one day after the last heartbeat |
 //! | `leases` | `proxy_rate_limiter:{0}:@lease` | sorted set: instance -> end of lease, ms of Redis time | while there is an instance; one day after the last heartbeat |
+//! | `limits` | `proxy_rate_limiter:{0}:@limits` | hash: pattern -> limit, or limit and `/shared`; `#v` version, `#at` time of the last change, us of Redis time | for ever |
 //! | `channel` | `proxy_rate_limiter:{0}:@n:0123456789ab` | pub/sub channel: what one instance is told | no key |
+//!
+//! Hints for one instance go to the channel of its name.
 //!
 //! The number in braces is the shard. One Redis has the one shard 0, a cluster has [`CLUSTER`] of
 //! them, so that its nodes share the work. The shard of a host is the FNV-1a hash (64 bits) of its
@@ -20,11 +23,14 @@ use crate::base::authority::HostKey;
 
 /// Shards of a cluster. Never to be changed: instances of two minds would count apart.
 pub(crate) const CLUSTER: u16 = 16;
+/// Which of them has the table of limits.
+pub(crate) const LIMITS: u16 = 0;
 
 /// The keys under one prefix.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
     shards: Vec<Shard>,
+    limits: String,
 }
 
 #[derive(Clone, Debug)]
@@ -41,13 +47,18 @@ impl Keys {
             let (workers, leases) = (format!("{stem}@w"), format!("{stem}@lease"));
             Shard { stem, workers, leases }
         };
-        Self { shards: (0..shards.max(1)).map(shard).collect() }
+        let limits = format!("{prefix}:{{{LIMITS}}}:@limits");
+        Self { shards: (0..shards.max(1)).map(shard).collect(), limits }
+    }
+
+    /// The fleet's table of limits: one, in the shard [`LIMITS`].
+    pub(crate) fn limits(&self) -> &str {
+        &self.limits
     }
 
     /// Which shard counts this host.
     pub(crate) fn shard(&self, host: &HostKey) -> u16 {
-        let count = self.shards.len() as u64;
-        u16::try_from(hash(host.as_str()) % count).unwrap_or_default()
+        shard(host, self.shards.len())
     }
 
     pub(crate) fn host(&self, host: &HostKey) -> String {
@@ -55,9 +66,24 @@ impl Keys {
     }
 
     /// Who waits for this host.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for waiting across the fleet"))]
     pub(crate) fn queue(&self, host: &HostKey) -> String {
         [self.of(self.shard(host)).stem.as_str(), host.as_str(), "~q"].concat()
+    }
+
+    /// The host whose key this is.
+    pub(crate) fn host_of(&self, key: &str) -> Option<HostKey> {
+        let stem = &self.shards.get(usize::from(shard_of(key.as_bytes())?))?.stem;
+        key.strip_prefix(stem).map(HostKey::recalled)
+    }
+
+    /// The command that sends a hint: where there are shards, it need not reach every node.
+    pub(crate) fn publish(&self) -> &'static str {
+        if self.shards.len() > 1 { "SPUBLISH" } else { "PUBLISH" }
+    }
+
+    /// The command that subscribes to hints.
+    pub(crate) fn subscribe(&self) -> &'static str {
+        if self.shards.len() > 1 { "SSUBSCRIBE" } else { "SUBSCRIBE" }
     }
 
     pub(crate) fn leases(&self, shard: u16) -> &str {
@@ -69,7 +95,6 @@ impl Keys {
     }
 
     /// Where one instance hears of what happens in this shard.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for hints between instances"))]
     pub(crate) fn channel(&self, shard: u16, worker: &str) -> String {
         [self.of(shard).stem.as_str(), "@n:", worker].concat()
     }
@@ -77,6 +102,11 @@ impl Keys {
     fn of(&self, shard: u16) -> &Shard {
         &self.shards[usize::from(shard)]
     }
+}
+
+/// Which of so many shards counts this host.
+pub(crate) fn shard(host: &HostKey, shards: usize) -> u16 {
+    u16::try_from(hash(host.as_str()) % shards.max(1) as u64).unwrap_or_default()
 }
 
 /// The shard that a key or channel belongs to: the number in its hash tag.
@@ -123,6 +153,7 @@ mod tests {
         assert_eq!(keys.workers(0), "proxy_rate_limiter:{0}:@w");
         assert_eq!(keys.leases(0), "proxy_rate_limiter:{0}:@lease");
         assert_eq!(keys.channel(0, "0123456789ab"), "proxy_rate_limiter:{0}:@n:0123456789ab");
+        assert_eq!(keys.limits(), "proxy_rate_limiter:{0}:@limits");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Redis and nothing else: how to reach it, what is kept there ([`keys`]), and the messages that
-//! change it ([`scripts`]).
+//! change it ([`scripts`], [`limits`]).
 //!
 //! [`nodes`] knows which Redis is the one to ask, of a single one, behind sentinels, or in a
 //! cluster. [`Store`] is the pool for everything that needs no order: reads for people. The limiter
@@ -10,6 +10,7 @@
 
 pub mod check;
 pub(crate) mod keys;
+pub(crate) mod limits;
 mod nodes;
 pub(crate) mod route;
 pub(crate) mod scripts;
@@ -126,6 +127,14 @@ pub struct ClientCertificate {
 }
 
 impl Settings {
+    /// Into how many parts the hosts are divided: one, or on a cluster a fixed number.
+    pub(crate) fn shards(&self) -> u16 {
+        match self.deployment {
+            Deployment::Cluster { .. } => keys::CLUSTER,
+            Deployment::Sentinel { .. } | Deployment::Single { .. } => 1,
+        }
+    }
+
     /// The documented defaults, for the Redis at `url`.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
@@ -133,14 +142,6 @@ impl Settings {
             tls: None,
             prefix: "proxy_rate_limiter".to_owned(),
             timeout: Duration::from_millis(200),
-        }
-    }
-
-    /// Over how many shards the hosts are spread; their numbers begin at 0. See [`keys`].
-    pub(crate) fn shards(&self) -> u16 {
-        match self.deployment {
-            Deployment::Cluster { .. } => keys::CLUSTER,
-            Deployment::Sentinel { .. } | Deployment::Single { .. } => 1,
         }
     }
 }
@@ -309,7 +310,9 @@ async fn read_counts(
 ) -> Result<Vec<BTreeMap<String, u32>>, RedisError> {
     let counts = |row: BTreeMap<String, String>| {
         let slots = row.into_iter().filter(|(id, _)| !id.starts_with('#'));
-        slots.filter_map(|(id, slots)| Some((id, slots.parse().ok()?))).collect()
+        // Behind the number there may be more: `5+2~3^17` (lua/grant.lua).
+        let held = |text: &str| text.split(['+', '~', '^']).next()?.parse().ok();
+        slots.filter_map(|(id, slots)| Some((id, held(&slots)?))).collect()
     };
     Ok(rows.await?.into_iter().map(counts).collect())
 }

@@ -39,7 +39,6 @@ use super::nodes::Place;
 pub(crate) struct Wire {
     pub(crate) connection: MultiplexedConnection,
     /// Ends when the connection has, or another shard's connect has replaced it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for hints between instances"))]
     pub(crate) pushes: mpsc::UnboundedReceiver<Push>,
 }
 
@@ -123,7 +122,6 @@ impl Route {
 
     /// The next connect asks the cluster anew which node is whose: to be called after a MOVED, and
     /// when a node could not be reached or has failed.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for sessions of many shards"))]
     pub(crate) fn moved(&self) {
         match &self.way {
             #[cfg(test)]

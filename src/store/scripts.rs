@@ -35,7 +35,7 @@ impl Source {
 
     /// EVALSHA of this script; keys and arguments are still to be added.
     fn call(&self, keys: u8) -> Cmd {
-        let mut command = Cmd::with_capacity(10, 256);
+        let mut command = Cmd::with_capacity(20, 384);
         command.arg("EVALSHA").arg(&self.hash).arg(keys);
         command
     }
@@ -63,6 +63,13 @@ pub(crate) enum Trouble {
     /// The epoch is not in force any more.
     #[error("this instance's epoch is not in force")]
     Fenced,
+    /// Another node has this shard.
+    #[error("another node has this shard")]
+    Moved,
+    /// The shard is on its way to another node, or the cluster cannot serve it at the moment. The
+    /// message has not run.
+    #[error("the cluster is moving this shard")]
+    Moving,
     /// The script is not loaded.
     #[error("the script is not loaded")]
     NoScript,
@@ -74,60 +81,117 @@ pub(crate) enum Trouble {
 impl Trouble {
     fn of(value: &Value) -> Self {
         if let Value::ServerError(error) = value {
-            if error.kind() == Some(ServerErrorKind::NoScript) {
-                return Self::NoScript;
-            }
-            return Self::Other(error.to_string());
+            return match error.kind() {
+                Some(ServerErrorKind::NoScript) => Self::NoScript,
+                Some(ServerErrorKind::Moved | ServerErrorKind::ReadOnly) => Self::Moved,
+                Some(
+                    ServerErrorKind::Ask | ServerErrorKind::ClusterDown | ServerErrorKind::TryAgain,
+                ) => Self::Moving,
+                _ => Self::Other(error.to_string()),
+            };
         }
         Self::Other(format!("{value:?}"))
     }
 }
 
-/// `lua/grant.lua`: how many slots of one host this instance needs.
+/// `lua/grant.lua`: how many slots of one host this instance holds and wants.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grant<'a> {
     pub(crate) host: &'a HostKey,
-    pub(crate) need: u32,
-    /// 0 is unlimited.
-    pub(crate) limit: u32,
+    /// Rises with each message of an instance.
+    pub(crate) number: u64,
+    pub(crate) claim: Claim,
     pub(crate) manner: Manner,
 }
 
-/// How the need of a [`Grant`] is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an instance says about its slots of one host. All numbers are absolute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Claim {
+    /// Slots it keeps: in use, and [`Claim::spare`] ones.
+    pub(crate) hold: u32,
+    /// Slots that the last answer said were its own.
+    pub(crate) heard: u32,
+    /// Slots it wants now or not at all.
+    pub(crate) ask: u32,
+    /// Slots it queues for.
+    pub(crate) wait: u32,
+    /// How many of those it keeps are not in use.
+    pub(crate) spare: u32,
+    /// How many more it would like to have ahead of need, if they are plentiful.
+    pub(crate) slack: u32,
+    /// The limit by its own rules; 0 is unlimited.
+    pub(crate) limit: u32,
+    /// Which of two instances' limits holds: the one of the higher term.
+    pub(crate) term: u64,
+}
+
+impl Claim {
+    /// All slots it may come to hold by this message.
+    pub(crate) fn most(&self) -> u32 {
+        [self.ask, self.wait, self.slack]
+            .iter()
+            .fold(self.hold, |sum, part| sum.saturating_add(*part))
+    }
+}
+
+/// How a [`Claim`] is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Manner {
-    /// An ordinary need.
+    /// An ordinary message.
     Ask,
-    /// An ordinary need; the key is also kept for another day.
+    /// An ordinary message; the key is also kept for another day.
     Audit,
-    /// What is held already and vouched for, whatever the limit says.
+    /// After a hello: what is held is vouched for, whatever the limit says.
     Force,
+    /// After a hello: what is held is put on the books as far as there is room.
+    Admit,
 }
 
 /// Redis's answer to a [`Grant`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Granted {
     /// Slots this instance holds now.
     pub(crate) here: u32,
     /// Slots all instances hold.
     pub(crate) total: u32,
-    /// Set where the need was not met because Redis is learning: how long that will last.
+    /// What else there is to say where somebody went short; none where all is well.
+    pub(crate) short: Option<Short>,
+}
+
+/// What an instance is told about a host on which somebody goes short, or with another limit than
+/// its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Short {
+    /// Set where nothing was granted because Redis is learning: how long that will last.
     pub(crate) learning: Option<Duration>,
+    /// Requests of this instance in the queue.
+    pub(crate) queued: u32,
+    /// Requests of others in the queue.
+    pub(crate) others: u32,
+    /// The limit in force.
+    pub(crate) limit: u32,
+    /// Slots that instances hold and do not use, as far as they said.
+    pub(crate) unused: u32,
+    /// Instances that hold or want slots of this host.
+    pub(crate) instances: u32,
 }
 
 impl Grant<'_> {
     pub(crate) fn command(&self, keys: &Keys, worker: &str, epoch: u64) -> Cmd {
-        let mut command = GRANT.call(2);
-        command
-            .arg(keys.host(self.host))
-            .arg(keys.workers(keys.shard(self.host)))
-            .arg(worker)
-            .arg(epoch);
-        command.arg(self.need).arg(self.limit).arg(match self.manner {
+        let Claim { hold, heard, ask, wait, spare, slack, limit, term } = self.claim;
+        let shard = keys.shard(self.host);
+        let mut command = GRANT.call(3);
+        command.arg(keys.host(self.host)).arg(keys.workers(shard)).arg(keys.queue(self.host));
+        command.arg(worker).arg(epoch).arg(self.number);
+        command.arg(hold).arg(heard).arg(ask).arg(wait).arg(spare).arg(slack);
+        command.arg(limit).arg(format_args!("{term}:{limit}").to_string());
+        command.arg(match self.manner {
             Manner::Ask => "",
             Manner::Audit => "T",
             Manner::Force => "F",
+            Manner::Admit => "A",
         });
+        command.arg(keys.publish());
         command
     }
 
@@ -137,10 +201,38 @@ impl Grant<'_> {
                 return Err(Trouble::Fenced);
             }
             let (here, total) = (count(number >> 26), count(number & ((1 << 26) - 1)));
-            return Ok(Granted { here, total, learning: None });
+            return Ok(Granted { here, total, short: None });
         }
-        let Some([here, total, learning]) = numbers(value) else { return Err(Trouble::of(value)) };
-        Ok(Granted { here: count(here), total: count(total), learning: left(learning) })
+        let Some([here, total, learning, queued, others, limit, unused, instances]) =
+            numbers(value)
+        else {
+            return Err(Trouble::of(value));
+        };
+        let [queued, others, limit] = [queued, others, limit].map(count);
+        let [unused, instances] = [unused, instances].map(count);
+        let short = Short { learning: left(learning), queued, others, limit, unused, instances };
+        Ok(Granted { here: count(here), total: count(total), short: Some(short) })
+    }
+}
+
+/// What Redis says unasked, on this instance's channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Hint {
+    /// A slot of this host was given to a place in the queue.
+    Granted(HostKey),
+    /// So many wait for what others could do without.
+    Recall(HostKey, u32),
+}
+
+impl Hint {
+    /// The hint in a message, if it is one.
+    pub(crate) fn read(keys: &Keys, payload: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(payload).ok()?;
+        if let Some(key) = text.strip_prefix('g') {
+            return keys.host_of(key).map(Self::Granted);
+        }
+        let (count, key) = text.strip_prefix('r')?.split_once(' ')?;
+        Some(Self::Recall(keys.host_of(key)?, count.parse().ok()?))
     }
 }
 
@@ -151,35 +243,39 @@ pub(crate) struct Heartbeat {
 }
 
 /// Redis's answer to a [`Heartbeat`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Renewed {
     /// How long Redis goes on learning; none if it does not.
     pub(crate) learning: Option<Duration>,
     /// Instances that hold a lease.
     pub(crate) instances: u32,
+    /// Another number than before: somebody died, and hosts have room again.
+    pub(crate) generation: u64,
 }
 
 impl Heartbeat {
-    pub(crate) fn command(&self, keys: &Keys, worker: &str, epoch: u64) -> Cmd {
+    pub(crate) fn command(&self, keys: &Keys, shard: u16, worker: &str, epoch: u64) -> Cmd {
         let mut command = HEARTBEAT.call(2);
-        command.arg(keys.workers(0)).arg(keys.leases(0)).arg(worker).arg(epoch);
+        command.arg(keys.workers(shard)).arg(keys.leases(shard)).arg(worker).arg(epoch);
         command.arg(millis(self.lease));
         command
     }
 
     pub(crate) fn answer(value: &Value) -> Result<Renewed, Trouble> {
         match numbers(value) {
-            Some([0, _, _]) => Err(Trouble::Fenced),
-            Some([_, learning, instances]) => {
-                Ok(Renewed { learning: left(learning), instances: count(instances) })
-            }
+            Some([-1, _, _]) => Err(Trouble::Fenced),
+            Some([generation, learning, instances]) => Ok(Renewed {
+                learning: left(learning),
+                instances: count(instances),
+                generation: u64::try_from(generation).unwrap_or(0),
+            }),
             None => Err(Trouble::of(value)),
         }
     }
 }
 
 /// `lua/hello.lua`: the first message on each connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Hello {
     /// The epoch of the last hello that was answered; 0 before the first.
     pub(crate) previous: u64,
@@ -190,7 +286,7 @@ pub(crate) struct Hello {
 }
 
 /// What Redis makes of an instance that says hello.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Welcome {
     /// What it holds is admitted anew, as far as there is room.
     Admit,
@@ -201,7 +297,7 @@ pub(crate) enum Welcome {
 }
 
 /// Redis's answer to a [`Hello`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Greeted {
     pub(crate) welcome: Welcome,
     /// How long Redis goes on learning; none if it does not.
@@ -213,9 +309,9 @@ pub(crate) struct Greeted {
 }
 
 impl Hello {
-    pub(crate) fn command(&self, keys: &Keys, worker: &str) -> Cmd {
+    pub(crate) fn command(&self, keys: &Keys, shard: u16, worker: &str) -> Cmd {
         let mut command = HELLO.call(2);
-        command.arg(keys.workers(0)).arg(keys.leases(0)).arg(worker);
+        command.arg(keys.workers(shard)).arg(keys.leases(shard)).arg(worker);
         command.arg(self.previous).arg(self.epoch).arg(millis(self.lease));
         command.arg(u8::from(self.vouched));
         command
@@ -249,20 +345,25 @@ pub(crate) struct Leave {
 }
 
 impl Leave {
-    pub(crate) fn command(self, keys: &Keys, worker: &str, epoch: u64) -> Cmd {
+    pub(crate) fn command(self, keys: &Keys, shard: u16, worker: &str, epoch: u64) -> Cmd {
         let mut command = LEAVE.call(2);
-        command.arg(keys.workers(0)).arg(keys.leases(0)).arg(worker).arg(epoch);
+        command.arg(keys.workers(shard)).arg(keys.leases(shard)).arg(worker).arg(epoch);
         command.arg(u8::from(self.clean));
         command
     }
 }
 
-fn numbers(value: &Value) -> Option<[i64; 3]> {
+fn numbers<const N: usize>(value: &Value) -> Option<[i64; N]> {
     let Value::Array(parts) = value else { return None };
-    match parts.as_slice() {
-        [Value::Int(a), Value::Int(b), Value::Int(c)] => Some([*a, *b, *c]),
-        _ => None,
+    let mut numbers = [0; N];
+    if parts.len() != N {
+        return None;
     }
+    for (number, part) in numbers.iter_mut().zip(parts) {
+        let Value::Int(int) = part else { return None };
+        *number = *int;
+    }
+    Some(numbers)
 }
 
 fn text(value: &Value) -> Option<&str> {
@@ -286,17 +387,21 @@ fn millis(duration: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    fn ints(numbers: [i64; 3]) -> Value {
+    fn ints<const N: usize>(numbers: [i64; N]) -> Value {
         Value::Array(numbers.into_iter().map(Value::Int).collect())
     }
 
     #[test]
     fn a_grant_is_read() {
         let learning = Some(Duration::from_millis(70));
-        assert_eq!(Grant::answer(&ints([2, 5, 70])), Ok(Granted { here: 2, total: 5, learning }));
+        let short = Short { learning, queued: 1, others: 3, limit: 5, unused: 4, instances: 2 };
+        assert_eq!(
+            Grant::answer(&ints([2, 5, 70, 1, 3, 5, 4, 2])),
+            Ok(Granted { here: 2, total: 5, short: Some(short) })
+        );
         assert_eq!(
             Grant::answer(&Value::Int((7 << 26) + 9)),
-            Ok(Granted { here: 7, total: 9, learning: None })
+            Ok(Granted { here: 7, total: 9, short: None })
         );
         assert_eq!(Grant::answer(&Value::Int(-1)), Err(Trouble::Fenced));
         assert!(matches!(Grant::answer(&Value::Nil), Err(Trouble::Other(_))));
@@ -305,9 +410,9 @@ mod tests {
     #[test]
     fn a_heartbeat_is_read() {
         assert_eq!(
-            Heartbeat::answer(&ints([1, -1, 3])),
-            Ok(Renewed { learning: None, instances: 3 })
+            Heartbeat::answer(&ints([7, -1, 3])),
+            Ok(Renewed { learning: None, instances: 3, generation: 7 })
         );
-        assert_eq!(Heartbeat::answer(&ints([0, -1, 0])), Err(Trouble::Fenced));
+        assert_eq!(Heartbeat::answer(&ints([-1, -1, 0])), Err(Trouble::Fenced));
     }
 }

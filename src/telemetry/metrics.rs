@@ -108,6 +108,27 @@ impl DialResult {
     }
 }
 
+/// What idled, and was closed for somebody who waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Yielded {
+    /// A connection kept for the next request.
+    Pooled,
+    /// A tunnel.
+    Tunnel,
+}
+
+impl Yielded {
+    const ALL: [Self; 2] = [Self::Pooled, Self::Tunnel];
+
+    /// The word for metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Pooled => "pooled",
+            Self::Tunnel => "tunnel",
+        }
+    }
+}
+
 /// Upper bounds of the buckets of dial times, in microseconds: 1 ms to 60 s.
 const DIAL_BOUNDS: [u64; 15] = [
     1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
@@ -138,6 +159,7 @@ pub(crate) struct Cells {
     reused: Cell,
     parked: Cell,
     unparked: Cell,
+    yielded: [Cell; Yielded::ALL.len()],
     dials: [Cell; DialResult::ALL.len()],
     dial_micros: Cell,
     dial_buckets: [Cell; DIAL_BOUNDS.len() + 1],
@@ -191,6 +213,11 @@ impl Cells {
     /// A connection left the pool, to serve or to close.
     pub(crate) fn unparked(&self) {
         self.unparked.add(1);
+    }
+
+    /// Something idle was closed for somebody who waited.
+    pub(crate) fn yielded(&self, what: Yielded) {
+        self.yielded[what as usize].add(1);
     }
 }
 
@@ -334,6 +361,14 @@ impl Collector for Metrics {
         let reused = self.sum(|cells| &cells.reused);
         family.encode_counter::<NoLabelSet, _, u64>(&reused, None)?;
 
+        let help = "Idle connections closed because somebody waited for their host";
+        let mut family =
+            encoder.encode_descriptor("narrows_idle_reclaimed", help, None, MetricType::Counter)?;
+        for what in Yielded::ALL {
+            let n = self.sum(|cells| &cells.yielded[what as usize]);
+            counter(&mut family, &[("kind", what.as_str())], n)?;
+        }
+
         let Some(redis) = &self.redis else { return Ok(()) };
         let counts: Vec<u64> = redis.buckets.iter().map(|count| count.load(Relaxed)).collect();
         let micros = redis.micros.load(Relaxed);
@@ -376,6 +411,7 @@ mod tests {
             cells.dialled(DialResult::Ok, Duration::from_millis(2));
             cells.parked();
             cells.reused();
+            cells.yielded(Yielded::Tunnel);
         }
         metrics.thread(0).client_closed();
         metrics.thread(1).unparked();
@@ -398,6 +434,8 @@ mod tests {
             "narrows_dial_duration_seconds_bucket{le=\"+Inf\"} 3",
             "narrows_pool_idle 1",
             "narrows_reused_total 2",
+            "narrows_idle_reclaimed_total{kind=\"tunnel\"} 2",
+            "narrows_idle_reclaimed_total{kind=\"pooled\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
@@ -445,6 +483,9 @@ mod tests {
         }
         for (index, route) in Route::ALL.into_iter().enumerate() {
             assert_eq!(route as usize, index);
+        }
+        for (index, what) in Yielded::ALL.into_iter().enumerate() {
+            assert_eq!(what as usize, index);
         }
     }
 }

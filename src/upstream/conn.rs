@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
+use std::task::Waker;
 use std::task::ready;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
+use super::idle::Parked;
+use super::pool::Pool;
 use crate::base::clock;
 use crate::base::socket;
 use crate::limit::Permit;
@@ -43,6 +46,8 @@ pub(crate) struct Conn {
     story: Option<Box<Story>>,
     waited: Duration,
     permit: Permit,
+    /// Behind the permit: whoever asked for the slot hears when it is free.
+    parked: Option<Box<Parked>>,
 }
 
 /// Bytes that crossed a connection so far; readable while hyper owns the connection.
@@ -79,7 +84,7 @@ impl Conn {
             tracing::debug!(host, in_use, limit, %client, %address, "connection opened");
             Box::new(Story { client, opened: clock::now() })
         });
-        Self { socket, ended: false, tally: Rc::default(), story, waited, permit }
+        Self { socket, ended: false, tally: Rc::default(), story, waited, permit, parked: None }
     }
 
     pub(crate) fn seat(&self) -> Seat {
@@ -100,6 +105,37 @@ impl Conn {
         match &self.socket {
             Socket::Plain(socket) => Some(socket),
             Socket::Tls(_) => None,
+        }
+    }
+
+    /// Whether nothing is on its way through the socket, as far as the system tells: nothing to
+    /// read, not even an end unless that is behind us, and nothing that still has to go out.
+    pub(crate) fn is_still(&self, read_end: bool) -> bool {
+        match &self.socket {
+            Socket::Plain(stream) => socket::is_still(stream, read_end),
+            Socket::Tls(stream) => {
+                let (stream, session) = stream.get_ref();
+                !session.wants_write() && socket::is_still(stream, read_end)
+            }
+        }
+    }
+
+    /// The connection, a tunnel's, has been without a byte since then, and would yield to whoever
+    /// waits for its host: the task of this `waker` is woken for that.
+    pub(crate) fn park(&mut self, pool: &Rc<Pool>, since: Instant, waker: &Waker) {
+        self.parked = Some(Box::new(Parked::new(pool, self.seat(), since, waker)));
+        self.permit.offer();
+    }
+
+    /// Its place among those that would yield, if it has one.
+    pub(crate) fn parked(&self) -> Option<&Parked> {
+        self.parked.as_deref()
+    }
+
+    /// It would not yield any more.
+    pub(crate) fn unpark(&mut self) {
+        if let Some(parked) = self.parked.take() {
+            parked.unpark();
         }
     }
 

@@ -3,6 +3,7 @@
 pub(crate) mod conn;
 pub(crate) mod dial;
 pub(crate) mod exchange;
+pub(crate) mod idle;
 pub(crate) mod pool;
 pub(crate) mod resolve;
 pub(crate) mod tls;

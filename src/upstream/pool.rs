@@ -1,8 +1,9 @@
-//! Idle connections of one thread, kept for the next request.
+//! What idles on one thread: connections kept for the next request, and tunnels that would yield.
 //!
 //! A kept connection still holds its slot. It is closed when it has idled long enough, when the
 //! upstream closes it (watched while idle), when the limiter asks for its slot, and at once when
-//! somebody waits for its host. Nothing here sends a request.
+//! somebody waits for its host. Whom the limiter's asking meets is decided here by age alone;
+//! tunnels ([`super::idle`]) are only told. Nothing here sends a request.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -18,10 +19,14 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::exchange::Line;
+use super::idle::Tunnels;
 use crate::base::authority::Authority;
+use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::limit::Reclaim;
+use crate::limit::Seat;
 use crate::telemetry::metrics::Cells;
+use crate::telemetry::metrics::Yielded;
 
 /// Requests for the same key may share a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +48,7 @@ pub(crate) struct Pool {
     size: usize,
     idle: RefCell<HashMap<PoolKey, Vec<Idle>>>,
     count: Cell<usize>,
+    tunnels: Tunnels,
     /// Of the task that watches.
     watcher: RefCell<Waker>,
     watching: Cell<bool>,
@@ -62,6 +68,7 @@ impl Pool {
             size,
             idle: RefCell::default(),
             count: Cell::new(0),
+            tunnels: Tunnels::default(),
             watcher: RefCell::new(Waker::noop().clone()),
             watching: Cell::new(false),
             cells,
@@ -80,7 +87,7 @@ impl Pool {
                 }
                 kept.pop()?
             };
-            self.left(&idle.line);
+            self.left(&idle);
             // What the upstream said meanwhile (a FIN, most likely) is seen now.
             if !idle.line.is_spent(Waker::noop()) {
                 return Some(idle.line);
@@ -98,10 +105,10 @@ impl Pool {
             line.end();
             return;
         }
-        line.seat().park(self.thread);
+        let idle = Idle { line, since: clock::now() };
+        self.note_parked(idle.line.seat(), idle.since);
         self.cells.parked();
         self.count.set(self.count.get() + 1);
-        let idle = Idle { line, since: clock::now() };
         self.idle.borrow_mut().entry(key).or_default().push(idle);
         if !self.watching.get() {
             self.watcher.borrow().wake_by_ref();
@@ -122,7 +129,7 @@ impl Pool {
             self.watcher.replace(cx.waker().clone());
             loop {
                 match asks.poll_recv(cx) {
-                    Poll::Ready(Some(ask)) => self.reclaim(&ask),
+                    Poll::Ready(Some(ask)) => self.reclaim(ask),
                     Poll::Ready(None) => return Poll::Ready(()),
                     Poll::Pending => break,
                 }
@@ -144,21 +151,56 @@ impl Pool {
         .await;
     }
 
-    fn reclaim(&self, ask: &Reclaim) {
-        let mut oldest: Option<(PoolKey, Instant)> = None;
-        for (key, kept) in self.idle.borrow().iter() {
-            if let (true, Some(first)) = (key.authority.key() == ask.key(), kept.first())
-                && oldest.as_ref().is_none_or(|(_, since)| first.since < *since)
-            {
-                oldest = Some((key.clone(), first.since));
+    /// Closes what has idled for longest of all that has a slot of this host.
+    pub(crate) fn reclaim(&self, mut ask: Reclaim) {
+        let kept = self.oldest_kept(ask.key());
+        let tunnel = self.tunnels.oldest(ask.key());
+        if let Some((key, at, since)) = kept
+            && tunnel.is_none_or(|tunnel| since <= tunnel)
+        {
+            let taken = self.idle.borrow_mut().get_mut(&key).map(|kept| kept.remove(at));
+            if let Some(idle) = taken {
+                self.left(&idle);
+                self.cells.yielded(Yielded::Pooled);
+                tracing::debug!(host = ask.key().as_str(), idle = ?(clock::now() - since), "kept connection yields");
+                ask.granted();
+                idle.line.end();
             }
+        } else if let Some(ear) = self.tunnels.pop(ask.key()) {
+            ask.passed_on(self.oldest(ask.key()));
+            ear.tell(ask);
         }
-        let Some((key, _)) = oldest else { return };
-        let taken = self.idle.borrow_mut().get_mut(&key).map(|kept| kept.remove(0));
-        if let Some(idle) = taken {
-            self.left(&idle.line);
-            idle.line.end();
-        }
+    }
+
+    pub(crate) fn tunnels(&self) -> &Tunnels {
+        &self.tunnels
+    }
+
+    /// A connection of this thread has idled since then.
+    pub(crate) fn note_parked(&self, seat: &Seat, since: Instant) {
+        seat.park(self.thread, since);
+    }
+
+    /// The same idles no more, and is gone from here.
+    pub(crate) fn note_unparked(&self, seat: &Seat, since: Instant) {
+        seat.unpark(self.thread, since, || self.oldest(seat.key()));
+    }
+
+    fn oldest(&self, key: &HostKey) -> Option<Instant> {
+        let kept = self.oldest_kept(key).map(|(_, _, since)| since);
+        kept.into_iter().chain(self.tunnels.oldest(key)).min()
+    }
+
+    /// Where the longest idle kept connection of a host is. By the seat's host: several authorities
+    /// may share one budget.
+    fn oldest_kept(&self, key: &HostKey) -> Option<(PoolKey, usize, Instant)> {
+        let idle = self.idle.borrow();
+        let firsts = idle.iter().filter_map(|(pooled, kept)| {
+            let at = kept.iter().position(|idle| idle.line.seat().key() == key)?;
+            Some((pooled, at, kept[at].since))
+        });
+        let (pooled, at, since) = firsts.min_by_key(|(_, _, since)| *since)?;
+        Some((pooled.clone(), at, since))
     }
 
     fn close(&self, mut which: impl FnMut(&mut Idle, Instant) -> bool) {
@@ -169,14 +211,14 @@ impl Pool {
             !kept.is_empty()
         });
         for idle in closing {
-            self.left(&idle.line);
+            self.left(&idle);
             idle.line.end();
         }
     }
 
-    fn left(&self, line: &Line) {
+    fn left(&self, idle: &Idle) {
         self.count.set(self.count.get() - 1);
         self.cells.unparked();
-        line.seat().unpark(self.thread);
+        self.note_unparked(idle.line.seat(), idle.since);
     }
 }

@@ -201,7 +201,6 @@ async fn a_failover_while_all_are_well_moves_the_fleet_along() {
 }
 
 #[tokio::test]
-#[ignore = "needs a session for each shard in limit/shared.rs"]
 async fn on_a_cluster_all_nodes_share_the_work() {
     let cluster = Cluster::start().await;
     let place = cluster.flags();
@@ -232,7 +231,6 @@ async fn on_a_cluster_all_nodes_share_the_work() {
 }
 
 #[tokio::test]
-#[ignore = "needs a session for each shard in limit/shared.rs"]
 async fn a_slot_that_moves_to_another_node_takes_its_counts_along() {
     let cluster = Cluster::start().await;
     let (a, b) = pair(&cluster.flags(), "--max-connections 1").await;

@@ -21,6 +21,7 @@ mod deployments;
 mod fleet;
 mod floors;
 mod forward;
+mod idle;
 mod limit;
 mod logs;
 mod pool;

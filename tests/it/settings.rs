@@ -287,6 +287,7 @@ async fn help_names_every_flag_and_version_the_version() {
         "response-timeout",
         "idle-timeout",
         "tunnel-idle-timeout",
+        "idle-reclaim",
         "header-timeout",
         "keep-alive-timeout",
         "pool-idle",
