@@ -5,6 +5,7 @@
 
 mod health;
 mod limits;
+mod redis;
 mod signals;
 
 use std::io::Write;
@@ -36,6 +37,11 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Health(health) => health::ask(&health),
         Command::Limits(limits) => limits::run(&limits).map(|text| say(&text)),
+        Command::RedisCheck(check) => match redis::check(&check) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
         Command::Say(text) => {
             say(text.trim_end());
             Ok(())

@@ -100,7 +100,7 @@ pub(super) fn read(
     name: &str,
     matches: &ArgMatches,
 ) -> Result<Limits, Noted> {
-    let store = super::store(source);
+    let store = super::redis::store(source);
     let action = match name {
         "ls" => Ok(Action::List { json: matches.get_flag(JSON) }),
         "rm" => host(source, matches).map(Action::Remove),
@@ -151,6 +151,7 @@ mod tests {
     use super::super::tests::problems;
     use super::super::tests::read;
     use super::*;
+    use crate::store::Deployment;
 
     const REDIS: (&str, &str) = ("REDIS_ADDR", "redis:6379");
 
@@ -158,7 +159,8 @@ mod tests {
         let words: Vec<&str> = ["limits"].iter().chain(words).copied().collect();
         let asked = read(&words, &[REDIS]).unwrap();
         let super::super::Command::Limits(limits) = asked else { panic!("{asked:?}") };
-        assert_eq!(limits.store.url.0, "redis://redis:6379");
+        let Deployment::Single { url } = &limits.store.deployment else { panic!("{limits:?}") };
+        assert_eq!(url.0, "redis://redis:6379");
         limits.action
     }
 

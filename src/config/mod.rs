@@ -88,6 +88,8 @@ pub enum Command {
     Health(Health),
     /// Show or change the fleet's limits.
     Limits(Limits),
+    /// Say whether a Redis is fit.
+    RedisCheck(Box<RedisCheck>),
     /// Say this and end.
     Say(String),
     /// Be a proxy.
@@ -101,6 +103,15 @@ pub struct Health {
     pub address: SocketAddr,
     /// How long the answer may take.
     pub timeout: Duration,
+}
+
+/// Which Redis to look at.
+#[derive(Clone, Debug)]
+pub struct RedisCheck {
+    /// The Redis.
+    pub store: store::Settings,
+    /// Whether the findings are for programs.
+    pub json: bool,
 }
 
 /// How to be a proxy.
@@ -154,17 +165,28 @@ impl Config {
         if matches.get_flag(flags::PRINT_MARKDOWN) {
             return Ok(Command::Say(markdown_table()));
         }
-        if let Some((limits::NAME, middle)) = matches.subcommand()
-            && let Some((name, inner)) = middle.subcommand()
-        {
-            let mut source = Source::new(vec![inner, &matches], environment);
-            let limits = limits::read(&mut source, name, inner);
-            return finish(limits.map(Command::Limits), source.problems);
-        }
-        if let Some((_, inner)) = matches.subcommand() {
-            let mut source = Source::new(vec![inner, &matches], environment);
-            let health = health(&mut source, inner);
-            return finish(health.map(Command::Health), source.problems);
+        match matches.subcommand() {
+            Some((limits::NAME, middle)) => {
+                let (name, inner) = middle.subcommand().unwrap_or(("", middle));
+                let mut source = Source::new(vec![inner, &matches], environment);
+                let limits = limits::read(&mut source, name, inner);
+                return finish(limits.map(Command::Limits), source.problems);
+            }
+            Some((flags::REDIS, redis)) => {
+                let inner = redis.subcommand_matches(flags::CHECK).unwrap_or(redis);
+                let mut source = Source::new(vec![inner, &matches], environment);
+                let check = check(&mut source, inner);
+                return finish(
+                    check.map(|check| Command::RedisCheck(Box::new(check))),
+                    source.problems,
+                );
+            }
+            Some((_, inner)) => {
+                let mut source = Source::new(vec![inner, &matches], environment);
+                let health = health(&mut source, inner);
+                return finish(health.map(Command::Health), source.problems);
+            }
+            None => {}
         }
         let mut source = Source::new(vec![&matches], environment);
         let config = config(&mut source);
@@ -297,18 +319,13 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
 /// The shortest lease: with less, the delays of an ordinary scheduler look like a death.
 const SHORTEST_LEASE: Duration = Duration::from_millis(300);
 
-/// Where Redis is; none without one.
-fn store(source: &mut Source<'_>) -> Result<Option<store::Settings>, Noted> {
-    let url = redis::url(source);
-    let prefix = source.read(&flags::REDIS_PREFIX, prefix);
-    let timeout = source.read(&flags::REDIS_TIMEOUT, some_time);
-    let (url, prefix, timeout) = (url?, prefix?, timeout?);
-    Ok(url.map(|url| store::Settings { url, prefix, timeout }))
-}
-
 fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
-    let store = store(source);
+    let store = redis::store(source);
     let failure = source.read(&flags::REDIS_FAILURE, failure);
+    let slack = source.read(&flags::SLACK, |text| match text.parse() {
+        Ok(slack @ 0..=1000) => Ok(slack),
+        Ok(_) | Err(_) => Err("a whole number from 0 to 1000"),
+    });
     let lease = source.read(&flags::LEASE, |text| match units::duration(text) {
         Ok(lease) if lease >= SHORTEST_LEASE => Ok(lease),
         _ => Err("a time of at least 300ms, such as 15s"),
@@ -327,8 +344,8 @@ fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
         }
         (Err(noted), _) | (_, Err(noted)) => Err(noted),
     };
-    let (store, failure, (lease, heartbeat)) = (store?, failure?, timing?);
-    Ok(store.map(|store| shared::Settings { store, lease, heartbeat, failure, slack: 8 }))
+    let (store, failure, slack, (lease, heartbeat)) = (store?, failure?, slack?, timing?);
+    Ok(store.map(|store| shared::Settings { store, lease, heartbeat, failure, slack }))
 }
 
 fn admin_token(source: &mut Source<'_>) -> Result<Option<Secret>, Noted> {
@@ -340,6 +357,14 @@ fn admin_token(source: &mut Source<'_>) -> Result<Option<Secret>, Noted> {
         }
         (text, file) => Ok(text.or(file)),
     }
+}
+
+fn check(source: &mut Source<'_>, matches: &ArgMatches) -> Result<RedisCheck, Noted> {
+    let store = redis::store(source)?.ok_or_else(|| {
+        source.problems.push(format!("which Redis? give one of {}", redis::PLACES));
+        Noted
+    })?;
+    Ok(RedisCheck { store, json: matches.get_flag(flags::JSON) })
 }
 
 fn health(source: &mut Source<'_>, matches: &ArgMatches) -> Result<Health, Noted> {
@@ -368,12 +393,12 @@ fn health(source: &mut Source<'_>, matches: &ArgMatches) -> Result<Health, Noted
 
 fn warn_of_idle_fleet_settings(source: &mut Source<'_>) {
     for setting in flags::ALL.iter().filter(|setting| setting.group == Group::Fleet) {
-        if let Ok(Some(given)) = source.given(setting)
+        if !setting.name.starts_with("redis-sentinel-")
+            && let Ok(Some(given)) = source.given(setting)
             // Names that others use too may be there for others.
             && given.origin > Origin::Alias
         {
-            let warning =
-                format!("--{} has no effect without --redis-addr or --redis-url", setting.name);
+            let warning = format!("--{} has no effect without {}", setting.name, redis::PLACES);
             source.warnings.push(warning);
         }
     }
@@ -445,14 +470,6 @@ fn via(text: &str) -> Result<Option<String>, &'static str> {
         _ if text.bytes().all(is_token) => Ok(Some(text.to_owned())),
         _ => Err("off, or a name of letters, digits and !#$%&'*+-.^_`|~"),
     }
-}
-
-fn prefix(text: &str) -> Result<String, &'static str> {
-    // Braces would move the key to another slot of a cluster.
-    if text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'{' && byte != b'}') {
-        return Ok(text.to_owned());
-    }
-    Err("visible ASCII characters without { and }")
 }
 
 /// As a field of a request can carry it.
@@ -572,7 +589,10 @@ mod tests {
     pub(super) fn serve(args: &[&str], env: &[(&str, &str)]) -> Serve {
         match read(args, env).unwrap() {
             Command::Serve(serve) => *serve,
-            other @ (Command::Health(_) | Command::Limits(_) | Command::Say(_)) => {
+            other @ (Command::Health(_)
+            | Command::Limits(_)
+            | Command::RedisCheck(_)
+            | Command::Say(_)) => {
                 panic!("{other:?}")
             }
         }
@@ -850,7 +870,7 @@ mod tests {
                 "NARROWS_PORT=\"tcp://10.0.0.1:8080\" is ignored: a Kubernetes service link",
                 "NARROWS_COLOUR_OF_THE_SKY is not a setting of narrows",
                 "NARROWS_HOST_LIMIT is not a setting of narrows; did you mean NARROWS_HOST_LIMITS?",
-                "--lease has no effect without --redis-addr or --redis-url",
+                "--lease has no effect without --redis-addr, --redis-url, --redis-sentinels or --redis-cluster",
             ]
         );
     }
@@ -882,7 +902,10 @@ mod tests {
     fn a_health_check_asks_the_admin_port_and_minds_nothing_else() {
         let health = |args: &[&str], env: &[(&str, &str)]| match read(args, env).unwrap() {
             Command::Health(health) => health,
-            other @ (Command::Limits(_) | Command::Say(_) | Command::Serve(_)) => {
+            other @ (Command::Limits(_)
+            | Command::RedisCheck(_)
+            | Command::Say(_)
+            | Command::Serve(_)) => {
                 panic!("{other:?}")
             }
         };

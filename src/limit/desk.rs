@@ -810,8 +810,7 @@ impl Worker {
         }
         let clean = !self.limiter.hosts_of(self.shard).iter().any(|host| host.is_recorded());
         let leave = Leave { clean };
-        let leave =
-            leave.command(&self.keys, self.shard, self.link.worker(), self.session.epoch());
+        let leave = leave.command(&self.keys, self.shard, self.link.worker(), self.session.epoch());
         let mut connection = wire.connection.clone();
         let exchange = connection.send_packed_command(&leave);
         match tokio::time::timeout(self.settings.store.timeout, exchange).await {

@@ -356,7 +356,9 @@ impl Host {
             Basis::Away { .. } => return Entry::Refused(Reason::Away),
             Basis::Granted { .. } if !asker.may_wait => Hope::Answer(false),
             Basis::Local | Basis::Share { .. } | Basis::Open if !asker.may_wait => Hope::Reclaim,
-            _ if state.hopes.queued as usize >= asker.seats => return Entry::Refused(Reason::QueueFull),
+            _ if state.hopes.queued as usize >= asker.seats => {
+                return Entry::Refused(Reason::QueueFull);
+            }
             Basis::Granted { .. } | Basis::Local | Basis::Share { .. } | Basis::Open => Hope::Time,
         };
         let mut due = Due::default();
@@ -799,7 +801,13 @@ impl Host {
             (state.open, state.granted, state.heard, state.recorded, state.queued, state.limit),
             (state.is_free, state.is_starved(), state.is_polled, state.outstanding, state.listed),
             (queued, asking, unasked, brief, state.instances),
-            (state.slack > 0).then_some((state.total, state.fleet, state.low, state.trim, state.is_low)),
+            (state.slack > 0).then_some((
+                state.total,
+                state.fleet,
+                state.low,
+                state.trim,
+                state.is_low,
+            )),
         )
     }
 
@@ -857,11 +865,19 @@ impl State {
             Basis::Open => return u32::MAX,
             // An unlimited host passes at once, where the fleet agrees that it is.
             Basis::Granted { leased, .. } if self.limit > 0 || !self.is_free => {
-                if leased { self.granted } else { 0 }
+                if leased {
+                    self.granted
+                } else {
+                    0
+                }
             }
             _ if self.limit == 0 => return u32::MAX,
             Basis::Away { leased } | Basis::Granted { leased, .. } => {
-                if leased { self.granted } else { 0 }
+                if leased {
+                    self.granted
+                } else {
+                    0
+                }
             }
             Basis::Local => self.limit,
             Basis::Share { instances } => self.limit / instances.max(1),
@@ -1115,10 +1131,10 @@ mod tests {
         host.plan();
         let short = Short { limit: 1, ..Short::default() };
         answer(&host, Granted { here: 1, total: 1, short: Some(short) });
-        assert_eq!(tickets.each_mut().map(|ticket| told(ticket.as_mut().unwrap())), [
-            Some(Verdict::Slot),
-            Some(Verdict::Refused(Reason::Full))
-        ]);
+        assert_eq!(
+            tickets.each_mut().map(|ticket| told(ticket.as_mut().unwrap())),
+            [Some(Verdict::Slot), Some(Verdict::Refused(Reason::Full))]
+        );
         assert_eq!(host.in_use(true), (1, 1));
     }
 
@@ -1316,11 +1332,8 @@ mod tests {
         let again = answer(&host, Granted { here: 0, total: 5, short: Some(short) });
         assert_eq!((again, told(&mut ticket)), (Again::Brief, None));
         assert_eq!(host.plan(), claim(0, 0, 0, 1, 5));
-        let again = answer(&host, Granted {
-            here: 0,
-            total: 5,
-            short: Some(Short { queued: 1, ..short }),
-        });
+        let again =
+            answer(&host, Granted { here: 0, total: 5, short: Some(Short { queued: 1, ..short }) });
         assert_eq!(again, Again::Brief);
         std::thread::sleep(BRIEF);
         host.look().0.tell();

@@ -276,8 +276,7 @@ async fn run_by(
     let mut workers: FuturesUnordered<_> = (0..route.shards())
         .map(|shard| {
             let (limiter, link, calls) = (limiter.clone(), Arc::clone(&link), Arc::clone(&calls));
-            let worker =
-                Worker::new(shard, limiter, link, settings.clone(), calls, route.clone());
+            let worker = Worker::new(shard, limiter, link, settings.clone(), calls, route.clone());
             worker.work(stopping.subscribe())
         })
         .collect();

@@ -17,6 +17,7 @@ mod support;
 mod admin;
 mod bench;
 mod clients;
+mod deployments;
 mod fleet;
 mod floors;
 mod forward;

@@ -101,9 +101,12 @@ impl Setup {
     /// A member of the fleet on `redis`, with a lease short enough for a test, and patient enough with
     /// Redis for a machine that stalls under its tests; the last of two equal flags counts.
     pub(crate) fn shared(self, redis: &Redis) -> Setup {
-        let address = redis.address();
-        let timing = "--lease 2s --heartbeat 400ms --redis-timeout 1s";
-        self.flags(format!("--redis-addr {address} {timing}"))
+        self.shared_by(&format!("--redis-addr {}", redis.address()))
+    }
+
+    /// The same, by the flags that say where Redis is.
+    pub(crate) fn shared_by(self, place: &str) -> Setup {
+        self.flags(place).flags("--lease 2s --heartbeat 400ms --redis-timeout 1s")
     }
 
     pub(crate) async fn start(self) -> Proxy {
