@@ -14,6 +14,7 @@ pub(crate) mod limits;
 mod nodes;
 pub(crate) mod route;
 pub(crate) mod scripts;
+mod sentinel;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
