@@ -86,7 +86,7 @@ pub enum Deployment {
 }
 
 /// A Redis process by its address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     /// A name or IP address, this without brackets.
     pub host: String,

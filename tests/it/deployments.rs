@@ -222,7 +222,13 @@ async fn a_failover_while_all_are_well_moves_the_fleet_along_before_the_new_mast
 #[tokio::test]
 async fn on_a_cluster_all_nodes_share_the_work() {
     let cluster = Cluster::start().await;
-    let place = cluster.flags();
+    let place = format!("{} --redis-username me --redis-password geheim", cluster.flags());
+    cluster.ask_all::<String>("ACL SETUSER me on >geheim").await;
+    let unable = check(&place).await;
+    for node in &cluster.nodes {
+        follow_the_advice(node, &unable, "cluster").await;
+        node.ask::<String>("ACL LOG RESET").await;
+    }
     check(&place).await.assert_all_ok();
     let (a, b) = pair(&place, "--max-connections 1").await;
     let origins: Vec<Origin> = (0..8).map(|_| Origin::echo()).collect();
@@ -241,6 +247,9 @@ async fn on_a_cluster_all_nodes_share_the_work() {
         .await;
     }
     assert_eq!(cluster.host_keys().await.len(), origins.len());
+    for node in &cluster.nodes {
+        assert_eq!(refused(node).await, [""; 0], "the advised rights are enough");
+    }
     let commands: Vec<String> = cluster.ask_all("INFO commandstats").await;
     assert!(commands.iter().all(|stats| stats.contains("cmdstat_evalsha:")), "{commands:?}");
     for origin in &origins {
