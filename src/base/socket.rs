@@ -159,3 +159,55 @@ impl ReadSide {
         Pin::new(stream).poll_read(cx, buf)
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "both ends of a loopback connection")]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (near, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_socket_with_anything_to_read_is_not_still() {
+        let (near, mut far) = pair().await;
+        assert!(is_still(&near, false));
+        far.write_all(b"x").await.unwrap();
+        near.readable().await.unwrap();
+        assert!(!is_still(&near, false));
+        assert_eq!(near.try_read(&mut [0; 9]).unwrap(), 1);
+        assert!(is_still(&near, false));
+        drop(far);
+        near.readable().await.unwrap();
+        assert!(!is_still(&near, false), "an end is something to hear");
+        assert!(is_still(&near, true), "once");
+    }
+
+    #[tokio::test]
+    async fn a_socket_with_bytes_that_have_not_gone_out_is_not_still() {
+        let (near, mut far) = pair().await;
+        let mut sent = 0;
+        // The first time that there is no room is before the far side's buffer has grown.
+        while let Ok(some) = near.try_write(&[0; 8 * 1024]) {
+            sent += some;
+        }
+        assert!(!is_still(&near, false));
+        far.read_exact(&mut vec![0; sent]).await.unwrap();
+        // The last acknowledgements may be a moment late.
+        let still = async {
+            while !is_still(&near, false) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), still).await.unwrap();
+        near.writable().await.unwrap();
+        assert!(near.try_write(b"x").is_ok(), "the mark that the look used is gone");
+    }
+}

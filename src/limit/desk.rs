@@ -94,6 +94,7 @@ pub(crate) struct Desk {
     generation: AtomicU64,
     hints: AtomicU64,
     recalls: AtomicU64,
+    messages: AtomicU64,
 }
 
 /// What a desk is at, for people.
@@ -109,6 +110,8 @@ pub(crate) struct DeskSnapshot {
     /// Hints heard: slots that came to waiters, and calls to give some back.
     pub(crate) hints: u64,
     pub(crate) recalls: u64,
+    /// Messages sent, hellos left out.
+    pub(crate) messages: u64,
 }
 
 impl Desk {
@@ -125,6 +128,7 @@ impl Desk {
             generation: AtomicU64::new(0),
             hints: AtomicU64::new(0),
             recalls: AtomicU64::new(0),
+            messages: AtomicU64::new(0),
         }
     }
 
@@ -148,6 +152,7 @@ impl Desk {
             learning: self.left(&self.learning_until),
             hints: self.hints.load(Relaxed),
             recalls: self.recalls.load(Relaxed),
+            messages: self.messages.load(Relaxed),
         }
     }
 
@@ -580,6 +585,8 @@ impl Worker {
                 }
             });
         }
+        let count = u64::try_from(messages.len()).unwrap_or(0);
+        self.link.desk(self.shard).messages.fetch_add(count, Relaxed);
         let sent = clock::now();
         self.sent.push_back(sent);
         self.replies.push(Box::pin(async move {
@@ -803,8 +810,7 @@ impl Worker {
         }
         let clean = !self.limiter.hosts_of(self.shard).iter().any(|host| host.is_recorded());
         let leave = Leave { clean };
-        let leave =
-            leave.command(&self.keys, self.shard, self.link.worker(), self.session.epoch());
+        let leave = leave.command(&self.keys, self.shard, self.link.worker(), self.session.epoch());
         let mut connection = wire.connection.clone();
         let exchange = connection.send_packed_command(&leave);
         match tokio::time::timeout(self.settings.store.timeout, exchange).await {

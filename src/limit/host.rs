@@ -230,6 +230,9 @@ struct State {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) admitted: AtomicU64,
+    /// How many waited, and for how long in all.
+    pub(crate) waited: AtomicU64,
+    pub(crate) wait_nanos: AtomicU64,
     pub(crate) refused: [AtomicU64; Reason::ALL.len()],
 }
 
@@ -250,6 +253,8 @@ pub struct HostSnapshot {
     pub waiting: u32,
     /// Of the open connections, those that idle: in the pool, or as a tunnel that would yield.
     pub idle: u32,
+    /// Of those, requests with a place in the fleet's queue.
+    pub queued: u32,
     /// Whether requests wait for this host at other instances.
     pub starved: bool,
 }
@@ -351,7 +356,9 @@ impl Host {
             Basis::Away { .. } => return Entry::Refused(Reason::Away),
             Basis::Granted { .. } if !asker.may_wait => Hope::Answer(false),
             Basis::Local | Basis::Share { .. } | Basis::Open if !asker.may_wait => Hope::Reclaim,
-            _ if state.hopes.queued as usize >= asker.seats => return Entry::Refused(Reason::QueueFull),
+            _ if state.hopes.queued as usize >= asker.seats => {
+                return Entry::Refused(Reason::QueueFull);
+            }
             Basis::Granted { .. } | Basis::Local | Basis::Share { .. } | Basis::Open => Hope::Time,
         };
         let mut due = Due::default();
@@ -677,6 +684,7 @@ impl Host {
             limit: state.limit,
             waiting: self.waiting.load(Relaxed),
             idle: self.idle.iter().map(|idle| idle.count.load(Relaxed)).sum(),
+            queued: state.queued,
             starved: state.is_starved(),
         }
     }
@@ -793,7 +801,13 @@ impl Host {
             (state.open, state.granted, state.heard, state.recorded, state.queued, state.limit),
             (state.is_free, state.is_starved(), state.is_polled, state.outstanding, state.listed),
             (queued, asking, unasked, brief, state.instances),
-            (state.slack > 0).then_some((state.total, state.fleet, state.low, state.trim, state.is_low)),
+            (state.slack > 0).then_some((
+                state.total,
+                state.fleet,
+                state.low,
+                state.trim,
+                state.is_low,
+            )),
         )
     }
 
@@ -851,11 +865,19 @@ impl State {
             Basis::Open => return u32::MAX,
             // An unlimited host passes at once, where the fleet agrees that it is.
             Basis::Granted { leased, .. } if self.limit > 0 || !self.is_free => {
-                if leased { self.granted } else { 0 }
+                if leased {
+                    self.granted
+                } else {
+                    0
+                }
             }
             _ if self.limit == 0 => return u32::MAX,
             Basis::Away { leased } | Basis::Granted { leased, .. } => {
-                if leased { self.granted } else { 0 }
+                if leased {
+                    self.granted
+                } else {
+                    0
+                }
             }
             Basis::Local => self.limit,
             Basis::Share { instances } => self.limit / instances.max(1),
@@ -1109,10 +1131,10 @@ mod tests {
         host.plan();
         let short = Short { limit: 1, ..Short::default() };
         answer(&host, Granted { here: 1, total: 1, short: Some(short) });
-        assert_eq!(tickets.each_mut().map(|ticket| told(ticket.as_mut().unwrap())), [
-            Some(Verdict::Slot),
-            Some(Verdict::Refused(Reason::Full))
-        ]);
+        assert_eq!(
+            tickets.each_mut().map(|ticket| told(ticket.as_mut().unwrap())),
+            [Some(Verdict::Slot), Some(Verdict::Refused(Reason::Full))]
+        );
         assert_eq!(host.in_use(true), (1, 1));
     }
 
@@ -1199,7 +1221,8 @@ mod tests {
         // Nor does a later hello that is vouched for make a grant of it.
         assert_eq!(host.reassert(true), claim(2, 0, 0, 0, 2));
         short(&host, 2, 3, 0, 0);
-        assert!(host.release(LEASED).speak, "it goes back");
+        host.release(LEASED);
+        assert_eq!(host.plan(), claim(1, 2, 0, 0, 2), "it goes back");
         assert!(ask(&host, LEASED, 2, true).is_some());
     }
 
@@ -1309,11 +1332,8 @@ mod tests {
         let again = answer(&host, Granted { here: 0, total: 5, short: Some(short) });
         assert_eq!((again, told(&mut ticket)), (Again::Brief, None));
         assert_eq!(host.plan(), claim(0, 0, 0, 1, 5));
-        let again = answer(&host, Granted {
-            here: 0,
-            total: 5,
-            short: Some(Short { queued: 1, ..short }),
-        });
+        let again =
+            answer(&host, Granted { here: 0, total: 5, short: Some(Short { queued: 1, ..short }) });
         assert_eq!(again, Again::Brief);
         std::thread::sleep(BRIEF);
         host.look().0.tell();

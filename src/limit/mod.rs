@@ -257,7 +257,8 @@ impl Limiter {
         identity: &Identity,
     ) -> Result<Permit, Refused> {
         let version = self.inner.rules_version.load(Relaxed);
-        let key = &self.counted(key);
+        let budget = self.inner.rules.load().budget(key);
+        let key = budget.as_ref().unwrap_or(key);
         let host = self.host(key);
         let ruling = || self.inner.rules.load().ruling(key);
         let (may_wait, seats) = (patience != Patience::None, self.inner.settings.queue_size);
@@ -273,7 +274,11 @@ impl Limiter {
                 let waiting = Waiting { limiter: self, host: &host, ticket, answered: false };
                 self.carry_out(&host, due);
                 let verdict = waiting.verdict(patience).await;
-                verdict.map_err(|reason| (reason, clock::now() - started))
+                let waited = clock::now() - started;
+                host.counters.waited.fetch_add(1, Relaxed);
+                let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+                host.counters.wait_nanos.fetch_add(nanos, Relaxed);
+                verdict.map_err(|reason| (reason, waited))
             }
         };
         match verdict {
@@ -708,6 +713,91 @@ mod tests {
         held.seat().unpark(0, clock::now(), || None);
         drop(ears[0].recv().await);
         assert_eq!(asking.await.unwrap_err().reason, Reason::Full);
+    }
+
+    /// A limiter for two threads, full of idle connections: one of each thread, in this order.
+    async fn idle_on(
+        threads: [usize; 2],
+    ) -> (Limiter, Vec<mpsc::UnboundedReceiver<Reclaim>>, [(Permit, Instant); 2]) {
+        let settings = Settings { default_limit: 2, ..Settings::default() };
+        let (limiter, ears) = Limiter::new(settings, None, 2);
+        let mut idle = Vec::new();
+        for (age, thread) in threads.into_iter().enumerate() {
+            let permit = limiter.acquire(&key(), Patience::None).await.unwrap();
+            let since = clock::now() + Duration::from_secs(age as u64);
+            permit.seat().park(thread, since);
+            idle.push((permit, since));
+        }
+        (limiter, ears, idle.try_into().unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_thread_with_the_longest_idle_connection_is_asked() {
+        for threads in [[0, 1], [1, 0]] {
+            let (limiter, mut ears, _idle) = idle_on(threads).await;
+            let mut asking = [tokio_test_spawn(&limiter), tokio_test_spawn(&limiter)];
+            assert!(futures_util::poll!(&mut asking[0]).is_pending());
+            let first = ears[threads[0]].try_recv().expect("the oldest is here");
+            assert!(ears[threads[1]].try_recv().is_err());
+            assert!(futures_util::poll!(&mut asking[1]).is_pending());
+            let second = ears[threads[1]].try_recv().expect("the other one is asked for already");
+            drop((asking, first, second));
+        }
+    }
+
+    #[tokio::test]
+    async fn age_is_known_of_what_is_left() {
+        let (limiter, mut ears, [(oldest, since), _younger]) = idle_on([1, 1]).await;
+        limiter.set_default_limit(3);
+        let middle = limiter.acquire(&key(), Patience::None).await.unwrap();
+        middle.seat().park(0, since + Duration::from_millis(500));
+        oldest.seat().unpark(1, since, || Some(since + Duration::from_secs(1)));
+        let mut asking = tokio_test_spawn(&limiter);
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        assert!(ears[0].try_recv().is_ok(), "thread 1 has only a younger one now");
+    }
+
+    #[tokio::test]
+    async fn another_thread_is_asked_when_the_first_was_asked_in_vain() {
+        let (limiter, mut ears, [(first, since), (second, _)]) = idle_on([0, 1]).await;
+        let key = key();
+        let asking = limiter.acquire(&key, Patience::None);
+        tokio::pin!(asking);
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        let ask = ears[0].try_recv().unwrap();
+        first.seat().unpark(0, since, || None);
+        drop(ask);
+        let mut ask = ears[1].try_recv().expect("nobody is refused while something idles");
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        ask.granted();
+        drop(second);
+        drop(ask);
+        asking.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_falls_idle_is_asked_for_once_for_each_who_waits() {
+        let (limiter, mut ears, [(one, since), (two, later)]) = idle_on([0, 0]).await;
+        one.seat().unpark(0, since, || None);
+        two.seat().unpark(0, later, || None);
+        let mut asking = tokio_test_spawn(&limiter);
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        assert!(ears[0].try_recv().is_err(), "nothing idles");
+        for permit in [&one, &two] {
+            permit.seat().park(0, since);
+            permit.offer();
+        }
+        let _ask = ears[0].try_recv().unwrap();
+        assert!(ears[0].try_recv().is_err(), "one waits");
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_is_gone_is_not_asked_for_ever() {
+        let (limiter, mut ears, _idle) = idle_on([0, 1]).await;
+        drop(ears.remove(0));
+        let mut asking = tokio_test_spawn(&limiter);
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        assert!(ears[0].try_recv().is_ok());
     }
 
     #[tokio::test]

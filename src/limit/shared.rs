@@ -146,9 +146,22 @@ impl Link {
         }
     }
 
-    /// What each shard is at.
-    pub(crate) fn snapshot(&self) -> impl Iterator<Item = DeskSnapshot> {
-        self.desks.iter().map(Desk::snapshot)
+    fn snapshot(&self) -> FleetSnapshot {
+        let desks: Vec<DeskSnapshot> = self.desks.iter().map(Desk::snapshot).collect();
+        let max = |read: fn(&DeskSnapshot) -> u64| desks.iter().map(read).max().unwrap_or(0);
+        let sum = |read: fn(&DeskSnapshot) -> u64| desks.iter().map(read).sum();
+        FleetSnapshot {
+            instance: self.worker.clone(),
+            instances: self.instances(),
+            state: self.state_name(),
+            epoch: max(|desk| desk.epoch),
+            term: max(|desk| desk.generation),
+            lease: desks.iter().map(|desk| desk.leased).min().flatten(),
+            learning: desks.iter().filter_map(|desk| desk.learning).max(),
+            served: sum(|desk| desk.hints),
+            recalled: sum(|desk| desk.recalls),
+            messages: sum(|desk| desk.messages),
+        }
     }
 
     pub(super) fn shard(&self, key: &HostKey) -> u16 {
@@ -177,7 +190,37 @@ impl Link {
     }
 }
 
+/// How one instance stands to its fleet at one moment; on a cluster the worst of all shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetSnapshot {
+    /// The name of this instance in Redis.
+    pub instance: String,
+    /// Instances that hold a lease.
+    pub instances: u32,
+    /// `connecting`, `up`, `learning` or `away`.
+    pub state: &'static str,
+    /// Of this instance's messages: how many connections to Redis there have been.
+    pub epoch: u64,
+    /// Changes with each death of an instance and each loss of data.
+    pub term: u64,
+    /// How long Redis still vouches for this instance's slots; none if it does not.
+    pub lease: Option<Duration>,
+    /// How long nothing new is granted after a loss of data; none in between.
+    pub learning: Option<Duration>,
+    /// Hints that a slot had come to a waiting request.
+    pub served: u64,
+    /// Hints that others waited for what is unused here.
+    pub recalled: u64,
+    /// Messages to Redis, for all hosts: each is one call of a script.
+    pub messages: u64,
+}
+
 impl Limiter {
+    /// How this instance stands to its fleet; none when nothing is shared.
+    pub fn fleet_snapshot(&self) -> Option<FleetSnapshot> {
+        self.link().map(|link| link.snapshot())
+    }
+
     /// The fleet's numbers of one host, from Redis; none when it is away, or nothing is shared.
     pub async fn fleet(&self, key: &HostKey) -> Option<Fleet> {
         self.fleets(vec![key.clone()]).await?.pop()
@@ -233,8 +276,7 @@ async fn run_by(
     let mut workers: FuturesUnordered<_> = (0..route.shards())
         .map(|shard| {
             let (limiter, link, calls) = (limiter.clone(), Arc::clone(&link), Arc::clone(&calls));
-            let worker =
-                Worker::new(shard, limiter, link, settings.clone(), calls, route.clone());
+            let worker = Worker::new(shard, limiter, link, settings.clone(), calls, route.clone());
             worker.work(stopping.subscribe())
         })
         .collect();

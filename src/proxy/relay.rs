@@ -12,7 +12,6 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
@@ -27,6 +26,7 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::Thread;
 use super::guard::Detached;
 use crate::base::clock;
 use crate::base::clock::Alarm;
@@ -35,7 +35,6 @@ use crate::base::socket;
 use crate::base::socket::ReadSide;
 use crate::base::socket::with_scratch;
 use crate::upstream::conn::Conn;
-use crate::upstream::pool::Pool;
 
 /// Bytes that a direction moves by copying before it goes by splice. PERF: splice costs a small
 /// exchange a quarter more CPU and saves a stream half of it.
@@ -346,50 +345,38 @@ impl Pipe {
     }
 }
 
-/// How long a tunnel may be without a byte.
-#[derive(Clone, Copy)]
-pub(crate) struct Quiet<'a> {
-    /// In any case.
-    pub(crate) timeout: Duration,
-    /// While others wait for its host; none is no less than in any case.
-    pub(crate) reclaim: Option<Duration>,
-    /// Where those are known that would yield.
-    pub(crate) pool: &'a Rc<Pool>,
-}
-
-impl Quiet<'_> {
-    /// Waits out a tunnel that has nothing to move: ready when it is to end for that. `stirred` is
-    /// when a last look found bytes that nothing had moved yet.
-    fn poll(
-        &self,
-        cx: &mut Context<'_>,
-        pulse: &Pulse,
-        upstream: &mut Conn,
-        stirred: &mut Instant,
-        is_still: impl FnOnce(&Conn) -> bool,
-    ) -> Poll<End> {
-        let Some(reclaim) = self.reclaim else {
-            return pulse.poll_silent(cx, self.timeout).map(|()| End::Silent);
-        };
-        let last = pulse.last();
-        match upstream.parked() {
-            Some(parked) if parked.since() != last => upstream.unpark(),
-            Some(parked) if parked.is_asked(cx.waker()) => {
-                if is_still(upstream) {
-                    return Poll::Ready(End::Yielded);
-                }
-                *stirred = clock::now();
-                upstream.unpark();
+/// Waits out a tunnel that has nothing to move: ready when it is to end for that. `stirred` is
+/// when a last look found bytes that nothing had moved yet.
+fn poll_quiet(
+    thread: &Thread,
+    cx: &mut Context<'_>,
+    pulse: &Pulse,
+    upstream: &mut Conn,
+    stirred: &mut Instant,
+    is_still: impl FnOnce(&Conn) -> bool,
+) -> Poll<End> {
+    let timeout = thread.settings.tunnel_idle_timeout;
+    let Some(reclaim) = thread.settings.idle_reclaim else {
+        return pulse.poll_silent(cx, timeout).map(|()| End::Silent);
+    };
+    let last = pulse.last();
+    match upstream.parked() {
+        Some(parked) if parked.since() != last => upstream.unpark(),
+        Some(parked) if parked.is_asked(cx.waker()) => {
+            if is_still(upstream) {
+                return Poll::Ready(End::Yielded);
             }
-            Some(_) | None => {}
+            *stirred = clock::now();
+            upstream.unpark();
         }
-        let reclaimable = last.max(*stirred) + reclaim;
-        if upstream.parked().is_none() && reclaimable < last + self.timeout {
-            ready!(pulse.poll_until(cx, reclaimable));
-            upstream.park(self.pool, last, cx.waker());
-        }
-        pulse.poll_silent(cx, self.timeout).map(|()| End::Silent)
+        Some(_) | None => {}
     }
+    let reclaimable = last.max(*stirred) + reclaim;
+    if upstream.parked().is_none() && reclaimable < last + timeout {
+        ready!(pulse.poll_until(cx, reclaimable));
+        upstream.park(thread.upstream.pool(), last, cx.waker());
+    }
+    pulse.poll_silent(cx, timeout).map(|()| End::Silent)
 }
 
 /// Whether no byte is on its way through a tunnel, not even one that only the system knows of.
@@ -409,7 +396,7 @@ pub(crate) async fn relay(
     mut upstream: Conn,
     early: &[u8],
     pulse: &Pulse,
-    quiet: Quiet<'_>,
+    thread: &Thread,
 ) -> Moved {
     let mut up = Direction { held: client.early, ..Direction::default() };
     let mut down = Direction { held: client.unsent, ..Direction::default() };
@@ -432,7 +419,7 @@ pub(crate) async fn relay(
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Complete),
             (Poll::Pending, Poll::Pending) => {
-                quiet.poll(cx, pulse, &mut upstream, &mut stirred, |upstream| {
+                poll_quiet(thread, cx, pulse, &mut upstream, &mut stirred, |upstream| {
                     is_still(&up, &down, &client, upstream)
                 })
             }
@@ -448,7 +435,7 @@ pub(crate) async fn relay(
                 let look = look.get_or_insert_with(Alarm::new);
                 // Only its waking is of use: each look sets the next.
                 let _pending = look.poll(cx, clock::now() + ENDED_LOOK);
-                quiet.poll(cx, pulse, &mut upstream, &mut stirred, |upstream| {
+                poll_quiet(thread, cx, pulse, &mut upstream, &mut stirred, |upstream| {
                     is_still(&up, &down, &client, upstream)
                 })
             }

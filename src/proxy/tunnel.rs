@@ -16,7 +16,6 @@ use super::reject::Reject;
 use super::relay;
 use super::relay::End;
 use super::relay::Moved;
-use super::relay::Quiet;
 use crate::base::authority::Authority;
 use crate::base::authority::HostKey;
 use crate::base::clock;
@@ -80,7 +79,7 @@ async fn open(
 
 async fn run(thread: Rc<Thread>, near: Detached, upstream: Conn, pulse: Rc<Pulse>, line: Line) {
     let _open = Open::count(&thread);
-    let moved = relay::relay(near, upstream, &[], &pulse, quiet(&thread)).await;
+    let moved = relay::relay(near, upstream, &[], &pulse, &thread).await;
     count(&thread, &moved);
     line.end(&thread, 200, None, (moved.sent, moved.received), told(moved.end));
 }
@@ -88,17 +87,8 @@ async fn run(thread: Rc<Thread>, near: Detached, upstream: Conn, pulse: Rc<Pulse
 /// Relays after a 101: the same as a tunnel, on the connection that the request had.
 pub(crate) async fn switched(thread: &Thread, client: &Client, upstream: Conn, early: &[u8]) {
     let Some(near) = client.detach() else { return };
-    let moved = relay::relay(near, upstream, early, client.pulse(), quiet(thread)).await;
+    let moved = relay::relay(near, upstream, early, client.pulse(), thread).await;
     count(thread, &moved);
-}
-
-fn quiet(thread: &Thread) -> Quiet<'_> {
-    let settings = &thread.settings;
-    Quiet {
-        timeout: settings.tunnel_idle_timeout,
-        reclaim: settings.idle_reclaim,
-        pool: thread.upstream.pool(),
-    }
 }
 
 fn count(thread: &Thread, moved: &Moved) {

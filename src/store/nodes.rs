@@ -95,8 +95,9 @@ impl Nodes {
                 None
             }
         };
-        let (shards, map) = (settings.shards(), Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { deployment, shards, tls, fixed, map }) })
+        let shards = settings.shards();
+        let inner = Inner { deployment, shards, tls, fixed, map: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     pub(crate) fn shards(&self) -> u16 {

@@ -262,3 +262,21 @@ impl Drop for Unfinished<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_its_address_whatever_its_port_and_its_kind_of_socket() {
+        let authority = Authority::parse("a.test:1", None).unwrap();
+        let of = |client: &str| {
+            let client = client.parse().unwrap();
+            Errand { authority: &authority, tls: false, patience: Patience::None, client }
+                .identity()
+        };
+        assert_eq!(of("192.0.2.1:5"), Identity::Address("192.0.2.1".parse().unwrap()));
+        assert_eq!(of("[::ffff:192.0.2.1]:6"), of("192.0.2.1:5"));
+        assert_ne!(of("[2001:db8::1]:5"), of("[2001:db8::2]:5"));
+    }
+}
