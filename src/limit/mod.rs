@@ -16,6 +16,9 @@ pub(crate) mod host;
 pub(crate) mod protocol;
 pub(crate) mod queue;
 
+#[cfg(test)]
+mod model;
+
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;

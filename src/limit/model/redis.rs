@@ -267,6 +267,7 @@ impl Redis {
             host.swept == term.stamp || host.swept.generation >= term.first
         });
         let mut turn = Turn::new(grant, term.stamp, before);
+        turn.is_forced_late = self.mutant == Some(Mutant::ForcedLate);
         let answer = turn.run(now, term.until, &self.workers, hints);
         if turn.exists {
             self.hosts.insert(grant.host, turn.host);
@@ -286,6 +287,7 @@ struct Turn {
     is_told: bool,
     /// This very message has run.
     is_again: bool,
+    is_forced_late: bool,
     row: Row,
     had: Row,
     total: i64,
@@ -318,6 +320,7 @@ impl Turn {
             limit: i64::from(grant.claim.limit),
             is_told: false,
             is_again: had.number == Some(grant.number),
+            is_forced_late: false,
             row: had,
             had,
             total: host.total,
@@ -386,9 +389,7 @@ impl Turn {
         let Claim { hold, heard, ask, wait, .. } = self.grant.claim;
         let [hold, heard, ask, wait] = [hold, heard, ask, wait].map(i64::from);
         let have = self.row.held;
-        if self.grant.manner == Manner::Force
-            && (self.stamp.is_learning || self.is_mutant_force())
-        {
+        if self.grant.manner == Manner::Force && (self.stamp.is_learning || self.is_forced_late) {
             self.row.held = hold;
         } else if self.is_asserted() {
             self.row.held = if may_grant { have.min(hold) } else { 0 };
@@ -401,10 +402,6 @@ impl Turn {
             self.waits = if debt > 0 { debt } else { (wait - unheard).max(0) };
         }
         self.total += self.row.held - have;
-    }
-
-    fn is_mutant_force(&self) -> bool {
-        false
     }
 
     /// Somebody died since this host was last looked at: counts its rows.
