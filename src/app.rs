@@ -537,6 +537,14 @@ impl Seed {
             Arc::clone(&cells),
         )?;
         tokio::task::spawn_local(Rc::clone(upstream.pool()).watch(ear));
+        if let Some(mut losses) = self.limiter.losses() {
+            let pool = Rc::clone(upstream.pool());
+            tokio::task::spawn_local(async move {
+                while losses.changed().await.is_ok() {
+                    pool.clear();
+                }
+            });
+        }
         let drain = Rc::<listen::Drain>::default();
         let thread = Rc::new(proxy::Thread {
             limiter: self.limiter,
@@ -559,7 +567,7 @@ impl Seed {
         // that anything at all has happened.
         let accepting = tokio::task::spawn_local(async move {
             listen::accept(listener, &view, handed, stop, |stream, peer| {
-                tokio::task::spawn_local(proxy::serve(Rc::clone(&thread), stream, peer));
+                proxy::spawn(&thread, proxy::serve(Rc::clone(&thread), stream, peer));
             })
             .await
         });

@@ -42,6 +42,7 @@ use crate::limit::rules::Limit;
 use crate::limit::rules::Rule;
 use crate::limit::shared;
 use crate::limit::shared::Failure;
+use crate::limit::shared::LeaseLoss;
 use crate::listen;
 use crate::proxy;
 use crate::store;
@@ -325,6 +326,11 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(300);
 fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
     let store = redis::store(source);
     let failure = source.read(&flags::REDIS_FAILURE, failure);
+    let lease_loss = source.read(&flags::ON_LEASE_LOSS, |text| match text {
+        "keep" => Ok(LeaseLoss::Keep),
+        "close" => Ok(LeaseLoss::Close),
+        _ => Err("keep or close"),
+    });
     let slack = source.read(&flags::SLACK, |text| match text.parse() {
         Ok(slack @ 0..=1000) => Ok(slack),
         Ok(_) | Err(_) => Err("a whole number from 0 to 1000"),
@@ -347,8 +353,9 @@ fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
         }
         (Err(noted), _) | (_, Err(noted)) => Err(noted),
     };
-    let (store, failure, slack, (lease, heartbeat)) = (store?, failure?, slack?, timing?);
-    Ok(store.map(|store| shared::Settings { store, lease, heartbeat, failure, slack }))
+    let (store, failure, (lease, heartbeat)) = (store?, failure?, timing?);
+    let (lease_loss, slack) = (lease_loss?, slack?);
+    Ok(store.map(|store| shared::Settings { store, lease, heartbeat, failure, lease_loss, slack }))
 }
 
 fn admin_token(source: &mut Source<'_>) -> Result<Option<Secret>, Noted> {

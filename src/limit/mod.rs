@@ -34,6 +34,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::host::Asker;
@@ -330,6 +331,12 @@ impl Limiter {
     /// Whether slots are shared through Redis.
     pub fn is_shared(&self) -> bool {
         self.inner.shared.is_some()
+    }
+
+    /// Where it is heard that all connections are to be cut, since nobody vouches for their slots
+    /// any more; none where that is never done.
+    pub(crate) fn losses(&self) -> Option<watch::Receiver<()>> {
+        self.link()?.losses()
     }
 
     pub(crate) fn link(&self) -> Option<&Arc<shared::Link>> {
