@@ -14,13 +14,13 @@
 --       6 ask: slots it wants now or not at all  7 wait: those it queues for
 --       8 spare: how many of those held are unused  9 slack: unused ones it would like on top
 --       10 limit by its own rules, 0 = unlimited  11 the same as "term:limit"
---       12 '' for an ordinary message; to re-assert after a hello: 'F' it was vouched for, 'A' it
+--       12 '' or nothing for an ordinary message; to re-assert after a hello: 'F' it was vouched for, 'A' it
 --          was not; 'T' the same as '', and the key is kept for another day
---       13 the command that sends hints: PUBLISH, or SPUBLISH on a cluster
+--       13 the command that sends hints: PUBLISH or nothing, or SPUBLISH on a cluster
 -- Returns slots granted * 2^26 + all slots held, as one number, where that says it all; -1 when the
 --         epoch is not in force: the instance was reaped, has a newer connection, or the data was
---         lost; else {granted, all, learning: ms left or -1, own requests queued, others', limit in
---         force, unused slots of all, instances on the host}.
+--         lost; else, and always while Redis learns, {granted, all, learning: ms left or -1, own
+--         requests queued, others', limit in force, unused slots of all, instances on the host}.
 -- Hints   to <@n:instance>: 'g' and the host's key for a slot that was given to its queue; 'r', a
 --         number, a space and the key where so many wait for what others could do without.
 -- Invariant: #t is the sum of the slots held; it never rises past the limit but by 'F'. A slot that
@@ -46,7 +46,33 @@ if row[4] and row[4] ~= generation then
     row = {}
   end
 end
-local hold, limit, manner = ARGV[4] + 0, ARGV[10] + 0, ARGV[12]
+local hold, limit, manner, hint = ARGV[4] + 0, ARGV[10] + 0, ARGV[12] or '', ARGV[13] or 'PUBLISH'
+
+-- PERF: the common case in few steps: nobody waits or has died, the limit is known, there is room.
+local plain = tonumber(row[1] or 0)
+if plain and (not row[2] or row[3] == ARGV[11] and row[4] == generation)
+    and (not row[5] or row[5] == '0') and ARGV[8] == '0' and ARGV[9] == '0' and manner == ''
+    and limit > 0 and string.byte(generation) == 71 then -- 'G'
+  local have = hold + ARGV[6] + ARGV[7]
+  local total = (row[2] or 0) + have - plain
+  if total <= limit or have <= plain and have == hold then
+    if have == plain then
+      return have * 67108864 + total
+    elseif total <= 0 then
+      call('DEL', host, KEYS[3])
+    elseif have == 0 then
+      call('HDEL', host, id)
+      call('HSET', host, '#t', format('%d', total))
+    elseif row[2] then
+      call('HSET', host, '#t', format('%d', total), id, format('%d', have))
+    else
+      call('HSET', host, '#t', format('%d', total), '#c', ARGV[11], '#g', generation,
+        id, format('%d', have))
+      call('EXPIRE', host, '86400')
+    end
+    return have * 67108864 + total
+  end
+end
 
 local function parse(text)
   local held, queued, unused, number = string.match(text, '^(%d+)%+?(%d*)~?(%d*)%^?(%d*)$')
@@ -65,7 +91,7 @@ local function text(held, queued, unused, number)
   return number and all .. '^' .. number or all
 end
 
-local have, mine, unused, last = tonumber(row[1] or 0), 0, 0, nil
+local have, mine, unused, last = plain, 0, 0, nil
 if not have then
   have, mine, unused, last = parse(row[1])
 end
@@ -109,11 +135,11 @@ elseif not is_again then
 end
 total = total + have - had
 
-if want > 0 and not may_grant then
+if not may_grant then
   local time = call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
   learning = math.max(tonumber(call('HGET', workers, '#until') or 0) - now, 0)
-elseif not is_again and may_grant and (want > 0 or queued > 0) then
+elseif not is_again and (want > 0 or queued > 0) then
   if row[2] and row[4] ~= generation
       and (queued > 0 or limit > 0 and limit - total < want or limit == 0 and total > have) then
     -- Somebody died since this host was last looked at, and nobody knows which hosts a dead
@@ -174,7 +200,7 @@ elseif not is_again and may_grant and (want > 0 or queued > 0) then
       if waiting > 0 then
         queued, total = queued - 1, total + 1
         call('HSET', host, first, text(held + 1, waiting - 1, idle, of))
-        call(ARGV[13], string.sub(workers, 1, -2) .. 'n:' .. first, 'g' .. host)
+        call(hint, string.sub(workers, 1, -2) .. 'n:' .. first, 'g' .. host)
       end
     end
   end
@@ -271,7 +297,7 @@ if (want > 0 or queued > 0) and row[2] then
     local note = format('r%d %s', math.max(queued, want), host)
     for _, other in ipairs(call('HKEYS', host)) do
       if string.byte(other) ~= 35 and other ~= id then
-        call(ARGV[13], string.sub(workers, 1, -2) .. 'n:' .. other, note)
+        call(hint, string.sub(workers, 1, -2) .. 'n:' .. other, note)
       end
     end
   end

@@ -167,7 +167,7 @@ impl App {
     /// A proxy with these settings. Nothing is opened yet.
     pub fn new(config: Config) -> Result<Self, Error> {
         let threads = config.listen.threads.max(1);
-        let link = config.shared.as_ref().map(|shared| shared::Link::new(shared));
+        let link = config.shared.as_ref().map(shared::Link::new);
         let metrics = Arc::new(Metrics::new(threads, link.is_some()));
         let (limiter, ears) = Limiter::new(config.limit.clone(), link, threads);
         Ok(Self {
@@ -426,6 +426,8 @@ impl App {
         let (stop, stopping) = oneshot::channel::<()>();
         let limiter = self.limiter.clone();
         let shared = self.config.shared.clone().zip(limiter.link().map(Arc::clone));
+        let patience = shared.as_ref().map(|(settings, _)| settings.store.timeout * 2);
+        let (looked, first_look) = blocking::channel();
         let metrics = Arc::clone(&self.metrics);
         let sources = Arc::new(admin::Sources {
             limiter: limiter.clone(),
@@ -433,6 +435,7 @@ impl App {
             readiness: Arc::clone(&self.readiness),
             access,
             instances: Box::new(limiter.clone()),
+            token: self.config.admin.as_ref().and_then(|admin| admin.token.clone()),
         });
         let run = async move {
             if let Some(listener) = admin {
@@ -449,7 +452,8 @@ impl App {
                         metrics.redis_failed();
                     }
                 });
-                let limits = tokio::spawn(table::run(limiter.clone(), settings.store.clone()));
+                let limits =
+                    tokio::spawn(table::run(limiter.clone(), settings.store.clone(), looked));
                 let run = shared::run(limiter, link, settings, calls, stopping);
                 if let Err(error) = run.await {
                     tracing::error!(%error, "cannot speak to Redis");
@@ -465,7 +469,12 @@ impl App {
             // What a slow reader of the admin port still wants is not waited for.
             runtime.shutdown_background();
         });
-        Ok((stop, thread.map_err(set_up("the control thread"))?, handle))
+        let thread = thread.map_err(set_up("the control thread"))?;
+        if let Some(patience) = patience {
+            // The fleet's limits are known before anybody is served; without Redis, the flags' are.
+            let _known = first_look.recv_timeout(patience);
+        }
+        Ok((stop, thread, handle))
     }
 }
 
@@ -528,6 +537,14 @@ impl Seed {
             Arc::clone(&cells),
         )?;
         tokio::task::spawn_local(Rc::clone(upstream.pool()).watch(ear));
+        if let Some(mut losses) = self.limiter.losses() {
+            let pool = Rc::clone(upstream.pool());
+            tokio::task::spawn_local(async move {
+                while losses.changed().await.is_ok() {
+                    pool.clear();
+                }
+            });
+        }
         let drain = Rc::<listen::Drain>::default();
         let thread = Rc::new(proxy::Thread {
             limiter: self.limiter,
@@ -550,7 +567,7 @@ impl Seed {
         // that anything at all has happened.
         let accepting = tokio::task::spawn_local(async move {
             listen::accept(listener, &view, handed, stop, |stream, peer| {
-                tokio::task::spawn_local(proxy::serve(Rc::clone(&thread), stream, peer));
+                proxy::spawn(&thread, proxy::serve(Rc::clone(&thread), stream, peer));
             })
             .await
         });

@@ -4,6 +4,8 @@
 //! go on, 2 for bad settings, 130 and 143 when a second signal cut the stop short.
 
 mod health;
+mod limits;
+mod redis;
 mod signals;
 
 use std::io::Write;
@@ -34,6 +36,12 @@ fn main() -> ExitCode {
     };
     let done = match command {
         Command::Health(health) => health::ask(&health),
+        Command::Limits(limits) => limits::run(&limits).map(|text| say(&text)),
+        Command::RedisCheck(check) => match redis::check(&check) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
         Command::Say(text) => {
             say(text.trim_end());
             Ok(())

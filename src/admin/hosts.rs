@@ -1,6 +1,7 @@
 //! `/hosts`: who holds how many connections to whom.
 //!
-//! Of hosts that this instance knows, or of any one host by `?host=`. What the fleet holds is asked
+//! Of hosts that this instance knows, or of any one host by `?host=`; of one that shares a budget
+//! with others, the budget. What the fleet holds is asked
 //! of Redis in one exchange, for up to [`ASKED`] of the hosts listed; beyond that, and while Redis
 //! is away, it is what this instance heard last, and `holders` is null.
 
@@ -14,9 +15,11 @@ use super::Answer;
 use super::Held;
 use super::RedisState;
 use super::Sources;
+use super::decoded;
 use super::problem;
 use crate::base::authority::HostKey;
 use crate::limit::host::HostSnapshot;
+use crate::limit::rules::Pattern;
 
 /// Hosts about which Redis is asked for one answer.
 const ASKED: usize = 256;
@@ -35,8 +38,12 @@ pub(super) async fn list(sources: &Sources, query: &str) -> Answer {
             let Some(text) = decoded(text) else {
                 return problem(StatusCode::BAD_REQUEST, "host: not percent-encoded UTF-8");
             };
-            match HostKey::parse(&text) {
-                Ok(key) => vec![snapshot(sources, &key)],
+            let key = match text.parse() {
+                Ok(Pattern::Suffix(suffix)) => Ok(HostKey::budget(&suffix)),
+                _ => HostKey::parse(&text),
+            };
+            match key {
+                Ok(key) => vec![snapshot(sources, &sources.limiter.counted(&key))],
                 Err(why) => return problem(StatusCode::BAD_REQUEST, &format!("host: {why}")),
             }
         }
@@ -57,7 +64,7 @@ pub(super) async fn list(sources: &Sources, query: &str) -> Answer {
         RedisState::Away | RedisState::Learning | RedisState::Up => told(host, held),
     };
     let hosts: Vec<Value> = hosts.iter().zip(held).map(tell).collect();
-    super::json(StatusCode::OK, &json!({ "hosts": hosts }))
+    super::json(StatusCode::OK, &json!({ "hosts": hosts, "fleet": fleet(sources) }))
 }
 
 /// A host's numbers; zeros for one that nobody asked this instance for.
@@ -72,9 +79,27 @@ fn snapshot(sources: &Sources, key: &HostKey) -> HostSnapshot {
             limit: sources.limiter.limit(key),
             waiting: 0,
             idle: 0,
+            queued: 0,
             starved: false,
         },
     }
+}
+
+/// How this instance stands to its fleet; null without one.
+fn fleet(sources: &Sources) -> Value {
+    let Some(fleet) = sources.limiter.fleet_snapshot() else { return Value::Null };
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    json!({
+        "instance": fleet.instance,
+        "instances": fleet.instances,
+        "state": fleet.state,
+        "epoch": fleet.epoch,
+        "term": fleet.term,
+        "lease_ms": fleet.lease.map(millis),
+        "learning_ms": fleet.learning.map(millis),
+        "hints": { "served": fleet.served, "recalled": fleet.recalled },
+        "messages": fleet.messages,
+    })
 }
 
 fn told(host: &HostSnapshot, held: Option<Held>) -> Value {
@@ -84,29 +109,14 @@ fn told(host: &HostSnapshot, held: Option<Held>) -> Value {
         "open": host.open,
         "fleet_open": fleet_open,
         "granted": host.granted,
+        "slack": host.granted.saturating_sub(host.open),
         "limit": (host.limit > 0).then_some(host.limit),
         "waiting": host.waiting,
+        "queued": host.queued,
+        "starved": host.starved,
         "idle": host.idle,
         "holders": held.map(|held| held.holders),
     })
-}
-
-/// Percent-decoding (RFC 3986 §2.1); none if it is malformed or not UTF-8.
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let [high, low, tail @ ..] = tail else { return None };
-        let digit = |byte: u8| char::from(byte).to_digit(16);
-        bytes.push(u8::try_from(digit(*high)? * 16 + digit(*low)?).ok()?);
-        rest = tail;
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -138,7 +148,7 @@ mod tests {
         let host = |name: &str, open: u32| {
             json!({
                 "host": name, "open": open, "fleet_open": open, "granted": open, "limit": 2,
-                "waiting": 0, "idle": 0, "holders": {},
+                "waiting": 0, "idle": 0, "queued": 0, "slack": 0, "starved": false, "holders": {},
             })
         };
         assert_eq!(
@@ -160,6 +170,23 @@ mod tests {
         let found = hosts(&sources, "/hosts?host=%5B::1%5D:99").await;
         assert_eq!((&found[0]["host"], &found[0]["limit"]), (&json!("[::1]:99"), &json!(null)));
         assert_eq!(hosts(&sources, "/hosts").await, json!([]), "asking does not make it known");
+    }
+
+    #[tokio::test]
+    async fn a_host_that_shares_a_budget_is_told_as_that() {
+        let sources = sources(9);
+        let rule = "*.test=2/shared".parse().unwrap();
+        sources.limiter.set_fleet_limit(rule).await.unwrap();
+        let key = HostKey::parse("a.test").unwrap();
+        let _held = sources.limiter.acquire(&key, Patience::None).await.unwrap();
+        for asked in ["a.test", "b.test:81", "*.test", "%2a.TEST"] {
+            let found = hosts(&sources, &format!("/hosts?host={asked}")).await;
+            assert_eq!(
+                (&found[0]["host"], &found[0]["open"], &found[0]["limit"]),
+                (&json!("*.test"), &json!(1), &json!(2)),
+                "{asked}"
+            );
+        }
     }
 
     #[tokio::test]

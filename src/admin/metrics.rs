@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use http::StatusCode;
 use prometheus_client::collector::Collector;
@@ -14,6 +15,7 @@ use prometheus_client::encoding::NoLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
+use prometheus_client::registry::Unit;
 
 use super::Answer;
 use super::RedisState;
@@ -36,6 +38,7 @@ pub(super) fn text(sources: &Sources) -> Answer {
     registry.register_collector(Box::new(Hosts(sources.limiter.clone())));
     registry.register_collector(Box::new(Access(sources.access.clone())));
     registry.register_collector(Box::new(Redis(sources.instances.redis())));
+    registry.register_collector(Box::new(Fleet(sources.limiter.clone())));
     let mut text = String::with_capacity(16 * 1024);
     match encode(&mut text, &registry) {
         Ok(()) => body(StatusCode::OK, KIND, text),
@@ -48,16 +51,23 @@ pub(super) fn text(sources: &Sources) -> Answer {
 struct Row {
     name: String,
     open: u64,
+    slack: u64,
     waiting: u64,
+    starved: u64,
     /// None for [`OTHERS`], whose limits may differ.
     limit: Option<Limit>,
     admitted: u64,
+    waited: u64,
+    wait_seconds: f64,
     refused: [u64; Reason::ALL.len()],
 }
 
 impl Row {
     fn count(&mut self, counters: &Counters) {
         self.admitted = counters.admitted.load(Relaxed);
+        self.waited = counters.waited.load(Relaxed);
+        let waited = Duration::from_nanos(counters.wait_nanos.load(Relaxed));
+        self.wait_seconds = waited.as_secs_f64();
         self.refused = counters.refused.each_ref().map(|count| count.load(Relaxed));
     }
 }
@@ -75,15 +85,20 @@ impl Hosts {
         let mut rows = Vec::new();
         self.0.each(|host| {
             let now = host.snapshot(self.0.is_shared());
+            let slack = now.granted.saturating_sub(now.open).into();
             if !host.named {
                 others.open += u64::from(now.open);
+                others.slack += slack;
                 others.waiting += u64::from(now.waiting);
+                others.starved += u64::from(now.starved);
                 return;
             }
             let mut row = Row {
                 name: now.key.to_string(),
                 open: now.open.into(),
+                slack,
                 waiting: now.waiting.into(),
+                starved: now.starved.into(),
                 limit: Some(now.limit),
                 ..Row::default()
             };
@@ -99,7 +114,7 @@ impl Hosts {
 impl Collector for Hosts {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let rows = self.rows();
-        let gauges: [Gauge; 3] = [
+        let gauges: [Gauge; 5] = [
             (
                 "narrows_connections",
                 "Connections of this instance to a host, open or being dialled",
@@ -111,6 +126,14 @@ impl Collector for Hosts {
             ("narrows_waiting", "Requests of this instance waiting for a host", |row| {
                 Some(row.waiting)
             }),
+            ("narrows_slack", "Slots of a host that this instance holds and does not use", |row| {
+                Some(row.slack)
+            }),
+            (
+                "narrows_starved",
+                "Whether requests wait for a host at other instances, 1 or 0; hosts where they do",
+                |row| Some(row.starved),
+            ),
         ];
         for (name, help, value) in gauges {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
@@ -129,6 +152,25 @@ impl Collector for Hosts {
             let labels = [("host", row.name.as_str())];
             let mut metric = family.encode_family(&labels)?;
             metric.encode_counter::<NoLabelSet, _, u64>(&row.admitted, None)?;
+        }
+
+        let help = "Requests that had to wait for a slot, or for the word that there is none";
+        let mut family =
+            encoder.encode_descriptor("narrows_waited", help, None, MetricType::Counter)?;
+        for row in &rows {
+            let labels = [("host", row.name.as_str())];
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&row.waited, None)?;
+        }
+
+        let help = "How long they waited in all";
+        let unit = Some(&Unit::Seconds);
+        let mut family =
+            encoder.encode_descriptor("narrows_wait", help, unit, MetricType::Counter)?;
+        for row in &rows {
+            let labels = [("host", row.name.as_str())];
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&row.wait_seconds, None)?;
         }
 
         let help = "Requests that got no slot, by reason";
@@ -176,6 +218,58 @@ impl Collector for Redis {
         encoder
             .encode_descriptor("narrows_redis_up", help, None, MetricType::Gauge)?
             .encode_gauge(&up)
+    }
+}
+
+/// How this instance stands to its fleet.
+#[derive(Debug)]
+struct Fleet(Limiter);
+
+impl Collector for Fleet {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(fleet) = self.0.fleet_snapshot() else { return Ok(()) };
+        let seconds = |time: Option<Duration>| time.unwrap_or_default().as_secs_f64();
+        let gauges = [
+            ("narrows_instances", "Instances in the fleet", f64::from(fleet.instances)),
+            (
+                "narrows_lease_left_seconds",
+                "How long Redis still vouches for the slots of this instance",
+                seconds(fleet.lease),
+            ),
+            (
+                "narrows_learning_left_seconds",
+                "How long nothing new is granted after a loss of data; 0 in between",
+                seconds(fleet.learning),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            family.encode_gauge(&value)?;
+        }
+        let counters = [
+            ("narrows_epochs", "Connections of the limiter to Redis", fleet.epoch),
+            (
+                "narrows_redis_messages",
+                "Calls of a script for the limiter; over narrows_admitted, calls per admission",
+                fleet.messages,
+            ),
+        ];
+        for (name, help, value) in counters {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            family.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+        }
+        let help = "Hints heard from Redis: slots that came to the queue, and calls to give back";
+        let mut family =
+            encoder.encode_descriptor("narrows_hints", help, None, MetricType::Counter)?;
+        for (kind, count) in [("served", fleet.served), ("recalled", fleet.recalled)] {
+            let labels = [("kind", kind)];
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        let help = "Changes with each death of an instance and each loss of data";
+        encoder
+            .encode_descriptor("narrows_term", help, None, MetricType::Gauge)?
+            .encode_gauge(&fleet.term)
     }
 }
 

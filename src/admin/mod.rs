@@ -1,6 +1,6 @@
 //! The second port: what narrows does, for operators and their tools.
 //!
-//! Everything here reads; nothing changes the proxy, and nothing of the proxy's way waits for it.
+//! Everything here reads, but for [`limits`]; nothing of the proxy's way waits for it.
 //! It runs on the control thread, so a slow reader costs the relays nothing: a connection has one
 //! request and [`TIME`] to be done with it, and there are at most [`CONNECTIONS`] of them.
 //!
@@ -8,6 +8,7 @@
 
 mod health;
 mod hosts;
+mod limits;
 mod metrics;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ pub use self::health::Readiness;
 use crate::base::authority::HostKey;
 use crate::limit::Limiter;
 use crate::store::Fleet;
+use crate::store::Secret;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Metrics;
 
@@ -46,6 +48,8 @@ use crate::telemetry::metrics::Metrics;
 pub struct Settings {
     /// The address; port 0 picks a free one.
     pub address: SocketAddr,
+    /// What a change of the fleet's limits must carry; without it they cannot be changed here.
+    pub token: Option<Secret>,
 }
 
 /// One thing that can be asked.
@@ -56,7 +60,7 @@ struct Endpoint {
 }
 
 /// All that can be asked, by GET or HEAD. Answers get the sources and the query (without `?`).
-const ENDPOINTS: [Endpoint; 5] = [
+const ENDPOINTS: [Endpoint; 6] = [
     Endpoint { path: "/", what: "this list", answer: index },
     Endpoint {
         path: "/healthz",
@@ -77,6 +81,11 @@ const ENDPOINTS: [Endpoint; 5] = [
         path: "/hosts",
         what: "connections per host, here and in the fleet; ?host=HOST for one",
         answer: |sources, query| Box::pin(hosts::list(sources, query)),
+    },
+    Endpoint {
+        path: "/limits",
+        what: "the fleet's table of limits; PUT and DELETE of /limits/PATTERN change it",
+        answer: |sources, _| ready(limits::list(sources)),
     },
 ];
 
@@ -165,6 +174,8 @@ pub struct Sources {
     pub access: Log,
     /// The other instances: a clone of the limiter, outside tests.
     pub instances: Box<dyn Instances>,
+    /// As in [`Settings`].
+    pub token: Option<Secret>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -195,7 +206,7 @@ pub async fn serve(listener: TcpListener, sources: Arc<Sources>) {
 async fn connection(stream: TcpStream, sources: Arc<Sources>) {
     let service = service_fn(|request| {
         let sources = Arc::clone(&sources);
-        async move { Ok::<_, std::convert::Infallible>(answer(&sources, &request).await) }
+        async move { Ok::<_, std::convert::Infallible>(answer(&sources, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -210,7 +221,10 @@ async fn connection(stream: TcpStream, sources: Arc<Sources>) {
     }
 }
 
-async fn answer(sources: &Sources, request: &Request<Incoming>) -> Answer {
+async fn answer(sources: &Sources, request: Request<Incoming>) -> Answer {
+    if request.uri().path().starts_with(limits::RULES) {
+        return limits::change(sources, request).await;
+    }
     respond(sources, request.method(), request.uri().path(), request.uri().query()).await
 }
 
@@ -263,6 +277,24 @@ fn problem(status: StatusCode, detail: &str) -> Answer {
     body(status, "application/problem+json", value.to_string())
 }
 
+/// Percent-decoding (RFC 3986 §2.1); none if it is malformed or not UTF-8.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let [high, low, tail @ ..] = tail else { return None };
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        bytes.push(u8::try_from(digit(*high)? * 16 + digit(*low)?).ok()?);
+        rest = tail;
+    }
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
@@ -282,6 +314,7 @@ mod tests {
             metrics: Arc::new(Metrics::new(1, false)),
             readiness: Arc::default(),
             access: Log::off(),
+            token: None,
         }
     }
 

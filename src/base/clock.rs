@@ -21,7 +21,8 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// The wall clock, for log lines only: no decision may depend on it.
+/// The wall clock, for log lines, and to say which of two instances was started last. No other
+/// decision may depend on it.
 #[expect(clippy::disallowed_methods, reason = "this is the clock that the ban points to")]
 pub fn wall() -> SystemTime {
     SystemTime::now()

@@ -12,6 +12,8 @@ use clap::ArgAction;
 use clap::Command;
 use clap::builder::OsStringValueParser;
 
+use super::limits;
+
 /// Where a setting stands in `--help` and in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Group {
@@ -118,7 +120,7 @@ impl Setting {
         self
     }
 
-    fn arg(&self) -> Arg {
+    pub(super) fn arg(&self) -> Arg {
         let default = match self.unset {
             Nothing => String::new(),
             unset @ (Said(_) | Text(_)) => format!(" [default: {unset}]"),
@@ -179,8 +181,8 @@ settings! {
         "Connections at once to each host, tunnels and plain requests together; 0 is unlimited.");
     HOST_LIMIT = row(Limits, "host-limit", "HOST=N", &["NARROWS_HOST_LIMITS"], Nothing,
         "The same for one host, over --max-connections. HOST is a name (its other ports counted \
-         apart, each with this limit), HOST:PORT just that, *.example.com each deeper name; the \
-         most exact rule wins. Repeatable, or separated by commas.").takes(Values::Many);
+         apart, each with this limit), HOST:PORT just that, *.example.com each deeper name (with \
+         /shared behind N all of them together); the most exact rule wins. Repeatable, or separated by commas.").takes(Values::Many);
     QUEUE_TIMEOUT = row(Limits, "queue-timeout", "TIME", &["NARROWS_QUEUE_TIMEOUT"], Text("0s"),
         "How long a request waits for a full host, first come first served; 0 refuses at once.");
     QUEUE_SIZE = row(Limits, "queue-size", "N", &["NARROWS_QUEUE_SIZE"], Text("1000"),
@@ -193,17 +195,39 @@ settings! {
 
     REDIS_ADDR = row(Fleet, "redis-addr", "HOST:PORT", &["NARROWS_REDIS_ADDR", "REDIS_ADDR"],
         Nothing,
-        "Redis through which all instances share one count per host; without it (or --redis-url) \
-         each instance counts alone.");
+        "Redis through which all instances share one count per host; without it (or one of the \
+         three below) each instance counts alone.");
     REDIS_URL = row(Fleet, "redis-url", "URL", &["NARROWS_REDIS_URL", "REDIS_URL"], Nothing,
         "The same as a URL: redis://HOST, rediss://HOST for TLS, redis+unix:///PATH.").secret();
+    REDIS_SENTINELS = row(Fleet, "redis-sentinels", "HOST:PORT", &["NARROWS_REDIS_SENTINELS"],
+        Nothing,
+        "The same behind sentinels, who say which Redis is the master. Repeatable, or separated by \
+         commas.").takes(Values::Many);
+    REDIS_SENTINEL_MASTER = row(Fleet, "redis-sentinel-master", "NAME",
+        &["NARROWS_REDIS_SENTINEL_MASTER"], Text("mymaster"),
+        "What the sentinels call the master.");
+    REDIS_SENTINEL_USERNAME = row(Fleet, "redis-sentinel-username", "NAME",
+        &["NARROWS_REDIS_SENTINEL_USERNAME"], Nothing, "User at the sentinels.");
+    REDIS_SENTINEL_PASSWORD = row(Fleet, "redis-sentinel-password", "TEXT",
+        &["NARROWS_REDIS_SENTINEL_PASSWORD"], Nothing, "Password at the sentinels.").secret();
+    REDIS_CLUSTER = row(Fleet, "redis-cluster", "HOST:PORT", &["NARROWS_REDIS_CLUSTER"], Nothing,
+        "The same on a cluster (Redis 7 or later): some of its nodes, who know the others. \
+         Repeatable, or separated by commas.").takes(Values::Many);
+    REDIS_TLS = row(Fleet, "redis-tls", "on|off", &["NARROWS_REDIS_TLS"], Text("off"),
+        "TLS to Redis, its sentinels and all nodes of its cluster; a URL says so by rediss://.");
+    REDIS_TLS_CA = row(Fleet, "redis-tls-ca", "FILE", &["NARROWS_REDIS_TLS_CA"], Nothing,
+        "PEM file of the authorities to trust there, in place of the system's; turns TLS on.");
+    REDIS_TLS_CERT = row(Fleet, "redis-tls-cert", "FILE", &["NARROWS_REDIS_TLS_CERT"], Nothing,
+        "PEM file of the certificate that a Redis which asks for one is shown; turns TLS on.");
+    REDIS_TLS_KEY = row(Fleet, "redis-tls-key", "FILE", &["NARROWS_REDIS_TLS_KEY"], Nothing,
+        "PEM file of its key.");
     REDIS_USERNAME = row(Fleet, "redis-username", "NAME", &["NARROWS_REDIS_USERNAME"], Nothing,
         "User at Redis.");
     REDIS_PASSWORD = row(Fleet, "redis-password", "TEXT",
         &["NARROWS_REDIS_PASSWORD", "REDIS_PASSWORD"], Nothing,
         "Password at Redis; better given by variable: others can read a command line.").secret();
     REDIS_DB = row(Fleet, "redis-db", "N", &["NARROWS_REDIS_DB", "REDIS_DB"], Said("0"),
-        "Number of the database at Redis.");
+        "Number of the database at Redis; a cluster has only 0.");
     REDIS_PREFIX = row(Fleet, "redis-prefix", "TEXT", &["NARROWS_REDIS_PREFIX"],
         Text("proxy_rate_limiter"),
         "First part of every key at Redis; instances with the same one share their counts.");
@@ -213,6 +237,13 @@ settings! {
         Text("closed"),
         "New connections while Redis is away: closed refuses them, share gives this instance its \
          part of each limit, open lets all pass. Running ones go on in any case.");
+    SLACK = row(Fleet, "slack", "N", &["NARROWS_SLACK"], Text("8"),
+        "The most slots of one host that an instance holds ahead of need, while there are plenty, so \
+         that most requests need no call to Redis. 0 holds none.");
+    ON_LEASE_LOSS = row(Fleet, "on-lease-loss", "keep|close", &["NARROWS_ON_LEASE_LOSS"],
+        Text("keep"),
+        "Open connections when the lease has run out and their slots may be given to others: keep \
+         lets them go on and opens nothing until they fit again, close cuts all.");
     LEASE = row(Fleet, "lease", "TIME", &["NARROWS_LEASE"], Text("15s"),
         "How long Redis keeps the slots of an instance that has gone silent; at least 300ms.");
     HEARTBEAT = row(Fleet, "heartbeat", "TIME", &["NARROWS_HEARTBEAT"],
@@ -257,9 +288,15 @@ settings! {
         "How long a client's connection may stay without a request.");
 
     ADMIN_PORT = row(Admin, "admin-port", "PORT|off", &["NARROWS_ADMIN_PORT"], Text("9900"),
-        "Port of /healthz, /readyz, /metrics and /hosts; 0 picks a free one.");
+        "Port of /healthz, /readyz, /metrics, /hosts and /limits; 0 picks a free one.");
     ADMIN_BIND = row(Admin, "admin-bind", "ADDR", &["NARROWS_ADMIN_BIND"], Text("127.0.0.1"),
         "IP address of the admin port.");
+    ADMIN_TOKEN = row(Admin, "admin-token", "TEXT", &["NARROWS_ADMIN_TOKEN"], Nothing,
+        "What a change of the fleet's limits by the admin port must carry as its bearer token; \
+         without it they cannot be changed there. Better given by variable or file: others can \
+         read a command line.").secret();
+    ADMIN_TOKEN_FILE = row(Admin, "admin-token-file", "FILE", &["NARROWS_ADMIN_TOKEN_FILE"],
+        Nothing, "The same, as the one line of a file.");
 
     LOG_LEVEL = row(Logs, "log-level", "LEVEL", &["NARROWS_LOG_LEVEL", "LOG_LEVEL"], Text("info"),
         "error, warn, info, debug or trace; debug tells each opening and closing of a connection \
@@ -274,6 +311,11 @@ settings! {
 pub(crate) const PRINT_MARKDOWN: &str = "print-flags-markdown";
 /// The subcommand of the health check.
 pub(crate) const HEALTH: &str = "health";
+/// The subcommand about Redis, and its one subcommand.
+pub(crate) const REDIS: &str = "redis";
+pub(crate) const CHECK: &str = "check";
+/// The flag of [`CHECK`] for programs.
+pub(crate) const JSON: &str = "json";
 /// The flag of [`HEALTH`] for how long it waits.
 pub(crate) const HEALTH_TIMEOUT: &str = "timeout";
 
@@ -294,6 +336,10 @@ const EXAMPLES: &str = "Examples:
       One host has its own limit, and who finds a host full waits up to half a minute.
   narrows --max-connections 25 --redis-addr redis:6379
       The same limit for all instances together that use this Redis.
+  narrows limits set api.example.com 5 --redis-addr redis:6379
+      The limit of one host, for all of them, while they run.
+  narrows redis check --redis-addr redis:6379
+      Says in words whether that Redis is fit for it, and what to do if it is not.
   narrows health
       Exit code 0 if the narrows whose admin port is on 9900 is well.
 
@@ -311,6 +357,23 @@ pub(crate) fn command() -> Command {
                 .value_parser(OsStringValueParser::new())
                 .help("How long the answer may take [default: 2s]"),
         );
+    let settings = ALL.iter().filter(|setting| setting.group == Fleet);
+    let check = Command::new(CHECK)
+        .about("Say whether this Redis is fit for narrows, and what to do if not: exit code 0 or 1")
+        .args(settings.map(|setting| setting.arg()))
+        .arg(
+            Arg::new(JSON)
+                .long(JSON)
+                .action(ArgAction::SetTrue)
+                .help("One JSON object per finding, for programs"),
+        );
+    let redis = Command::new(REDIS)
+        .about("Questions about the Redis that a fleet shares")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .args_override_self(true)
+        .subcommand(check.args_override_self(true));
     Command::new("narrows")
         .version(env!("CARGO_PKG_VERSION"))
         .about(ABOUT)
@@ -321,7 +384,7 @@ pub(crate) fn command() -> Command {
         .disable_help_subcommand(true)
         .args(ALL.iter().map(|setting| setting.arg()))
         .arg(Arg::new(PRINT_MARKDOWN).long(PRINT_MARKDOWN).hide(true).action(ArgAction::SetTrue))
-        .subcommand(health)
+        .subcommands([health, limits::command(), redis])
 }
 
 /// The table of all flags in Markdown, as it stands in the README.

@@ -6,6 +6,7 @@
 //! one place, [`environment`].
 
 mod flags;
+mod limits;
 mod redis;
 mod source;
 mod units;
@@ -13,6 +14,7 @@ mod units;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
+use std::io::Read;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
@@ -27,6 +29,8 @@ use rustls_pki_types::pem::PemObject;
 
 use self::flags::Group;
 pub use self::flags::markdown_table;
+pub use self::limits::Action;
+pub use self::limits::Limits;
 use self::source::Noted;
 use self::source::Origin;
 use self::source::Source;
@@ -38,9 +42,11 @@ use crate::limit::rules::Limit;
 use crate::limit::rules::Rule;
 use crate::limit::shared;
 use crate::limit::shared::Failure;
+use crate::limit::shared::LeaseLoss;
 use crate::listen;
 use crate::proxy;
 use crate::store;
+use crate::store::Secret;
 use crate::telemetry::access::Target;
 use crate::telemetry::trace;
 use crate::upstream;
@@ -81,6 +87,10 @@ pub struct Config {
 pub enum Command {
     /// Ask a running narrows how it is.
     Health(Health),
+    /// Show or change the fleet's limits.
+    Limits(Box<Limits>),
+    /// Say whether a Redis is fit.
+    RedisCheck(Box<RedisCheck>),
     /// Say this and end.
     Say(String),
     /// Be a proxy.
@@ -94,6 +104,15 @@ pub struct Health {
     pub address: SocketAddr,
     /// How long the answer may take.
     pub timeout: Duration,
+}
+
+/// Which Redis to look at.
+#[derive(Clone, Debug)]
+pub struct RedisCheck {
+    /// The Redis.
+    pub store: store::Settings,
+    /// Whether the findings are for programs.
+    pub json: bool,
 }
 
 /// How to be a proxy.
@@ -147,10 +166,31 @@ impl Config {
         if matches.get_flag(flags::PRINT_MARKDOWN) {
             return Ok(Command::Say(markdown_table()));
         }
-        if let Some((_, inner)) = matches.subcommand() {
-            let mut source = Source::new(vec![inner, &matches], environment);
-            let health = health(&mut source, inner);
-            return finish(health.map(Command::Health), source.problems);
+        match matches.subcommand() {
+            Some((limits::NAME, middle)) => {
+                let (name, inner) = middle.subcommand().unwrap_or(("", middle));
+                let mut source = Source::new(vec![inner, &matches], environment);
+                let limits = limits::read(&mut source, name, inner);
+                return finish(
+                    limits.map(|limits| Command::Limits(Box::new(limits))),
+                    source.problems,
+                );
+            }
+            Some((flags::REDIS, redis)) => {
+                let inner = redis.subcommand_matches(flags::CHECK).unwrap_or(redis);
+                let mut source = Source::new(vec![inner, &matches], environment);
+                let check = check(&mut source, inner);
+                return finish(
+                    check.map(|check| Command::RedisCheck(Box::new(check))),
+                    source.problems,
+                );
+            }
+            Some((_, inner)) => {
+                let mut source = Source::new(vec![inner, &matches], environment);
+                let health = health(&mut source, inner);
+                return finish(health.map(Command::Health), source.problems);
+            }
+            None => {}
         }
         let mut source = Source::new(vec![&matches], environment);
         let config = config(&mut source);
@@ -213,6 +253,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
 
     let admin_port = source.read(&flags::ADMIN_PORT, port_or_off);
     let admin_bind = source.read(&flags::ADMIN_BIND, ip);
+    let admin_token = admin_token(source);
 
     let level = source.read(&flags::LOG_LEVEL, level);
     let format = source.read(&flags::LOG_FORMAT, format);
@@ -222,7 +263,8 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let address = bind.and_then(|ip| Ok(SocketAddr::new(ip, port?)));
     let admin = match (admin_bind, admin_port) {
         (Ok(ip), Ok(Some(port))) => {
-            let admin = admin::Settings { address: SocketAddr::new(ip, port) };
+            let token = admin_token?;
+            let admin = admin::Settings { address: SocketAddr::new(ip, port), token };
             match address {
                 Ok(proxy) if overlap(proxy, admin.address) => {
                     let problem = format!("{port} is the proxy's port too; give another, or off");
@@ -282,10 +324,17 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
 const SHORTEST_LEASE: Duration = Duration::from_millis(300);
 
 fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
-    let url = redis::url(source);
-    let prefix = source.read(&flags::REDIS_PREFIX, prefix);
-    let timeout = source.read(&flags::REDIS_TIMEOUT, some_time);
+    let store = redis::store(source);
     let failure = source.read(&flags::REDIS_FAILURE, failure);
+    let lease_loss = source.read(&flags::ON_LEASE_LOSS, |text| match text {
+        "keep" => Ok(LeaseLoss::Keep),
+        "close" => Ok(LeaseLoss::Close),
+        _ => Err("keep or close"),
+    });
+    let slack = source.read(&flags::SLACK, |text| match text.parse() {
+        Ok(slack @ 0..=1000) => Ok(slack),
+        Ok(_) | Err(_) => Err("a whole number from 0 to 1000"),
+    });
     let lease = source.read(&flags::LEASE, |text| match units::duration(text) {
         Ok(lease) if lease >= SHORTEST_LEASE => Ok(lease),
         _ => Err("a time of at least 300ms, such as 15s"),
@@ -304,13 +353,28 @@ fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
         }
         (Err(noted), _) | (_, Err(noted)) => Err(noted),
     };
-    let url = url?;
-    let (prefix, timeout, failure, (lease, heartbeat)) = (prefix?, timeout?, failure?, timing?);
-    Ok(url.map(|url| {
-        let deployment = store::Deployment::Single { url };
-        let store = store::Settings { deployment, tls: None, prefix, timeout };
-        shared::Settings { store, lease, heartbeat, failure, slack: 8 }
-    }))
+    let (store, failure, (lease, heartbeat)) = (store?, failure?, timing?);
+    let (lease_loss, slack) = (lease_loss?, slack?);
+    Ok(store.map(|store| shared::Settings { store, lease, heartbeat, failure, lease_loss, slack }))
+}
+
+fn admin_token(source: &mut Source<'_>) -> Result<Option<Secret>, Noted> {
+    let text = source.read_if(&flags::ADMIN_TOKEN, token);
+    let file = source.read_if(&flags::ADMIN_TOKEN_FILE, token_file);
+    match (text?, file?) {
+        (Some(_), Some(_)) => {
+            Err(source.clash(&flags::ADMIN_TOKEN_FILE, "--admin-token is there too; give one"))
+        }
+        (text, file) => Ok(text.or(file)),
+    }
+}
+
+fn check(source: &mut Source<'_>, matches: &ArgMatches) -> Result<RedisCheck, Noted> {
+    let store = redis::store(source)?.ok_or_else(|| {
+        source.problems.push(format!("which Redis? give one of {}", redis::PLACES));
+        Noted
+    })?;
+    Ok(RedisCheck { store, json: matches.get_flag(flags::JSON) })
 }
 
 fn health(source: &mut Source<'_>, matches: &ArgMatches) -> Result<Health, Noted> {
@@ -339,12 +403,12 @@ fn health(source: &mut Source<'_>, matches: &ArgMatches) -> Result<Health, Noted
 
 fn warn_of_idle_fleet_settings(source: &mut Source<'_>) {
     for setting in flags::ALL.iter().filter(|setting| setting.group == Group::Fleet) {
-        if let Ok(Some(given)) = source.given(setting)
+        if !setting.name.starts_with("redis-sentinel-")
+            && let Ok(Some(given)) = source.given(setting)
             // Names that others use too may be there for others.
             && given.origin > Origin::Alias
         {
-            let warning =
-                format!("--{} has no effect without --redis-addr or --redis-url", setting.name);
+            let warning = format!("--{} has no effect without {}", setting.name, redis::PLACES);
             source.warnings.push(warning);
         }
     }
@@ -418,12 +482,20 @@ fn via(text: &str) -> Result<Option<String>, &'static str> {
     }
 }
 
-fn prefix(text: &str) -> Result<String, &'static str> {
-    // Braces would move the key to another slot of a cluster.
-    if text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'{' && byte != b'}') {
-        return Ok(text.to_owned());
+/// As a field of a request can carry it.
+fn token(text: &str) -> Result<Secret, &'static str> {
+    if (1..=512).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(Secret(text.to_owned()));
     }
-    Err("visible ASCII characters without { and }")
+    Err("1 to 512 visible ASCII characters")
+}
+
+fn token_file(path: &str) -> Result<Secret, String> {
+    let mut text = String::new();
+    let read = fs::File::open(path).and_then(|file| file.take(1024).read_to_string(&mut text));
+    read.map_err(|error| format!("a file that can be read ({error})"))?;
+    token(text.trim_end_matches(['\r', '\n']))
+        .map_err(|allowed| format!("a file with one line of {allowed}"))
 }
 
 fn failure(text: &str) -> Result<Failure, &'static str> {
@@ -518,7 +590,7 @@ fn target(text: &str) -> Result<Target, &'static str> {
 mod tests {
     use super::*;
 
-    fn read(args: &[&str], env: &[(&str, &str)]) -> Result<Command, Problems> {
+    pub(super) fn read(args: &[&str], env: &[(&str, &str)]) -> Result<Command, Problems> {
         let args = ["narrows"].iter().chain(args).map(OsString::from);
         let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         Config::read(args, env)
@@ -527,7 +599,12 @@ mod tests {
     pub(super) fn serve(args: &[&str], env: &[(&str, &str)]) -> Serve {
         match read(args, env).unwrap() {
             Command::Serve(serve) => *serve,
-            other @ (Command::Health(_) | Command::Say(_)) => panic!("{other:?}"),
+            other @ (Command::Health(_)
+            | Command::Limits(_)
+            | Command::RedisCheck(_)
+            | Command::Say(_)) => {
+                panic!("{other:?}")
+            }
         }
     }
 
@@ -554,6 +631,32 @@ mod tests {
         assert_eq!(config.shutdown_timeout, Duration::from_secs(10));
         assert_eq!((config.trace.level, config.access), (tracing::Level::INFO, Target::Off));
         assert_eq!(format!("{:?}", serve(&[], &[]).config), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn the_admin_token_comes_from_one_place_and_is_never_printed() {
+        let token = |args: &[&str], env: &[(&str, &str)]| {
+            let served = serve(args, env);
+            assert!(!format!("{served:?}").contains("sesame"));
+            served.config.admin.unwrap().token.map(|token| token.0)
+        };
+        assert_eq!(token(&[], &[]), None);
+        assert_eq!(token(&[], &[("NARROWS_ADMIN_TOKEN", "sesame")]).as_deref(), Some("sesame"));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        fs::write(&file, "sesame2\n").unwrap();
+        let file = file.to_str().unwrap();
+        assert_eq!(token(&["--admin-token-file", file], &[]).as_deref(), Some("sesame2"));
+        let both = problems(&["--admin-token=sesame", "--admin-token-file", file], &[]);
+        assert!(both[0].starts_with("--admin-token-file (or NARROWS_ADMIN_TOKEN_FILE): "));
+        fs::write(file, "open sesame\nopen").unwrap();
+        for args in [["--admin-token", "open sesame"], ["--admin-token-file", file]] {
+            let told = problems(&args, &[]);
+            assert!(told[0].contains("visible ASCII") && told[0].contains(args[0]), "{told:?}");
+            assert!(!told[0].contains("sesame"), "{told:?}");
+        }
+        let told = problems(&["--admin-token-file", "/nowhere"], &[]);
+        assert!(told[0].contains("\"/nowhere\" is not allowed: a file"), "{told:?}");
     }
 
     #[test]
@@ -613,7 +716,7 @@ mod tests {
                 "--max-connections (NARROWS_MAX_CONNECTIONS): \"abc\" is not allowed: \
                  a whole number from 0 (unlimited) to 4294967295",
                 "--host-limit (NARROWS_HOST_LIMITS): \"b\" is not allowed: \
-                 must be HOST=N, HOST:PORT=N or *.SUFFIX=N",
+                 must be HOST=N, HOST:PORT=N, *.SUFFIX=N or *.SUFFIX=N/shared",
                 "--host-limit (NARROWS_HOST_LIMITS): \"c=x\" is not allowed: \
                  the limit must be a whole number from 0 (unlimited) to 4294967295",
                 "--queue-timeout (or NARROWS_QUEUE_TIMEOUT): \"soon\" is not allowed: \
@@ -777,7 +880,7 @@ mod tests {
                 "NARROWS_PORT=\"tcp://10.0.0.1:8080\" is ignored: a Kubernetes service link",
                 "NARROWS_COLOUR_OF_THE_SKY is not a setting of narrows",
                 "NARROWS_HOST_LIMIT is not a setting of narrows; did you mean NARROWS_HOST_LIMITS?",
-                "--lease has no effect without --redis-addr or --redis-url",
+                "--lease has no effect without --redis-addr, --redis-url, --redis-sentinels or --redis-cluster",
             ]
         );
     }
@@ -809,7 +912,12 @@ mod tests {
     fn a_health_check_asks_the_admin_port_and_minds_nothing_else() {
         let health = |args: &[&str], env: &[(&str, &str)]| match read(args, env).unwrap() {
             Command::Health(health) => health,
-            other @ (Command::Say(_) | Command::Serve(_)) => panic!("{other:?}"),
+            other @ (Command::Limits(_)
+            | Command::RedisCheck(_)
+            | Command::Say(_)
+            | Command::Serve(_)) => {
+                panic!("{other:?}")
+            }
         };
         let env = [("NARROWS_ADMIN_PORT", "9901"), ("NARROWS_LEASE", "never")];
         let asked = health(&["health"], &env);

@@ -1,8 +1,16 @@
-//! Where Redis is: several settings that make one URL.
+//! Where Redis is: several settings that make one [`store::Settings`].
 //!
-//! SECURITY: the URL may hold a password. It leaves here as a [`Secret`] and stands in no problem.
+//! One Redis is an address or a URL, behind sentinels it is their addresses, a cluster some of its
+//! nodes'; only one of these ways may be meant.
+//!
+//! SECURITY: the settings may hold passwords. They leave here as [`Secret`]s and stand in no
+//! problem.
+
+use std::fs;
 
 use redis::IntoConnectionInfo;
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
 
 use super::flags;
 use super::flags::Setting;
@@ -11,34 +19,255 @@ use super::source::Noted;
 use super::source::Origin;
 use super::source::Source;
 use crate::base::authority::Authority;
+use crate::base::authority::Host;
+use crate::store;
+use crate::store::ClientCertificate;
+use crate::store::Deployment;
+use crate::store::Login;
+use crate::store::Node;
 use crate::store::Secret;
+use crate::store::Tls;
+
+/// What says that there is a Redis.
+pub(super) const PLACES: &str = "--redis-addr, --redis-url, --redis-sentinels or --redis-cluster";
 
 const PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
 const URL: &str = "a URL such as redis://HOST:6379/0, rediss://HOST or redis+unix:///PATH";
 const ADDR: &str = "HOST:PORT, such as 127.0.0.1:6379";
 
-/// The URL of Redis with user, password and database filled in; none without a Redis.
-pub(super) fn url(source: &mut Source<'_>) -> Result<Option<Secret>, Noted> {
+/// Everything about Redis but when it is spoken to; none without a Redis.
+pub(super) fn store(source: &mut Source<'_>) -> Result<Option<store::Settings>, Noted> {
+    let prefix = source.read(&flags::REDIS_PREFIX, prefix);
+    let timeout = source.read(&flags::REDIS_TIMEOUT, super::some_time);
+    let tls = tls(source);
+    let parts = Parts::read(source);
+    let way = way(source);
+    let (prefix, timeout, (tls, asks), parts) = (prefix?, timeout?, tls?, parts?);
+    let way = way?;
+    if !way.as_ref().is_some_and(|(setting, _)| is(setting, &flags::REDIS_SENTINELS)) {
+        warn_of_idle_sentinel_settings(source);
+    }
+    let Some((setting, given)) = way else { return Ok(None) };
+    let deployment = if is(setting, &flags::REDIS_CLUSTER) {
+        cluster(source, &given, parts)?
+    } else if is(setting, &flags::REDIS_SENTINELS) {
+        sentinel(source, &given, parts)?
+    } else {
+        single(source, setting, &given, parts, tls.is_some())?
+    };
+    if let (Deployment::Single { url }, Some(setting)) = (&deployment, asks)
+        && !["rediss:", "valkeys:"].iter().any(|scheme| url.0.starts_with(scheme))
+    {
+        return Err(source.clash(setting, "needs a --redis-url that begins with rediss://"));
+    }
+    Ok(Some(store::Settings { deployment, tls, prefix, timeout }))
+}
+
+/// What is read one by one, before it is known what of it matters.
+struct Parts {
+    sentinels: Vec<Node>,
+    master: String,
+    sentinel_login: Login,
+    seeds: Vec<Node>,
+    username: Option<Given>,
+    password: Option<Given>,
+    database: Option<(Given, u32)>,
+}
+
+impl Parts {
+    fn read(source: &mut Source<'_>) -> Result<Self, Noted> {
+        let sentinels = source.list(&flags::REDIS_SENTINELS, |text| node(text, SENTINEL_PORT));
+        let seeds = source.list(&flags::REDIS_CLUSTER, |text| node(text, PORT));
+        let master = source.read(&flags::REDIS_SENTINEL_MASTER, |text| {
+            let is_name = text.bytes().all(|byte| byte.is_ascii_graphic());
+            if is_name { Ok(text.to_owned()) } else { Err("a name without spaces") }
+        });
+        let sentinel_username = source.given(&flags::REDIS_SENTINEL_USERNAME);
+        let sentinel_password = source.given(&flags::REDIS_SENTINEL_PASSWORD);
+        let username = source.given(&flags::REDIS_USERNAME);
+        let password = source.given(&flags::REDIS_PASSWORD);
+        let database = match source.given(&flags::REDIS_DB) {
+            Ok(Some(given)) => match given.text.parse() {
+                Ok(number) => Ok(Some((given, number))),
+                Err(_why) => {
+                    let allowed = "a whole number from 0";
+                    Err(source.refuse(&flags::REDIS_DB, &given, &given.text, &allowed))
+                }
+            },
+            Ok(None) => Ok(None),
+            Err(noted) => Err(noted),
+        };
+        Ok(Self {
+            sentinels: sentinels?,
+            master: master?,
+            sentinel_login: login(sentinel_username?, sentinel_password?),
+            seeds: seeds?,
+            username: username?,
+            password: password?,
+            database: database?,
+        })
+    }
+}
+
+fn login(username: Option<Given>, password: Option<Given>) -> Login {
+    Login {
+        username: username.map(|given| given.text),
+        password: password.map(|given| Secret(given.text)),
+    }
+}
+
+fn is(setting: &Setting, other: &'static Setting) -> bool {
+    std::ptr::eq(setting, other)
+}
+
+type Way = (&'static Setting, Given);
+
+/// Which of the ways to say where Redis is holds: the one that was given most directly.
+fn way(source: &mut Source<'_>) -> Result<Option<Way>, Noted> {
     let addr = source.given(&flags::REDIS_ADDR);
     let url = source.given(&flags::REDIS_URL);
-    let username = source.given(&flags::REDIS_USERNAME);
-    let password = source.given(&flags::REDIS_PASSWORD);
-    let db = match source.given(&flags::REDIS_DB) {
-        Ok(Some(db)) if db.text.parse::<u32>().is_err() => {
-            Err(source.refuse(&flags::REDIS_DB, &db, &db.text, &"a whole number from 0"))
+    let sentinels = source.given(&flags::REDIS_SENTINELS);
+    let cluster = source.given(&flags::REDIS_CLUSTER);
+    let mut ways: Vec<Way> = place(source, addr?, url?)?.into_iter().collect();
+    ways.extend(sentinels?.map(|given| (&flags::REDIS_SENTINELS, given)));
+    ways.extend(cluster?.map(|given| (&flags::REDIS_CLUSTER, given)));
+    ways.sort_by_key(|(_, given)| std::cmp::Reverse(given.origin));
+    let mut ways = ways.into_iter();
+    let Some(strongest) = ways.next() else { return Ok(None) };
+    for (setting, given) in ways {
+        if given.origin == strongest.1.origin {
+            let problem =
+                format!("--{} says otherwise where Redis is; give one of them", setting.name);
+            return Err(source.clash(strongest.0, &problem));
         }
-        other => other,
+        warn(source, strongest.0, setting, given.origin);
+    }
+    Ok(Some(strongest))
+}
+
+fn cluster(source: &mut Source<'_>, given: &Given, parts: Parts) -> Result<Deployment, Noted> {
+    if let Some((database, 1..)) = &parts.database {
+        let allowed = "0, the only database of a cluster";
+        return Err(source.refuse(&flags::REDIS_DB, database, &database.text, &allowed));
+    }
+    if parts.seeds.is_empty() {
+        return Err(source.refuse(&flags::REDIS_CLUSTER, given, &given.text, &ADDR));
+    }
+    let login = login(parts.username, parts.password);
+    Ok(Deployment::Cluster { seeds: parts.seeds, login })
+}
+
+fn sentinel(source: &mut Source<'_>, given: &Given, parts: Parts) -> Result<Deployment, Noted> {
+    if parts.sentinels.is_empty() {
+        return Err(source.refuse(&flags::REDIS_SENTINELS, given, &given.text, &ADDR));
+    }
+    Ok(Deployment::Sentinel {
+        sentinels: parts.sentinels,
+        master: parts.master,
+        sentinel_login: parts.sentinel_login,
+        login: login(parts.username, parts.password),
+        database: parts.database.map_or(0, |(_, number)| number.into()),
+    })
+}
+
+fn node(text: &str, port: u16) -> Result<Node, &'static str> {
+    let authority = Authority::parse(text, Some(port)).map_err(|_why| ADDR)?;
+    let host = match authority.host() {
+        Host::Address(address) => address.to_string(),
+        Host::Name(name) => name.to_string(),
     };
-    let Some((setting, given)) = place(source, addr?, url?)? else { return Ok(None) };
-    let (username, password, db) = (username?, password?, db?);
-    let base = if std::ptr::eq(setting, &raw const flags::REDIS_ADDR) {
-        address(&given.text).map(|address| format!("redis://{address}"))
+    Ok(Node { host, port: authority.port_number() })
+}
+
+/// TLS, if it is asked for by another setting than a URL, and that setting.
+fn tls(source: &mut Source<'_>) -> Result<(Option<Tls>, Option<&'static Setting>), Noted> {
+    let on = source.read(&flags::REDIS_TLS, |text| match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off"),
+    });
+    let authority = source.read_if(&flags::REDIS_TLS_CA, |path| {
+        super::authorities(path)?;
+        fs::read(path).map_err(|error| error.to_string())
+    });
+    let certificate = source.read_if(&flags::REDIS_TLS_CERT, |path| {
+        super::authorities(path)?;
+        fs::read(path).map_err(|error| error.to_string())
+    });
+    let key = source.read_if(&flags::REDIS_TLS_KEY, key);
+    let client = match (certificate?, key?) {
+        (Some(certificate), Some(key)) => Some(ClientCertificate { certificate, key }),
+        (None, None) => None,
+        (Some(_), None) => {
+            return Err(source.clash(&flags::REDIS_TLS_CERT, "needs --redis-tls-key"));
+        }
+        (None, Some(_)) => {
+            return Err(source.clash(&flags::REDIS_TLS_KEY, "needs --redis-tls-cert"));
+        }
+    };
+    let tls = Tls { authority: authority?, client };
+    let asks = match &tls {
+        Tls { authority: Some(_), .. } => Some(&flags::REDIS_TLS_CA),
+        Tls { client: Some(_), .. } => Some(&flags::REDIS_TLS_CERT),
+        Tls { .. } if on? => Some(&flags::REDIS_TLS),
+        Tls { .. } => None,
+    };
+    Ok((asks.map(|_| tls), asks))
+}
+
+fn warn_of_idle_sentinel_settings(source: &mut Source<'_>) {
+    let settings = [
+        &flags::REDIS_SENTINEL_MASTER,
+        &flags::REDIS_SENTINEL_USERNAME,
+        &flags::REDIS_SENTINEL_PASSWORD,
+    ];
+    for setting in settings {
+        if source.given(setting).is_ok_and(|given| given.is_some_and(|g| g.origin > Origin::Alias))
+        {
+            let warning = format!("--{} has no effect without --redis-sentinels", setting.name);
+            source.warnings.push(warning);
+        }
+    }
+}
+
+fn key(path: &str) -> Result<Secret, String> {
+    let allowed = |why: &dyn std::fmt::Display| format!("a PEM file of a key ({why})");
+    let text = fs::read_to_string(path).map_err(|error| allowed(&error))?;
+    match PrivateKeyDer::from_pem_slice(text.as_bytes()) {
+        Ok(_) => Ok(Secret(text)),
+        Err(error) => Err(allowed(&error)),
+    }
+}
+
+fn prefix(text: &str) -> Result<String, &'static str> {
+    // Braces would move the key to another slot of a cluster.
+    if text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'{' && byte != b'}') {
+        return Ok(text.to_owned());
+    }
+    Err("visible ASCII characters without { and }")
+}
+
+/// One Redis, its user, password and database filled into its URL.
+fn single(
+    source: &mut Source<'_>,
+    setting: &'static Setting,
+    given: &Given,
+    parts: Parts,
+    tls: bool,
+) -> Result<Deployment, Noted> {
+    let Parts { username, password, database, .. } = parts;
+    let db = database.map(|(given, _)| given);
+    let is_address = is(setting, &flags::REDIS_ADDR);
+    let base = if is_address {
+        let scheme = if tls { "rediss" } else { "redis" };
+        address(&given.text).map(|address| format!("{scheme}://{address}"))
     } else {
         Some(given.text.clone())
     };
     let allowed = if base.is_some() || setting.secret { URL } else { ADDR };
     let Some(mut url) = base.and_then(|base| redis::parse_redis_url(&base)) else {
-        return Err(source.refuse(setting, &given, &given.text, &allowed));
+        return Err(source.refuse(setting, given, &given.text, &allowed));
     };
 
     // What a setting of its own says beats what the URL says, unless it is a weaker one: a
@@ -72,15 +301,15 @@ pub(super) fn url(source: &mut Source<'_>) -> Result<Option<Secret>, Noted> {
             && password.is_none_or(|word| url.set_password(Some(&escaped(&word))).is_ok());
         if !set {
             // A URL without a host takes no user.
-            return Err(source.refuse(setting, &given, &given.text, &allowed));
+            return Err(source.refuse(setting, given, &given.text, &allowed));
         }
         if let Some(db) = db {
             url.set_path(&db);
         }
     }
     match url.as_str().into_connection_info() {
-        Ok(_) => Ok(Some(Secret(url.to_string()))),
-        Err(_why) => Err(source.refuse(setting, &given, &given.text, &allowed)),
+        Ok(_) => Ok(Deployment::Single { url: Secret(url.to_string()) }),
+        Err(_why) => Err(source.refuse(setting, given, &given.text, &allowed)),
     }
 }
 
@@ -233,5 +462,69 @@ mod tests {
         assert!(
             !format!("{:?}", serve(&["--redis-url=redis://:geheim@r"], &[])).contains("geheim")
         );
+    }
+
+    fn deployment(args: &[&str], env: &[(&str, &str)]) -> String {
+        format!("{:?}", serve(args, env).config.shared.unwrap().store.deployment)
+    }
+
+    #[test]
+    fn sentinels_and_clusters_are_lists_with_a_login() {
+        let args = ["--redis-sentinels=a,[::1]:7", "--redis-sentinels", "b:1", "--redis-db=2"];
+        let env = [("REDIS_PASSWORD", "p"), ("NARROWS_REDIS_SENTINEL_USERNAME", "s")];
+        assert_eq!(
+            deployment(&args, &env),
+            "Sentinel { sentinels: [Node { host: \"a\", port: 26379 }, Node { host: \"::1\", port: \
+             7 }, Node { host: \"b\", port: 1 }], master: \"mymaster\", sentinel_login: Login { \
+             username: Some(\"s\"), password: None }, login: Login { username: None, password: \
+             Some((secret)) }, database: 2 }"
+        );
+        assert_eq!(
+            deployment(
+                &["--redis-username=me", "--redis-db=0"],
+                &[("NARROWS_REDIS_CLUSTER", "c,d:1")]
+            ),
+            "Cluster { seeds: [Node { host: \"c\", port: 6379 }, Node { host: \"d\", port: 1 }], \
+             login: Login { username: Some(\"me\"), password: None } }"
+        );
+    }
+
+    #[test]
+    fn the_place_that_was_given_most_directly_holds() {
+        let served = serve(&["--redis-cluster=c"], &[("REDIS_ADDR", "other")]);
+        assert_eq!(
+            served.warnings,
+            ["REDIS_ADDR is ignored: --redis-cluster was given more directly"]
+        );
+        let told = problems(&["--redis-cluster=c", "--redis-sentinels=s"], &[]);
+        assert_eq!(
+            told,
+            [
+                "--redis-sentinels (or NARROWS_REDIS_SENTINELS): --redis-cluster says otherwise where \
+              Redis is; give one of them"
+            ]
+        );
+    }
+
+    #[test]
+    fn tls_is_for_the_forms_without_a_url() {
+        let tls = |args: &[&str]| serve(args, &[]).config.shared.unwrap().store.tls;
+        assert_eq!(url(&["--redis-addr=r", "--redis-tls=on"], &[]), "rediss://r:6379");
+        assert!(tls(&["--redis-cluster=c", "--redis-tls=on"]).is_some());
+        assert!(tls(&["--redis-cluster=c"]).is_none());
+        assert!(tls(&["--redis-url=rediss://r"]).is_none(), "the URL says it");
+        let told = problems(&["--redis-url=redis://r", "--redis-tls=on"], &[]);
+        assert!(told[0].ends_with("needs a --redis-url that begins with rediss://"), "{told:?}");
+        let told = problems(&["--redis-addr=r", "--redis-tls-ca=/nowhere"], &[]);
+        assert!(told[0].contains("a PEM file of certificates"), "{told:?}");
+        let told = problems(&["--redis-addr=r", "--redis-tls-key=/nowhere"], &[]);
+        assert!(told[0].contains("a PEM file of a key"), "{told:?}");
+    }
+
+    #[test]
+    fn what_only_sentinels_need_is_idle_without_them() {
+        let served = serve(&["--redis-addr=r", "--redis-sentinel-master=m"], &[]);
+        let idle = "--redis-sentinel-master has no effect without --redis-sentinels";
+        assert_eq!(served.warnings, [idle]);
     }
 }

@@ -94,6 +94,7 @@ pub(crate) struct Desk {
     generation: AtomicU64,
     hints: AtomicU64,
     recalls: AtomicU64,
+    messages: AtomicU64,
     #[cfg(test)]
     is_reckless: std::sync::atomic::AtomicBool,
 }
@@ -111,6 +112,8 @@ pub(crate) struct DeskSnapshot {
     /// Hints heard: slots that came to waiters, and calls to give some back.
     pub(crate) hints: u64,
     pub(crate) recalls: u64,
+    /// Messages sent, hellos left out.
+    pub(crate) messages: u64,
 }
 
 impl Desk {
@@ -127,6 +130,7 @@ impl Desk {
             generation: AtomicU64::new(0),
             hints: AtomicU64::new(0),
             recalls: AtomicU64::new(0),
+            messages: AtomicU64::new(0),
             #[cfg(test)]
             is_reckless: std::sync::atomic::AtomicBool::new(false),
         }
@@ -157,6 +161,7 @@ impl Desk {
             learning: self.left(&self.learning_until),
             hints: self.hints.load(Relaxed),
             recalls: self.recalls.load(Relaxed),
+            messages: self.messages.load(Relaxed),
         }
     }
 
@@ -302,6 +307,8 @@ pub(super) struct Worker {
     told: Told,
     /// What went wrong last.
     trouble: String,
+    /// The lease whose end was made known.
+    lost: Option<Instant>,
     /// Set by a stop: until when all slots must be back.
     leaving: Option<Instant>,
 }
@@ -344,6 +351,7 @@ impl Worker {
             audit_at: clock::now() + AUDIT,
             told: Told::default(),
             trouble: String::new(),
+            lost: None,
             leaving: None,
         }
     }
@@ -595,6 +603,8 @@ impl Worker {
                 }
             });
         }
+        let count = u64::try_from(messages.len()).unwrap_or(0);
+        self.link.desk(self.shard).messages.fetch_add(count, Relaxed);
         let sent = clock::now();
         self.sent.push_back(sent);
         self.replies.push(Box::pin(async move {
@@ -614,6 +624,11 @@ impl Worker {
         let mut again = Vec::new();
         for (message, value) in batch.messages.into_iter().zip(values.iter().skip(batch.loads)) {
             let heard = match &message {
+                // What was to run before it has not: its answer vouches for too much.
+                Message::Heartbeat if !again.is_empty() => {
+                    again.push(message);
+                    continue;
+                }
                 Message::Heartbeat => Heartbeat::answer(value).map(|answer| {
                     self.step(Event::Renewed { sent: batch.sent, answer });
                 }),
@@ -692,6 +707,7 @@ impl Worker {
             self.sent.front().map(|sent| *sent + timeout),
             self.later.keys().next().map(|(at, _)| *at).filter(|_| self.session.is_serving()),
             self.held_until,
+            self.session.leased_until().filter(|until| self.lost != Some(*until)),
             self.leaving,
         ]
         .into_iter()
@@ -707,6 +723,13 @@ impl Worker {
             return self.fail(&io::Error::from(io::ErrorKind::TimedOut).into());
         }
         self.held_until = self.held_until.filter(|until| *until > now);
+        if let Some(until) = self.session.leased_until()
+            && until <= now
+            && self.lost != Some(until)
+        {
+            self.lost = Some(until);
+            self.link.lose();
+        }
         while let Some(first) = self.later.first_entry() {
             if first.key().0 > now || !self.session.is_serving() {
                 break;
@@ -818,8 +841,7 @@ impl Worker {
         }
         let clean = !self.limiter.hosts_of(self.shard).iter().any(|host| host.is_recorded());
         let leave = Leave { clean };
-        let leave =
-            leave.command(&self.keys, self.shard, self.link.worker(), self.session.epoch());
+        let leave = leave.command(&self.keys, self.shard, self.link.worker(), self.session.epoch());
         let mut connection = wire.connection.clone();
         let exchange = connection.send_packed_command(&leave);
         match tokio::time::timeout(self.settings.store.timeout, exchange).await {

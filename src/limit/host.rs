@@ -230,6 +230,9 @@ struct State {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) admitted: AtomicU64,
+    /// How many waited, and for how long in all.
+    pub(crate) waited: AtomicU64,
+    pub(crate) wait_nanos: AtomicU64,
     pub(crate) refused: [AtomicU64; Reason::ALL.len()],
 }
 
@@ -250,6 +253,8 @@ pub struct HostSnapshot {
     pub waiting: u32,
     /// Of the open connections, those that idle: in the pool, or as a tunnel that would yield.
     pub idle: u32,
+    /// Of those, requests with a place in the fleet's queue.
+    pub queued: u32,
     /// Whether requests wait for this host at other instances.
     pub starved: bool,
 }
@@ -351,7 +356,9 @@ impl Host {
             Basis::Away { .. } => return Entry::Refused(Reason::Away),
             Basis::Granted { .. } if !asker.may_wait => Hope::Answer(false),
             Basis::Local | Basis::Share { .. } | Basis::Open if !asker.may_wait => Hope::Reclaim,
-            _ if state.hopes.queued as usize >= asker.seats => return Entry::Refused(Reason::QueueFull),
+            _ if state.hopes.queued as usize >= asker.seats => {
+                return Entry::Refused(Reason::QueueFull);
+            }
             Basis::Granted { .. } | Basis::Local | Basis::Share { .. } | Basis::Open => Hope::Time,
         };
         let mut due = Due::default();
@@ -533,7 +540,7 @@ impl Host {
         let is_learning = short.is_some_and(|short| short.learning.is_some());
         let is_sure = state.limit == 0 || !is_learning && state.total <= state.limit;
         // Beyond the limit, or before all have said what they hold, what is on the books may be no
-        // more than that.
+        // more than that: it never makes a grant of a debt.
         state.granted = if is_sure { answer.here } else { answer.here.min(state.granted) };
         state.queued = short.map_or(0, |short| short.queued);
         state.instances = short.map_or(1, |short| short.instances);
@@ -545,6 +552,7 @@ impl Host {
         if is_learning {
             // Nobody is refused for a loss that heals by itself: they ask again when it has.
             state.unask();
+            due.speak = state.heard > state.open + state.kept() && state.list();
             return (due, state.again());
         }
         if basis == (Basis::Granted { leased: false, slack: state.slack, instances: state.fleet }) {
@@ -677,6 +685,7 @@ impl Host {
             limit: state.limit,
             waiting: self.waiting.load(Relaxed),
             idle: self.idle.iter().map(|idle| idle.count.load(Relaxed)).sum(),
+            queued: state.queued,
             starved: state.is_starved(),
         }
     }
@@ -793,7 +802,13 @@ impl Host {
             (state.open, state.granted, state.heard, state.recorded, state.queued, state.limit),
             (state.is_free, state.is_starved(), state.is_polled, state.outstanding, state.listed),
             (queued, asking, unasked, brief, state.instances),
-            (state.slack > 0).then_some((state.total, state.fleet, state.low, state.trim, state.is_low)),
+            (state.slack > 0).then_some((
+                state.total,
+                state.fleet,
+                state.low,
+                state.trim,
+                state.is_low,
+            )),
         )
     }
 
@@ -851,11 +866,19 @@ impl State {
             Basis::Open => return u32::MAX,
             // An unlimited host passes at once, where the fleet agrees that it is.
             Basis::Granted { leased, .. } if self.limit > 0 || !self.is_free => {
-                if leased { self.granted } else { 0 }
+                if leased {
+                    self.granted
+                } else {
+                    0
+                }
             }
             _ if self.limit == 0 => return u32::MAX,
             Basis::Away { leased } | Basis::Granted { leased, .. } => {
-                if leased { self.granted } else { 0 }
+                if leased {
+                    self.granted
+                } else {
+                    0
+                }
             }
             Basis::Local => self.limit,
             Basis::Share { instances } => self.limit / instances.max(1),
@@ -1006,8 +1029,8 @@ mod tests {
         }
     }
 
-    fn claim(hold: u32, heard: u32, ask: u32, wait: u32, limit: Limit) -> Option<Claim> {
-        Some(Claim { hold, heard, ask, wait, limit, term: 7, ..Claim::default() })
+    fn claim(hold: u32, heard: u32, ask: u32, wait: u32, limit: Limit) -> Claim {
+        Claim { hold, heard, ask, wait, limit, term: 7, ..Claim::default() }
     }
 
     fn answer(host: &Host, answer: Granted) -> Again {
@@ -1034,7 +1057,7 @@ mod tests {
     fn open(host: &Host, count: u32, limit: Limit) {
         let mut tickets: Vec<_> =
             (0..count).filter_map(|_| ask(host, LEASED, limit, false)).collect();
-        assert_eq!(host.plan(), claim(0, 0, count, 0, limit));
+        assert_eq!(host.plan(), Some(claim(0, 0, count, 0, limit)));
         assert_eq!(grant(host, count, count), Again::No);
         assert!(tickets.iter_mut().all(|ticket| told(ticket) == Some(Verdict::Slot)));
     }
@@ -1043,25 +1066,25 @@ mod tests {
     fn one_message_asks_for_all_who_wait_and_none_follows_before_its_answer() {
         let host = host();
         let mut tickets = [ask(&host, LEASED, 5, false), ask(&host, LEASED, 5, false)];
-        assert_eq!(host.plan(), claim(0, 0, 2, 0, 5));
+        assert_eq!(host.plan(), Some(claim(0, 0, 2, 0, 5)));
         let mut late = ask(&host, LEASED, 5, false).unwrap();
         assert_eq!(host.plan(), None);
         short(&host, 1, 5, 0, 0);
         assert_eq!(told(tickets[0].as_mut().unwrap()), Some(Verdict::Slot));
         assert_eq!(told(tickets[1].as_mut().unwrap()), Some(Verdict::Refused(Reason::Full)));
         assert_eq!(told(&mut late), None, "who came later was not asked for yet");
-        assert_eq!(host.plan(), claim(1, 1, 1, 0, 5));
+        assert_eq!(host.plan(), Some(claim(1, 1, 1, 0, 5)));
     }
 
     #[test]
     fn who_has_a_place_in_the_queue_is_not_asked_for_again() {
         let host = host();
         let mut patient = ask(&host, LEASED, 1, true).unwrap();
-        assert_eq!(host.plan(), claim(0, 0, 0, 1, 1));
+        assert_eq!(host.plan(), Some(claim(0, 0, 0, 1, 1)));
         assert_eq!(short(&host, 0, 1, 1, 0), Again::Waiting);
         assert_eq!(host.plan(), None);
         assert!(host.served().speak, "but for a hint");
-        assert_eq!(host.plan(), claim(0, 0, 0, 1, 1));
+        assert_eq!(host.plan(), Some(claim(0, 0, 0, 1, 1)));
         grant(&host, 1, 1);
         assert_eq!(told(&mut patient), Some(Verdict::Slot));
     }
@@ -1073,7 +1096,7 @@ mod tests {
         host.plan();
         short(&host, 0, 1, 1, 0);
         assert!(host.leave(&ticket.place, LEASED).speak);
-        assert_eq!(host.plan(), claim(0, 0, 0, 0, 1));
+        assert_eq!(host.plan(), Some(claim(0, 0, 0, 0, 1)));
         grant(&host, 0, 1);
         assert!(host.is_vacant());
     }
@@ -1089,7 +1112,7 @@ mod tests {
             host.release(LEASED).tell();
             assert_eq!(told(&mut waiting).is_some(), stays, "{open_here} of 4 among two");
             let hold = if stays { open_here } else { open_here - 1 };
-            assert_eq!(host.plan(), claim(hold, open_here, 0, u32::from(!stays), 4));
+            assert_eq!(host.plan(), Some(claim(hold, open_here, 0, u32::from(!stays), 4)));
         }
     }
 
@@ -1109,10 +1132,10 @@ mod tests {
         host.plan();
         let short = Short { limit: 1, ..Short::default() };
         answer(&host, Granted { here: 1, total: 1, short: Some(short) });
-        assert_eq!(tickets.each_mut().map(|ticket| told(ticket.as_mut().unwrap())), [
-            Some(Verdict::Slot),
-            Some(Verdict::Refused(Reason::Full))
-        ]);
+        assert_eq!(
+            tickets.each_mut().map(|ticket| told(ticket.as_mut().unwrap())),
+            [Some(Verdict::Slot), Some(Verdict::Refused(Reason::Full))]
+        );
         assert_eq!(host.in_use(true), (1, 1));
     }
 
@@ -1120,11 +1143,11 @@ mod tests {
     fn an_unlimited_host_passes_at_once_when_redis_has_agreed() {
         let host = host();
         let mut first = ask(&host, LEASED, 0, false).unwrap();
-        assert_eq!(host.plan(), claim(0, 0, 1, 0, 0));
+        assert_eq!(host.plan(), Some(claim(0, 0, 1, 0, 0)));
         grant(&host, 1, 1);
         assert_eq!(told(&mut first), Some(Verdict::Slot));
         assert!(ask(&host, LEASED, 0, false).is_none());
-        assert_eq!(host.plan(), claim(2, 1, 0, 0, 0));
+        assert_eq!(host.plan(), Some(claim(2, 1, 0, 0, 0)));
     }
 
     #[test]
@@ -1132,7 +1155,7 @@ mod tests {
         let host = host();
         open(&host, 2, 5);
         assert!(host.release(LEASED).speak);
-        assert_eq!(host.plan(), claim(1, 2, 0, 0, 5));
+        assert_eq!(host.plan(), Some(claim(1, 2, 0, 0, 5)));
         assert!(ask(&host, LEASED, 5, false).is_some(), "the slot is given back already");
     }
 
@@ -1154,7 +1177,7 @@ mod tests {
         host.lost(AWAY, true);
         assert!(!host.is_vacant());
         for keep in [true, false] {
-            assert_eq!(host.reassert(keep), claim(0, 0, 0, 0, 5));
+            assert_eq!(host.reassert(keep), Some(claim(0, 0, 0, 0, 5)));
         }
         grant(&host, 0, 0);
         assert_eq!(host.reassert(true), None);
@@ -1168,7 +1191,7 @@ mod tests {
         host.release(LEASED);
         assert!(host.plan().is_some());
         host.lost(AWAY, true);
-        assert_eq!(host.reassert(true), claim(0, 0, 0, 0, 5));
+        assert_eq!(host.reassert(true), Some(claim(0, 0, 0, 0, 5)));
     }
 
     #[test]
@@ -1176,13 +1199,13 @@ mod tests {
         let host = host();
         open(&host, 1, 2);
         let mut waiting = ask(&host, LEASED, 2, false).unwrap();
-        assert_eq!(host.plan(), claim(1, 1, 1, 0, 2));
+        assert_eq!(host.plan(), Some(claim(1, 1, 1, 0, 2)));
         // The connection breaks; the next hello vouches for what is open.
-        assert_eq!(host.reassert(true), claim(1, 0, 0, 0, 2));
+        assert_eq!(host.reassert(true), Some(claim(1, 0, 0, 0, 2)));
         let (due, again) = host.answered(Granted { here: 1, total: 1, short: None }, LEASED);
         assert!(due.speak, "who waits is asked for next");
         assert_eq!((told(&mut waiting), again), (None, Again::Waiting));
-        assert_eq!(host.plan(), claim(1, 1, 1, 0, 2));
+        assert_eq!(host.plan(), Some(claim(1, 1, 1, 0, 2)));
         grant(&host, 2, 2);
         assert_eq!(told(&mut waiting), Some(Verdict::Slot));
     }
@@ -1191,16 +1214,16 @@ mod tests {
     fn an_admitted_re_assert_opens_nothing_until_what_is_open_fits() {
         let host = host();
         open(&host, 2, 2);
-        assert_eq!(host.reassert(false), claim(2, 0, 0, 0, 2));
+        assert_eq!(host.reassert(false), Some(claim(2, 0, 0, 0, 2)));
         assert_eq!(short(&host, 1, 2, 0, 0), Again::Debt);
-        assert_eq!(host.plan(), claim(2, 1, 0, 0, 2), "it is queued for");
+        assert_eq!(host.plan(), Some(claim(2, 1, 0, 0, 2)), "it is queued for");
         short(&host, 1, 2, 1, 0);
         assert_eq!(host.plan(), None);
         // Nor does a later hello that is vouched for make a grant of it.
-        assert_eq!(host.reassert(true), claim(2, 0, 0, 0, 2));
+        assert_eq!(host.reassert(true), Some(claim(2, 0, 0, 0, 2)));
         short(&host, 2, 3, 0, 0);
         host.release(LEASED);
-        assert_eq!(host.plan(), claim(1, 2, 0, 0, 2), "it goes back");
+        assert_eq!(host.plan(), Some(claim(1, 2, 0, 0, 2)), "it goes back");
         assert!(ask(&host, LEASED, 2, true).is_some());
     }
 
@@ -1309,12 +1332,9 @@ mod tests {
         let short = Short { limit: 5, unused: 3, ..Short::default() };
         let again = answer(&host, Granted { here: 0, total: 5, short: Some(short) });
         assert_eq!((again, told(&mut ticket)), (Again::Brief, None));
-        assert_eq!(host.plan(), claim(0, 0, 0, 1, 5));
-        let again = answer(&host, Granted {
-            here: 0,
-            total: 5,
-            short: Some(Short { queued: 1, ..short }),
-        });
+        assert_eq!(host.plan(), Some(claim(0, 0, 0, 1, 5)));
+        let again =
+            answer(&host, Granted { here: 0, total: 5, short: Some(Short { queued: 1, ..short }) });
         assert_eq!(again, Again::Brief);
         std::thread::sleep(BRIEF);
         host.look().0.tell();

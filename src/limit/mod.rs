@@ -34,6 +34,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::host::Asker;
@@ -257,7 +258,8 @@ impl Limiter {
         identity: &Identity,
     ) -> Result<Permit, Refused> {
         let version = self.inner.rules_version.load(Relaxed);
-        let key = &self.counted(key);
+        let budget = self.inner.rules.load().budget(key);
+        let key = budget.as_ref().unwrap_or(key);
         let host = self.host(key);
         let ruling = || self.inner.rules.load().ruling(key);
         let (may_wait, seats) = (patience != Patience::None, self.inner.settings.queue_size);
@@ -273,7 +275,11 @@ impl Limiter {
                 let waiting = Waiting { limiter: self, host: &host, ticket, answered: false };
                 self.carry_out(&host, due);
                 let verdict = waiting.verdict(patience).await;
-                verdict.map_err(|reason| (reason, clock::now() - started))
+                let waited = clock::now() - started;
+                host.counters.waited.fetch_add(1, Relaxed);
+                let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+                host.counters.wait_nanos.fetch_add(nanos, Relaxed);
+                verdict.map_err(|reason| (reason, waited))
             }
         };
         match verdict {
@@ -325,6 +331,12 @@ impl Limiter {
     /// Whether slots are shared through Redis.
     pub fn is_shared(&self) -> bool {
         self.inner.shared.is_some()
+    }
+
+    /// Where it is heard that all connections are to be cut, since nobody vouches for their slots
+    /// any more; none where that is never done.
+    pub(crate) fn losses(&self) -> Option<watch::Receiver<()>> {
+        self.link()?.losses()
     }
 
     pub(crate) fn link(&self) -> Option<&Arc<shared::Link>> {

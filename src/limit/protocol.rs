@@ -223,7 +223,10 @@ impl Session {
                 self.learn(now, answer.learning);
                 let has_learnt = was_learning && self.learning_until.is_none();
                 let generation = self.generation.replace(answer.generation);
-                if !was_leased || has_learnt || generation.is_some_and(|known| known != answer.generation) {
+                if !was_leased
+                    || has_learnt
+                    || generation.is_some_and(|known| known != answer.generation)
+                {
                     return vec![Act::AskAgain];
                 }
                 Vec::new()

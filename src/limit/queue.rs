@@ -160,7 +160,8 @@ mod tests {
     #[test]
     fn who_is_taken_out_leaves_the_others_their_turn() {
         let mut queue = Queue::default();
-        for (identity, waiter) in [("a", "a1"), ("b", "x1"), ("a", "x2"), ("c", "c1"), ("a", "a2")] {
+        for (identity, waiter) in [("a", "a1"), ("b", "x1"), ("a", "x2"), ("c", "c1"), ("a", "a2")]
+        {
             queue.push(&who(identity), waiter);
         }
         let taken = queue.take_out(|waiter| waiter.starts_with('x'));

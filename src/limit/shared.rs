@@ -44,6 +44,17 @@ pub enum Failure {
     Share,
 }
 
+/// What happens to open connections when this instance's lease has run out, and Redis may give
+/// their slots to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LeaseLoss {
+    /// They go on; nothing new is opened until what is open is on the books again.
+    #[default]
+    Keep,
+    /// All are cut, so that the origin never sees more than the limit.
+    Close,
+}
+
 /// What the fleet's limiter obeys.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -55,6 +66,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// What happens while Redis is away.
     pub failure: Failure,
+    /// What happens to open connections when the lease has run out.
+    pub lease_loss: LeaseLoss,
     /// The most unused slots of one host that this instance may hold ahead of need, while there
     /// are plenty; 0 is none.
     pub slack: u32,
@@ -70,6 +83,7 @@ impl Settings {
             lease: Duration::from_secs(15),
             heartbeat: Duration::from_secs(3),
             failure: Failure::Closed,
+            lease_loss: LeaseLoss::Keep,
             slack: 8,
         }
     }
@@ -91,6 +105,8 @@ pub(crate) struct Link {
     worker: String,
     failure: Failure,
     slack: u32,
+    /// Told of each lease that ran out, if that closes connections.
+    losses: Option<watch::Sender<()>>,
     questions: mpsc::Sender<Question>,
     ear: Mutex<Option<mpsc::Receiver<Question>>>,
 }
@@ -122,6 +138,7 @@ impl Link {
             worker,
             failure: settings.failure,
             slack: settings.slack,
+            losses: (settings.lease_loss == LeaseLoss::Close).then(|| watch::Sender::new(())),
             questions,
             ear: Mutex::new(Some(ear)),
         })
@@ -151,9 +168,35 @@ impl Link {
         }
     }
 
-    /// What each shard is at.
-    pub(crate) fn snapshot(&self) -> impl Iterator<Item = DeskSnapshot> {
-        self.desks.iter().map(Desk::snapshot)
+    fn snapshot(&self) -> FleetSnapshot {
+        let desks: Vec<DeskSnapshot> = self.desks.iter().map(Desk::snapshot).collect();
+        let max = |read: fn(&DeskSnapshot) -> u64| desks.iter().map(read).max().unwrap_or(0);
+        let sum = |read: fn(&DeskSnapshot) -> u64| desks.iter().map(read).sum();
+        FleetSnapshot {
+            instance: self.worker.clone(),
+            instances: self.instances(),
+            state: self.state_name(),
+            epoch: max(|desk| desk.epoch),
+            term: max(|desk| desk.generation),
+            lease: desks.iter().map(|desk| desk.leased).min().flatten(),
+            learning: desks.iter().filter_map(|desk| desk.learning).max(),
+            served: sum(|desk| desk.hints),
+            recalled: sum(|desk| desk.recalls),
+            messages: sum(|desk| desk.messages),
+        }
+    }
+
+    /// Where it is heard that a lease ran out; none if that closes nothing.
+    pub(crate) fn losses(&self) -> Option<watch::Receiver<()>> {
+        self.losses.as_ref().map(watch::Sender::subscribe)
+    }
+
+    /// A lease ran out.
+    pub(super) fn lose(&self) {
+        if let Some(losses) = &self.losses {
+            tracing::warn!("the lease has run out: all connections are closed");
+            losses.send_replace(());
+        }
     }
 
     pub(super) fn shard(&self, key: &HostKey) -> u16 {
@@ -188,7 +231,37 @@ impl Link {
     }
 }
 
+/// How one instance stands to its fleet at one moment; on a cluster the worst of all shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetSnapshot {
+    /// The name of this instance in Redis.
+    pub instance: String,
+    /// Instances that hold a lease.
+    pub instances: u32,
+    /// `connecting`, `up`, `learning` or `away`.
+    pub state: &'static str,
+    /// Of this instance's messages: how many connections to Redis there have been.
+    pub epoch: u64,
+    /// Changes with each death of an instance and each loss of data.
+    pub term: u64,
+    /// How long Redis still vouches for this instance's slots; none if it does not.
+    pub lease: Option<Duration>,
+    /// How long nothing new is granted after a loss of data; none in between.
+    pub learning: Option<Duration>,
+    /// Hints that a slot had come to a waiting request.
+    pub served: u64,
+    /// Hints that others waited for what is unused here.
+    pub recalled: u64,
+    /// Messages to Redis, for all hosts: each is one call of a script.
+    pub messages: u64,
+}
+
 impl Limiter {
+    /// How this instance stands to its fleet; none when nothing is shared.
+    pub fn fleet_snapshot(&self) -> Option<FleetSnapshot> {
+        self.link().map(|link| link.snapshot())
+    }
+
     /// The fleet's numbers of one host, from Redis; none when it is away, or nothing is shared.
     pub async fn fleet(&self, key: &HostKey) -> Option<Fleet> {
         self.fleets(vec![key.clone()]).await?.pop()
@@ -244,8 +317,7 @@ async fn run_by(
     let mut workers: FuturesUnordered<_> = (0..route.shards())
         .map(|shard| {
             let (limiter, link, calls) = (limiter.clone(), Arc::clone(&link), Arc::clone(&calls));
-            let worker =
-                Worker::new(shard, limiter, link, settings.clone(), calls, route.clone());
+            let worker = Worker::new(shard, limiter, link, settings.clone(), calls, route.clone());
             worker.work(stopping.subscribe())
         })
         .collect();

@@ -44,6 +44,22 @@ pub struct FleetLimits {
     pub rules: Vec<Rule>,
 }
 
+impl FleetLimits {
+    /// `{"version": 3, "rules": [{"pattern": "*.example.com", "limit": 10, "scope": "shared"}]}`
+    pub fn to_json(&self) -> serde_json::Value {
+        let rules: Vec<_> = self.rules.iter().map(Rule::to_json).collect();
+        serde_json::json!({ "version": self.version, "rules": rules })
+    }
+}
+
+impl Rule {
+    /// `{"pattern": "*.example.com", "limit": 10, "scope": "shared"}`
+    pub fn to_json(&self) -> serde_json::Value {
+        let (pattern, scope) = (self.pattern.to_string(), self.scope.as_str());
+        serde_json::json!({ "pattern": pattern, "limit": self.limit, "scope": scope })
+    }
+}
+
 /// Why the fleet's table could not be read or changed.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -58,9 +74,8 @@ pub enum Error {
 impl From<Away> for Error {
     fn from(away: Away) -> Self {
         Self::Away(match away {
-            Away::Pool(PoolError::Backend(error)) => error.to_string(),
+            Away::Pool(PoolError::Backend(error)) | Away::Redis(error) => error.to_string(),
             Away::Pool(error) => error.to_string(),
-            Away::Redis(error) => error.to_string(),
             away @ Away::TooLong(_) => away.to_string(),
         })
     }
@@ -126,7 +141,7 @@ impl Default for Changes {
 
 /// Seconds since 2020, for [`Rules::since`].
 pub(super) fn seconds(time: SystemTime) -> u64 {
-    const START: Duration = Duration::from_secs(1_577_836_800);
+    const START: Duration = Duration::from_hours(438_288);
     time.duration_since(SystemTime::UNIX_EPOCH + START).map_or(0, |since| since.as_secs())
 }
 
@@ -197,8 +212,13 @@ impl Limiter {
     }
 }
 
-/// Keeps the limiter's table that of Redis, until the future is dropped.
-pub(crate) async fn run(limiter: Limiter, settings: store::Settings) {
+/// Keeps the limiter's table that of Redis, until the future is dropped. `looked` is told when it
+/// has been looked at for the first time, or in vain.
+pub(crate) async fn run(
+    limiter: Limiter,
+    settings: store::Settings,
+    looked: std::sync::mpsc::Sender<()>,
+) {
     let ear = &limiter.inner.changes.ear;
     let ear = ear.lock().unwrap_or_else(PoisonError::into_inner).take();
     let (Some(mut ear), Ok(store)) = (ear, Store::new(&settings)) else {
@@ -215,6 +235,8 @@ pub(crate) async fn run(limiter: Limiter, settings: store::Settings) {
                 if let Err(error) = watch.look().await {
                     tracing::debug!(%error, "the fleet's limits cannot be read");
                 }
+                // Only the first time is somebody waiting.
+                let _heard = looked.send(());
             }
             Some(change) = ear.recv() => {
                 if change.done.is_closed() {

@@ -76,14 +76,19 @@ impl Keys {
         key.strip_prefix(stem).map(HostKey::recalled)
     }
 
+    /// Whether there is more than one shard.
+    pub(crate) fn is_sharded(&self) -> bool {
+        self.shards.len() > 1
+    }
+
     /// The command that sends a hint: where there are shards, it need not reach every node.
     pub(crate) fn publish(&self) -> &'static str {
-        if self.shards.len() > 1 { "SPUBLISH" } else { "PUBLISH" }
+        if self.is_sharded() { "SPUBLISH" } else { "PUBLISH" }
     }
 
     /// The command that subscribes to hints.
     pub(crate) fn subscribe(&self) -> &'static str {
-        if self.shards.len() > 1 { "SSUBSCRIBE" } else { "SUBSCRIBE" }
+        if self.is_sharded() { "SSUBSCRIBE" } else { "SUBSCRIBE" }
     }
 
     pub(crate) fn leases(&self, shard: u16) -> &str {

@@ -16,6 +16,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use redis::AsyncConnectionConfig;
 use redis::ErrorKind;
@@ -33,13 +34,15 @@ use super::keys;
 use super::nodes;
 use super::nodes::Nodes;
 use super::nodes::Place;
+use super::sentinel::Master;
+use super::sentinel::Sentinels;
 
 /// What one shard speaks through.
 #[derive(Debug)]
 pub(crate) struct Wire {
     pub(crate) connection: MultiplexedConnection,
-    /// Ends when the connection has, or another shard's connect has replaced it.
-
+    /// Ends when the connection has, or is not to be used any more: the sentinels have another
+    /// master. Then it is time to connect anew.
     pub(crate) pushes: mpsc::UnboundedReceiver<Push>,
 }
 
@@ -140,8 +143,14 @@ impl Route {
             Way::Nodes { nodes, lines } => (nodes, lines),
         };
         if nodes.shards() == 1 {
-            let line = Line::open(nodes.place(shard).await?, nodes.may_move()).await?;
-            return Ok(line.wire(shard));
+            let place = nodes.place(shard).await?;
+            let master = place.master.clone();
+            let line = Line::open(place, nodes.may_move()).await?;
+            let wire = line.wire(shard);
+            if let Some((sentinels, master)) = master {
+                line.end_with(sentinels, master);
+            }
+            return Ok(wire);
         }
         let connected = self.connect_shared(nodes, lines, shard).await;
         if connected.is_err() {
@@ -216,6 +225,18 @@ impl Line {
         Wire { connection: self.connection.clone(), pushes }
     }
 
+    /// Ends the pushes, by which the session is told to connect anew, when the master is another.
+    /// The task that looks for that ends soon after whoever has the [`Wire`] drops it.
+    fn end_with(self, sentinels: Sentinels, master: Master) {
+        let ears = self.ears;
+        tokio::spawn(async move {
+            tokio::select! {
+                () = sentinels.watch(&master) => ears.end(),
+                () = ears.are_deaf() => {}
+            }
+        });
+    }
+
     fn is_over(&self) -> bool {
         self.ears.is_over.load(Relaxed)
     }
@@ -240,10 +261,21 @@ impl Ears {
                 }
             }
             (PushKind::Disconnection, _) => {
-                self.is_over.store(true, Relaxed);
-                self.lock().clear();
+                self.end();
             }
             _ => {}
+        }
+    }
+
+    fn end(&self) {
+        self.is_over.store(true, Relaxed);
+        self.lock().clear();
+    }
+
+    /// Until nobody listens any more.
+    async fn are_deaf(&self) {
+        while self.lock().values().any(|ear| !ear.is_closed()) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
@@ -254,7 +286,18 @@ impl Ears {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::process::Child;
+    use std::process::Command;
+    use std::process::Stdio;
+
+    use tempfile::TempDir;
+
     use super::*;
+    use crate::base::clock;
+    use crate::store::Deployment;
+    use crate::store::Login;
+    use crate::store::Node;
 
     fn message(kind: PushKind, channel: &str) -> PushInfo {
         let data = [channel, "hint"].map(|text| Value::BulkString(text.into()));
@@ -296,6 +339,194 @@ mod tests {
         lines.given.insert(0, Arc::clone(&second));
         lines.give_up(1);
         assert!(Arc::ptr_eq(&second, &lines.cell("a:1")), "what 1 gives up was given up already");
+    }
+
+    /// Three masters that share the slots; gone with the test.
+    struct Cluster {
+        servers: Vec<(Child, u16)>,
+        folders: Vec<TempDir>,
+    }
+
+    impl Cluster {
+        const LAST: [u16; 3] = [5460, 10922, 16383];
+
+        async fn start() -> Self {
+            let mut cluster = Self { servers: Vec::new(), folders: Vec::new() };
+            for number in 0..3 {
+                // Another test may have the port, or that of the bus.
+                while cluster.servers.len() == number {
+                    cluster.try_to_add().await;
+                }
+            }
+            let mut first = 0;
+            for (number, last) in Self::LAST.into_iter().enumerate() {
+                let slots = format!("CLUSTER ADDSLOTSRANGE {first} {last}");
+                cluster.ask::<Value>(number, &slots).await.unwrap();
+                let epoch = format!("CLUSTER SET-CONFIG-EPOCH {}", number + 1);
+                cluster.ask::<Value>(number, &epoch).await.unwrap();
+                first = last + 1;
+            }
+            for (_, port) in &cluster.servers[1..] {
+                let meet = format!("CLUSTER MEET 127.0.0.1 {port} {}", port + 1);
+                cluster.ask::<Value>(0, &meet).await.unwrap();
+            }
+            for number in 0..3 {
+                cluster.until(number, "CLUSTER INFO", "cluster_slots_ok:16384").await;
+                cluster.until(number, "CLUSTER INFO", "cluster_state:ok").await;
+            }
+            cluster
+        }
+
+        async fn try_to_add(&mut self) {
+            let folder = tempfile::tempdir().unwrap();
+            let port = fastrand::u16(5_000..16_000) * 2;
+            let bus = (port + 1).to_string();
+            let server = Command::new("redis-server")
+                .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+                .args(["--cluster-enabled", "yes", "--cluster-port", &bus])
+                .arg("--dir")
+                .arg(folder.path())
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            let itself = format!("process_id:{}\r", server.id());
+            let number = self.servers.len();
+            self.servers.push((server, port));
+            self.folders.push(folder);
+            let deadline = clock::now() + Duration::from_secs(10);
+            while clock::now() < deadline {
+                if self.servers[number].0.try_wait().unwrap().is_some() {
+                    self.servers.pop();
+                    return;
+                }
+                let info = self.ask::<String>(number, "INFO server").await;
+                if info.is_ok_and(|info| info.contains(&itself)) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            panic!("redis-server does not answer on port {port}");
+        }
+
+        async fn ask<T: redis::FromRedisValue>(
+            &self,
+            number: usize,
+            words: &str,
+        ) -> Result<T, RedisError> {
+            let url = format!("redis://127.0.0.1:{}", self.servers[number].1);
+            let client = redis::Client::open(url)?;
+            let mut connection = client.get_multiplexed_async_connection().await?;
+            command(words).query_async(&mut connection).await
+        }
+
+        async fn until(&self, number: usize, words: &str, is_in: &str) {
+            let deadline = clock::now() + Duration::from_secs(15);
+            while !self.ask::<String>(number, words).await.is_ok_and(|told| told.contains(is_in)) {
+                assert!(clock::now() < deadline, "{words} never tells {is_in}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+
+        fn settings(&self) -> Settings {
+            // One that is not there, and one that is.
+            let seeds = [1, self.servers[0].1];
+            let seeds = seeds.map(|port| Node { host: "127.0.0.1".to_owned(), port });
+            let deployment = Deployment::Cluster { seeds: seeds.into(), login: Login::default() };
+            Settings { deployment, ..Settings::new("") }
+        }
+    }
+
+    impl Drop for Cluster {
+        fn drop(&mut self) {
+            for (server, _) in &mut self.servers {
+                drop(server.kill());
+                drop(server.wait());
+            }
+        }
+    }
+
+    fn command(words: &str) -> redis::Cmd {
+        let mut words = words.split(' ');
+        let mut command = redis::cmd(words.next().unwrap_or_default());
+        for word in words {
+            command.arg(word);
+        }
+        command
+    }
+
+    async fn on<T: redis::FromRedisValue>(wire: &Wire, words: &str) -> T {
+        command(words).query_async(&mut wire.connection.clone()).await.unwrap()
+    }
+
+    /// Which connection to which node it is.
+    async fn line_of(wire: &Wire) -> (String, u64) {
+        (on(wire, "CLUSTER MYID").await, on(wire, "CLIENT ID").await)
+    }
+
+    #[tokio::test]
+    async fn on_a_cluster_shards_of_a_node_share_a_connection_and_each_hears_its_own() {
+        let cluster = Cluster::start().await;
+        let route = Route::new(&cluster.settings()).unwrap();
+        let connects = (0..route.shards()).map(|shard| route.connect(shard));
+        let mut wires = futures_util::future::try_join_all(connects).await.unwrap();
+        let mut lines = HashSet::new();
+        for (shard, wire) in wires.iter_mut().enumerate() {
+            assert_eq!(
+                on::<u16>(wire, &format!("CLUSTER KEYSLOT x{{{shard}}}")).await,
+                keys::slot(u16::try_from(shard).unwrap())
+            );
+            let channel = format!("p:{{{shard}}}:@n:w");
+            // It is the right node: another would say MOVED.
+            on::<u64>(wire, &format!("HSET p:{{{shard}}}:h f 1")).await;
+            on::<Value>(wire, &format!("SSUBSCRIBE {channel}")).await;
+            on::<u64>(wire, &format!("SPUBLISH {channel} to-{shard}")).await;
+            let push = wire.pushes.recv().await.unwrap();
+            assert_eq!(push.payload, format!("to-{shard}").into_bytes());
+            lines.insert(line_of(wire).await);
+        }
+        assert_eq!(lines.len(), 3, "one connection to each node: {lines:?}");
+        assert!(wires.iter_mut().all(|wire| wire.pushes.try_recv().is_err()));
+
+        // Who connects again gets a new one, and so do those that come after; the others go on.
+        let again = route.connect(3).await.unwrap();
+        assert!(!lines.contains(&line_of(&again).await));
+        assert!(lines.contains(&line_of(&wires[7]).await), "{lines:?}");
+        let after = route.connect(7).await.unwrap();
+        assert_eq!(line_of(&after).await, line_of(&again).await, "3 and 7 are at one node");
+        drop((again, after));
+
+        // A connection that ends is heard by all who have it.
+        let node = line_of(&wires[2]).await;
+        for number in 0..3 {
+            cluster.ask::<Value>(number, "CLIENT KILL TYPE pubsub").await.unwrap();
+        }
+        assert_eq!(wires[2].pushes.recv().await, None);
+        let again = route.connect(2).await.unwrap();
+        assert_ne!(line_of(&again).await, node);
+    }
+
+    #[tokio::test]
+    async fn a_slot_that_has_moved_is_found_at_its_new_node() {
+        let cluster = Cluster::start().await;
+        let route = Route::new(&cluster.settings()).unwrap();
+        let before = route.connect(0).await.unwrap();
+        let target: String = cluster.ask(0, "CLUSTER MYID").await.unwrap();
+        assert_ne!(line_of(&before).await.0, target);
+        for number in 0..3 {
+            let set = format!("CLUSTER SETSLOT {} NODE {target}", keys::slot(0));
+            cluster.ask::<Value>(number, &set).await.unwrap();
+        }
+        let told = command("HSET p:{0}:h f 1");
+        let told = told.query_async::<Value>(&mut before.connection.clone()).await;
+        assert_eq!(
+            told.unwrap_err().code(),
+            Some("MOVED"),
+            "nothing is redirected behind our back"
+        );
+        route.moved();
+        let after = route.connect(0).await.unwrap();
+        assert_eq!(line_of(&after).await.0, target);
+        on::<u64>(&after, "HSET p:{0}:h f 1").await;
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 //! repeats one that was answered by NOSCRIPT behind the loads; that is safe, since each message
 //! is idempotent.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -47,6 +48,13 @@ pub(crate) fn loads() -> impl Iterator<Item = Cmd> {
         command.arg("LOAD").arg(source.code);
         command
     })
+}
+
+/// Every command that a script runs, in lower case.
+pub(crate) fn commands() -> BTreeSet<String> {
+    let sources = [&GRANT, &HEARTBEAT, &HELLO, &LEAVE];
+    let calls = sources.into_iter().flat_map(|source| source.code.split("call('").skip(1));
+    calls.filter_map(|call| call.split_once('\'')).map(|(name, _)| name.to_lowercase()).collect()
 }
 
 /// What went wrong with a message that Redis did answer.
@@ -177,13 +185,19 @@ impl Grant<'_> {
         command.arg(worker).arg(epoch).arg(self.number);
         command.arg(hold).arg(heard).arg(ask).arg(wait).arg(spare).arg(slack);
         command.arg(limit).arg(format_args!("{term}:{limit}").to_string());
-        command.arg(match self.manner {
+        let manner = match self.manner {
             Manner::Ask => "",
             Manner::Audit => "T",
             Manner::Force => "F",
             Manner::Admit => "A",
-        });
-        command.arg(keys.publish());
+        };
+        // PERF: what is as usual is left out.
+        if !manner.is_empty() || keys.is_sharded() {
+            command.arg(manner);
+        }
+        if keys.is_sharded() {
+            command.arg(keys.publish());
+        }
         command
     }
 

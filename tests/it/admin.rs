@@ -22,7 +22,7 @@ async fn the_index_lists_what_there_is_and_nothing_else_is_found() {
     let proxy = narrows().start().await;
     let index = proxy.admin("/").await;
     assert_eq!(index.status(), 200);
-    for path in ["/healthz", "/readyz", "/metrics", "/hosts"] {
+    for path in ["/healthz", "/readyz", "/metrics", "/hosts", "/limits"] {
         assert!(index.text().contains(path), "{}", index.text());
         assert_eq!((path, proxy.admin(path).await.status()), (path, 200));
     }

@@ -62,6 +62,20 @@ impl Certs {
         (TlsAcceptor::from(Arc::new(config)), certificate.der().clone())
     }
 
+    /// A certificate for these names and its key, PEM, as files with this name.
+    pub(crate) fn files(&self, name: &str, names: &[&str]) -> (PathBuf, PathBuf) {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.authority).unwrap();
+        let file = |what: &str| self.folder.path().join(format!("{name}-{what}.pem"));
+        std::fs::write(file("cert"), certificate.pem()).unwrap();
+        std::fs::write(file("key"), key.serialize_pem()).unwrap();
+        (file("cert"), file("key"))
+    }
+
     /// A client that believes this authority and no other.
     pub(crate) fn client(&self, alpn: &[&str]) -> TlsConnector {
         let mut roots = RootCertStore::empty();

@@ -8,17 +8,20 @@
 mod certs;
 mod check;
 mod client;
+mod cluster;
 mod holes;
 mod names;
 mod origin;
 mod proxy;
 mod redis;
+mod sentinel;
 mod wire;
 
 pub(crate) use certs::Certs;
 pub(crate) use client::Client;
 pub(crate) use client::End;
 pub(crate) use client::Response;
+pub(crate) use cluster::Cluster;
 pub(crate) use holes::Blackhole;
 pub(crate) use holes::Closed;
 pub(crate) use names::Names;
@@ -27,6 +30,7 @@ pub(crate) use proxy::Proxy;
 pub(crate) use proxy::Setup;
 pub(crate) use proxy::narrows;
 pub(crate) use redis::Redis;
+pub(crate) use sentinel::Sentinel;
 pub(crate) use wire::Head;
 pub(crate) use wire::Wire;
 

@@ -101,9 +101,12 @@ impl Setup {
     /// A member of the fleet on `redis`, with a lease short enough for a test, and patient enough with
     /// Redis for a machine that stalls under its tests; the last of two equal flags counts.
     pub(crate) fn shared(self, redis: &Redis) -> Setup {
-        let address = redis.address();
-        let timing = "--lease 2s --heartbeat 400ms --redis-timeout 1s";
-        self.flags(format!("--redis-addr {address} {timing}"))
+        self.shared_by(&format!("--redis-addr {}", redis.address()))
+    }
+
+    /// The same, by the flags that say where Redis is.
+    pub(crate) fn shared_by(self, place: &str) -> Setup {
+        self.flags(place).flags("--lease 2s --heartbeat 400ms --redis-timeout 1s")
     }
 
     pub(crate) async fn start(self) -> Proxy {
@@ -186,6 +189,24 @@ impl Proxy {
         let mut client = Client::to(self.admin.expect("the admin port is on")).await;
         let head = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
         client.send(head).await;
+        client.unchecked_response().await
+    }
+
+    /// The answer of the admin port to a request that is no plain GET.
+    pub(crate) async fn admin_request(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &[&str],
+        body: &str,
+    ) -> Response {
+        let mut client = Client::to(self.admin.expect("the admin port is on")).await;
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n");
+        for field in fields {
+            head.push_str(field);
+            head.push_str("\r\n");
+        }
+        client.send(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())).await;
         client.unchecked_response().await
     }
 

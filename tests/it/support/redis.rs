@@ -15,6 +15,7 @@ use crate::support::wait_until;
 pub(crate) struct Redis {
     server: Child,
     port: u16,
+    second: u16,
     options: Vec<String>,
     password: String,
     folder: tempfile::TempDir,
@@ -26,24 +27,52 @@ impl Redis {
     }
 
     pub(crate) async fn with_password(password: &str) -> Redis {
-        let mut options = Vec::new();
-        if !password.is_empty() {
-            options = vec!["--requirepass".to_owned(), password.to_owned()];
-        }
+        let options = if password.is_empty() { "" } else { "--requirepass {}" };
+        Redis::with_options(&options.replace("{}", password), password).await
+    }
+
+    /// With these words on its command line; its tests log in by `password`.
+    pub(crate) async fn with_options(options: &str, password: &str) -> Redis {
+        let options: Vec<String> = options.split_whitespace().map(str::to_owned).collect();
+        Redis::on_free_ports(|_| (Vec::new(), options.clone()), password).await
+    }
+
+    /// Tries ports until it has one; `words` are the files and the options that go with a port.
+    /// SECOND in an option is a second port that is free too.
+    pub(crate) async fn on_free_ports(
+        words: impl Fn(u16) -> (Vec<(&'static str, String)>, Vec<String>),
+        password: &str,
+    ) -> Redis {
         for _ in 0..20 {
-            let port = fastrand::u16(10_000..32_000);
-            if TcpListener::bind(("127.0.0.1", port)).is_err() {
+            let (port, second) = (fastrand::u16(10_000..32_000), fastrand::u16(10_000..32_000));
+            let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+            if port == second || !is_free(port) || !is_free(second) {
                 continue;
             }
             let folder = tempfile::tempdir().unwrap();
+            let (files, options) = words(port);
+            for (name, text) in files {
+                std::fs::write(folder.path().join(name), text).unwrap();
+            }
+            let put = |option: &String| option.replace("SECOND", &second.to_string());
+            let options: Vec<String> = options.iter().map(put).collect();
             let server = run(port, &options, &folder);
-            let (options, password) = (options.clone(), password.to_owned());
-            let mut redis = Redis { server, port, options, password, folder };
+            let password = password.to_owned();
+            let mut redis = Redis { server, port, second, options, password, folder };
             if redis.is_up().await {
                 return redis;
             }
         }
         panic!("no port for redis-server");
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The port for what SECOND stood for.
+    pub(crate) fn second_port(&self) -> u16 {
+        self.second
     }
 
     /// For `--redis-addr`.
@@ -62,7 +91,7 @@ impl Redis {
         reply.unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    async fn try_ask<T: FromRedisValue>(
+    pub(crate) async fn try_ask<T: FromRedisValue>(
         &self,
         database: u8,
         command: &str,
@@ -132,10 +161,16 @@ impl Drop for Redis {
 }
 
 fn run(port: u16, options: &[String], folder: &tempfile::TempDir) -> Child {
+    // A file to be read, if there is one, must come first; a sentinel knows no data.
+    let is_sentinel = options.iter().any(|option| option == "--sentinel");
+    let data: &[&str] = if is_sentinel { &[] } else { &["--save", "", "--appendonly", "no"] };
+    let file = options.iter().take_while(|option| !option.starts_with("--"));
+    let rest = options.iter().skip_while(|option| !option.starts_with("--"));
     Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-        .args(["--appendonly", "no"])
-        .args(options)
+        .args(file)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(data)
+        .args(rest)
         .current_dir(folder.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
