@@ -300,9 +300,9 @@ pub(super) struct Worker {
     /// Until when nothing is sent: a part of the cluster is moving.
     held_until: Option<Instant>,
     /// Hosts to be looked at again, and when.
-    later: BTreeMap<(Instant, usize), Arc<Host>>,
-    /// When those are due that are in `later`, by address.
-    resting: HashMap<usize, Instant>,
+    later: BTreeMap<(Instant, u64), Arc<Host>>,
+    /// When those are due that are in `later`, by number.
+    resting: HashMap<u64, Instant>,
     audit_at: Instant,
     told: Told,
     /// What went wrong last.
@@ -373,13 +373,16 @@ impl Worker {
             }
             let wake_at = self.wake_at();
             let may_send = self.replies.len() < BATCHES;
+            // In the order in which things matter: answers, of which few can come at once, before
+            // the clock says that they did not; and the clock before what others may flood us with.
             tokio::select! {
-                Some(batch) = self.replies.next(), if !self.replies.is_empty() => self.hear(batch),
-                reached = self.line.next() => self.reach(reached),
-                () = desk.wake.notified(), if may_send => self.collect(),
-                () = std::future::poll_fn(|cx| alarm.poll(cx, wake_at)) => self.look_at_the_clock(),
+                biased;
                 // Its sender gone is as good as told.
                 _ = stop.wait_for(|stop| *stop), if self.leaving.is_none() => self.leave(),
+                Some(batch) = self.replies.next(), if !self.replies.is_empty() => self.hear(batch),
+                () = std::future::poll_fn(|cx| alarm.poll(cx, wake_at)) => self.look_at_the_clock(),
+                reached = self.line.next() => self.reach(reached),
+                () = desk.wake.notified(), if may_send => self.collect(),
             }
         }
     }
@@ -682,15 +685,15 @@ impl Worker {
             Again::Spare => LOOK,
             Again::Waiting => POLL.mul_f64(1.0 - 0.25 * fastrand::f64()),
         };
-        let (at, address) = (clock::now() + rest, Arc::as_ptr(host).addr());
-        if let Some(known) = self.resting.get(&address) {
+        let (at, number) = (clock::now() + rest, host.number);
+        if let Some(known) = self.resting.get(&number) {
             if *known <= at {
                 return;
             }
-            self.later.remove(&(*known, address));
+            self.later.remove(&(*known, number));
         }
-        self.resting.insert(address, at);
-        self.later.insert((at, address), Arc::clone(host));
+        self.resting.insert(number, at);
+        self.later.insert((at, number), Arc::clone(host));
     }
 
     fn ask_for_all_who_wait(&mut self) {
@@ -734,8 +737,8 @@ impl Worker {
             if first.key().0 > now || !self.session.is_serving() {
                 break;
             }
-            let ((_, address), host) = first.remove_entry();
-            self.resting.remove(&address);
+            let ((_, number), host) = first.remove_entry();
+            self.resting.remove(&number);
             let (due, again) = host.look();
             let is_asked = due.speak;
             self.limiter.carry_out(&host, due);
