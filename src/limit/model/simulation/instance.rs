@@ -100,6 +100,7 @@ pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, loa
         lease: plan.lease,
         heartbeat: plan.heartbeat,
         failure: shared::Failure::Closed,
+        lease_loss: plan.lease_loss,
         slack: plan.slack,
     };
     let link = Link::named(&settings, server::name(id));
@@ -119,9 +120,10 @@ pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, loa
     let tasks = LocalSet::new();
     let stop = handle.stop.clone();
     let freezes = Rc::clone(&handle.freezes);
-    tasks.spawn_local(async move {
+    let watching = Rc::clone(&oracle);
+    tasks.spawn_local(watching.watch(async move {
         let stopping = watch::Sender::new(false);
-        let working = tokio::task::spawn_local(worker.work(stopping.subscribe()));
+        let working = tokio::task::spawn_local(Rc::clone(&oracle).watch(worker.work(stopping.subscribe())));
         let mut clients = tokio::task::JoinSet::new();
         for number in 0..plan.clients {
             let client = Client {
@@ -133,15 +135,15 @@ pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, loa
                 load: Rc::clone(&load),
                 freezes: Rc::clone(&freezes),
             };
-            clients.spawn_local(client.run());
+            clients.spawn_local(Rc::clone(&oracle).watch(client.run()));
         }
         let mut told = stop.subscribe();
         told.wait_for(|stop| *stop).await.expect("its sender is at hand");
         // The end of a drain: what is open is closed, and only then does the worker leave.
         clients.shutdown().await;
         stopping.send_replace(true);
-        working.await.expect("the worker does not panic");
-    });
+        working.await.expect("it is watched");
+    }));
     freezable(handle, tasks).await;
 }
 
@@ -224,8 +226,13 @@ impl Client {
         if !permit.is_vouched() && !self.plan.is_reckless {
             return;
         }
+        let losses = self.limiter.losses();
         let open = self.oracle.open(self.id, host);
-        tokio::time::sleep(random(self.plan.hold)).await;
+        tokio::select! {
+            biased;
+            () = is_cut(losses) => {}
+            () = tokio::time::sleep(random(self.plan.hold)) => {}
+        }
         drop(open);
         drop(permit);
     }
@@ -233,6 +240,14 @@ impl Client {
 
 fn rule(key: &HostKey, cap: u32) -> Rule {
     format!("{key}={cap}").parse().expect("a rule")
+}
+
+/// Ends when all connections are to be closed.
+async fn is_cut(losses: Option<watch::Receiver<()>>) {
+    match losses {
+        Some(mut losses) => losses.changed().await.expect("the limiter is at hand"),
+        None => std::future::pending().await,
+    }
 }
 
 /// Anything up to twice this.

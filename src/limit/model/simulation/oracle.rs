@@ -14,8 +14,11 @@
 
 use std::cell::Cell;
 use std::cell::RefCell;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::Duration;
+
+use futures_util::FutureExt;
 
 use super::super::redis::Id;
 use crate::base::authority::HostKey;
@@ -143,6 +146,13 @@ impl Oracle {
         for host in &mut state.hosts {
             host.stuck_since = None;
         }
+    }
+
+    /// A task of a host, whose panic nobody else would see.
+    pub(super) fn watch(self: Rc<Self>, task: impl Future<Output = ()>) -> impl Future<Output = ()> {
+        AssertUnwindSafe(task)
+            .catch_unwind()
+            .map(move |ended| ended.unwrap_or_else(|_| self.violate("a task panicked".to_owned())))
     }
 
     /// Somebody with time begins to wait.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::Mutant;
 use crate::base::authority::HostKey;
+use crate::limit::shared::LeaseLoss;
 
 /// Faults begin and end between these moments of a simulation.
 pub(super) const FAULTS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(9));
@@ -23,6 +24,7 @@ pub(super) struct Plan {
     pub(super) slack: u32,
     pub(super) lease: Duration,
     pub(super) heartbeat: Duration,
+    pub(super) lease_loss: LeaseLoss,
     /// Clients of each instance; how long they hold a connection, and what they do in between.
     pub(super) clients: usize,
     pub(super) hold: Duration,
@@ -118,6 +120,7 @@ impl Plan {
             slack: if rng.bool() { 8 } else { 0 },
             lease: Duration::from_secs(2),
             heartbeat: Duration::from_millis(400),
+            lease_loss: if rng.u32(..4) == 0 { LeaseLoss::Close } else { LeaseLoss::Keep },
             clients: rng.usize(1..=6),
             hold: millis(&mut rng, 20, 400),
             think: millis(&mut rng, 5, 200),

@@ -221,7 +221,7 @@ impl Server {
             limit: number(&words[9]),
             term: number(term),
         };
-        let manner = match words[11].as_str() {
+        let manner = match words.get(11).map_or("", String::as_str) {
             "" => Manner::Ask,
             "A" => Manner::Admit,
             "F" => Manner::Force,
@@ -331,7 +331,8 @@ pub(super) async fn serve(server: Rc<RefCell<Server>>) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
     loop {
         let (stream, _) = listener.accept().await?;
-        tokio::task::spawn_local(converse(stream, Rc::clone(&server)));
+        let oracle = Rc::clone(&server.borrow().oracle);
+        tokio::task::spawn_local(oracle.watch(converse(stream, Rc::clone(&server))));
     }
 }
 
