@@ -29,6 +29,7 @@ use turmoil::net::TcpStream;
 
 use super::super::redis::Id;
 use super::oracle::Oracle;
+use super::plan;
 use super::plan::Plan;
 use super::server;
 use crate::base::authority::HostKey;
@@ -112,7 +113,7 @@ pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, loa
         // Rules of one age: no instance tells the others what the limit is.
         *rules = Rules::new(0, each.map(|(key, cap)| rule(key, *cap))).since(1);
     });
-    oracle.born(limiter.clone());
+    oracle.born(limiter.clone(), Rc::clone(&handle.freezes));
     let route = Route::custom(Arc::new(|_| connect().boxed()));
     let worker = Worker::new(0, limiter.clone(), link, settings, Arc::new(|_, _| ()), route);
     handle.id.set(id);
@@ -137,6 +138,7 @@ pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, loa
             };
             clients.spawn_local(Rc::clone(&oracle).watch(client.run()));
         }
+        clients.spawn_local(Rc::clone(&oracle).watch(hear_of_change(plan, limiter)));
         let mut told = stop.subscribe();
         told.wait_for(|stop| *stop).await.expect("its sender is at hand");
         // The end of a drain: what is open is closed, and only then does the worker leave.
@@ -145,6 +147,16 @@ pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, loa
         working.await.expect("it is watched");
     }));
     freezable(handle, tasks).await;
+}
+
+/// The limit changes when the fleet's table says so, of which each instance hears in its time.
+async fn hear_of_change(plan: Rc<Plan>, limiter: Limiter) {
+    let Some((at, cap)) = plan.change else { return };
+    let now = turmoil::sim_elapsed().expect("inside of a simulation");
+    if let Some(left) = at.checked_sub(now) {
+        tokio::time::sleep(left + random(plan::CHANGE / 4)).await;
+    }
+    limiter.change_rules(|rules| rules.set_table(1, [rule(&plan.keys[0], cap)]));
 }
 
 async fn connect() -> Result<Wire, RedisError> {
@@ -212,16 +224,13 @@ impl Client {
     async fn ask(&self, host: usize, key: &HostKey, time: Option<Duration>) {
         let asked = clock::now();
         let patience = time.map_or(Patience::None, |time| Patience::Until(asked + time));
-        let waits = time.map(|_| self.oracle.wait(host));
+        let wait = self.oracle.wait(self.id, host, time.is_some());
         let freezes = self.freezes.get();
         let acquired = self.limiter.acquire_as(key, patience, &self.identity).await;
-        drop(waits);
-        let waited = clock::now() - asked;
-        // Who has no time waits for an answer, at the worst until Redis has learnt.
-        let longest = time.unwrap_or(2 * self.plan.lease) + Duration::from_millis(10);
-        if waited > longest && freezes == self.freezes.get() {
-            self.oracle.violate(format!("{}: {time:?} of patience, {waited:?} waited", self.id));
+        if freezes == self.freezes.get() {
+            wait.is_over(time, clock::now() - asked);
         }
+        drop(wait);
         let Ok(permit) = acquired else { return };
         if !permit.is_vouched() && !self.plan.is_reckless {
             return;
