@@ -70,7 +70,7 @@ struct Demand {
     waiting: u32,
     /// Since when a slot has been free for them without anybody being admitted.
     stuck_since: Option<Duration>,
-    /// Slots in use and slots there are, summed over the moments in which somebody waited.
+    /// Slots in use and slots there are, summed over the moments in which enough waited for all.
     used: u64,
     usable: u64,
 }
@@ -233,7 +233,7 @@ impl Oracle {
                 return;
             }
             let demand = &mut state.hosts[host];
-            if demand.waiting > 0 {
+            if demand.waiting >= cap {
                 demand.used += u64::from(used);
                 demand.usable += u64::from(cap);
             }
@@ -245,10 +245,10 @@ impl Oracle {
         let mut state = self.state.borrow_mut();
         for host in 0..self.plan.keys.len() {
             let Demand { used, usable, .. } = state.hosts[host];
-            let percent = used * 100 / usable.max(1);
-            if let Some(least) = self.plan.utilisation(host).filter(|least| *least > percent) {
-                let what = format!("host {host} was used by {percent} %, not by {least} %");
-                state.violate(what);
+            let (percent, least) = (used * 100 / usable.max(1), self.plan.utilisation());
+            let is_long = usable > 100 * u64::from(self.plan.cap(host, self.now.get()));
+            if is_long && self.plan.lost_hints == 0 && percent < least {
+                state.violate(format!("host {host} was used by {percent} %, not by {least} %"));
             }
             let asked = state.instances.iter().filter(|one| one.is_alive && one.asked[host]);
             let served: Vec<u32> = asked.map(|one| one.served[host]).collect();

@@ -150,16 +150,13 @@ impl Plan {
         }
     }
 
-    /// How much of a host is in use at least, in percent, where enough ask for it; none where they
-    /// are too few. Between two holders of a slot there are four messages, each of them as late as
-    /// the network makes it and up to a tick later.
-    pub(super) fn utilisation(&self, host: usize) -> Option<u64> {
-        let clients = self.instances * self.clients / self.keys.len();
-        let is_enough = clients >= 3 * self.cap(host, REST) as usize;
+    /// How much of a host is in use at least, in percent, while enough wait for it. Between two
+    /// holders of a slot there are four messages, each of them as late as the network makes it and
+    /// up to a tick later.
+    pub(super) fn utilisation(&self) -> u64 {
         let message = Duration::from_millis(3) + self.latency * 3 / 10;
-        let ideal = self.hold.as_secs_f64() / (self.hold + 4 * message).as_secs_f64();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a percentage")]
-        (is_enough && self.lost_hints == 0).then_some((75.0 * ideal) as u64)
+        let ideal = 75 * self.hold.as_micros() / (self.hold + 4 * message).as_micros();
+        u64::try_from(ideal).expect("a percentage")
     }
 }
 
