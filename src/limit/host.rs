@@ -655,7 +655,8 @@ mod tests {
         open(&host, 1, 5);
         assert_eq!(host.lock().term, 7);
         host.limit_changed(LEASED, 1, Ruling { limit: 4, term: 8 });
-        assert_eq!((host.lock().limit, host.lock().term), (4, 8));
+        let state = host.lock();
+        assert_eq!((state.limit, state.term), (4, 8));
     }
 
     #[test]
