@@ -19,8 +19,8 @@
 --       13 the command that sends hints: PUBLISH or nothing, or SPUBLISH on a cluster
 -- Returns slots granted * 2^26 + all slots held, as one number, where that says it all; -1 when the
 --         epoch is not in force: the instance was reaped, has a newer connection, or the data was
---         lost; else {granted, all, learning: ms left or -1, own requests queued, others', limit in
---         force, unused slots of all, instances on the host}.
+--         lost; else, and always while Redis learns, {granted, all, learning: ms left or -1, own
+--         requests queued, others', limit in force, unused slots of all, instances on the host}.
 -- Hints   to <@n:instance>: 'g' and the host's key for a slot that was given to its queue; 'r', a
 --         number, a space and the key where so many wait for what others could do without.
 -- Invariant: #t is the sum of the slots held; it never rises past the limit but by 'F'. A slot that
@@ -137,11 +137,11 @@ else
 end
 total = total + have - had
 
-if want > 0 and not may_grant then
+if not may_grant then
   local time = call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
   learning = math.max(tonumber(call('HGET', workers, '#until') or 0) - now, 0)
-elseif not is_again and may_grant and (want > 0 or queued > 0) then
+elseif not is_again and (want > 0 or queued > 0) then
   if row[2] and row[4] ~= generation
       and (queued > 0 or limit > 0 and limit - total < want or limit == 0 and total > have) then
     -- Somebody died since this host was last looked at, and nobody knows which hosts a dead

@@ -167,7 +167,7 @@ impl App {
     /// A proxy with these settings. Nothing is opened yet.
     pub fn new(config: Config) -> Result<Self, Error> {
         let threads = config.listen.threads.max(1);
-        let link = config.shared.as_ref().map(|shared| shared::Link::new(shared));
+        let link = config.shared.as_ref().map(shared::Link::new);
         let metrics = Arc::new(Metrics::new(threads, link.is_some()));
         let (limiter, ears) = Limiter::new(config.limit.clone(), link, threads);
         Ok(Self {

@@ -87,7 +87,7 @@ pub enum Command {
     /// Ask a running narrows how it is.
     Health(Health),
     /// Show or change the fleet's limits.
-    Limits(Limits),
+    Limits(Box<Limits>),
     /// Say whether a Redis is fit.
     RedisCheck(Box<RedisCheck>),
     /// Say this and end.
@@ -170,7 +170,10 @@ impl Config {
                 let (name, inner) = middle.subcommand().unwrap_or(("", middle));
                 let mut source = Source::new(vec![inner, &matches], environment);
                 let limits = limits::read(&mut source, name, inner);
-                return finish(limits.map(Command::Limits), source.problems);
+                return finish(
+                    limits.map(|limits| Command::Limits(Box::new(limits))),
+                    source.problems,
+                );
             }
             Some((flags::REDIS, redis)) => {
                 let inner = redis.subcommand_matches(flags::CHECK).unwrap_or(redis);

@@ -86,7 +86,7 @@ async fn two_instances_share_one_cap_and_both_know_the_count() {
 #[tokio::test]
 async fn counts_in_redis_are_one_hash_per_host_with_the_workers_and_their_total() {
     let redis = Redis::start().await;
-    let flags = "--max-connections 5 --redis-prefix mine";
+    let flags = "--max-connections 5 --redis-prefix mine --slack 0";
     let (a, b) = pair(&redis, flags).await;
     let origin = Origin::echo();
     let to = origin.authority();

@@ -37,11 +37,8 @@ use crate::limit::protocol::Timing;
 const LEASE: Duration = Duration::from_secs(15);
 /// A lease is three steps of the clock, of which an instance relies on fourteen fifteenths.
 const UNIT: Duration = Duration::from_secs(5);
-const TIMING: Timing = Timing {
-    lease: LEASE,
-    heartbeat: Duration::from_secs(3),
-    timeout: Duration::from_millis(200),
-};
+const TIMING: Timing =
+    Timing { lease: LEASE, heartbeat: Duration::from_secs(3), timeout: Duration::from_millis(200) };
 /// Redis had run for long when the fleet came.
 const BEGIN: u64 = 1_000_000;
 
@@ -58,6 +55,19 @@ pub(super) struct Faults {
     pub(super) flushes: u8,
     /// A replica takes over that may lack any of the last writes.
     pub(super) failovers: u8,
+}
+
+impl Faults {
+    /// These and those.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            breaks: self.breaks + other.breaks,
+            pauses: self.pauses + other.pauses,
+            restarts: self.restarts + other.restarts,
+            flushes: self.flushes + other.flushes,
+            failovers: self.failovers + other.failovers,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +136,17 @@ impl Fleet {
             base,
             runtime,
         }
+    }
+
+    pub(super) fn slack(mut self, slack: u32) -> Self {
+        self.rules.slack = slack;
+        self
+    }
+
+    /// Who asks is refused where there is no slot.
+    pub(super) fn impatient(mut self) -> Self {
+        self.rules.may_wait = false;
+        self
     }
 
     pub(super) fn mutant(mut self, mutant: Mutant) -> Self {
@@ -420,9 +441,10 @@ impl Model for Fleet {
                     && state.workers.iter().any(|worker| worker.open_and_granted() == (1, 1))
             }),
             Property::sometimes("a slot passes from one to another", |_, state: &State| {
-                state.workers.iter().any(|worker| {
-                    worker.replies.iter().any(|reply| matches!(reply, Reply::Served))
-                })
+                state
+                    .workers
+                    .iter()
+                    .any(|worker| worker.replies.iter().any(|reply| matches!(reply, Reply::Served)))
             }),
         ]
     }
@@ -481,7 +503,9 @@ fn hash_redis(redis: &Redis, now: u64, hasher: &mut impl Hasher) {
     let left = |end: u64| (end + unit).saturating_sub(now);
     (server.is_doubtful, ago(server.start, lease)).hash(hasher);
     term.as_ref()
-        .map(|term| (term.stamp.is_learning, term.run == server.run, term.until.saturating_sub(now)))
+        .map(|term| {
+            (term.stamp.is_learning, term.run == server.run, term.until.saturating_sub(now))
+        })
         .hash(hasher);
     workers.hash(hasher);
     for (id, end) in leases {

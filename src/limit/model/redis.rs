@@ -173,8 +173,8 @@ impl Redis {
                     || (is_lost && (hello.previous > 0 || !self.leases.is_empty()));
                 let until = if forgot { now } else { server.start } + lease;
                 let first = now.max(last.map_or(0, |term| term.stamp.generation) + 1);
-                let is_learning = (until > now || is_restarted)
-                    && self.mutant != Some(Mutant::NoLearning);
+                let is_learning =
+                    (until > now || is_restarted) && self.mutant != Some(Mutant::NoLearning);
                 let stamp = Stamp { is_learning, generation: first };
                 Term { stamp, first, run: server.run, until }
             }
@@ -263,9 +263,10 @@ impl Redis {
             return None;
         }
         let term = self.term.as_ref()?;
-        let before = self.hosts.remove(&grant.host).filter(|host| {
-            host.swept == term.stamp || host.swept.generation >= term.first
-        });
+        let before = self
+            .hosts
+            .remove(&grant.host)
+            .filter(|host| host.swept == term.stamp || host.swept.generation >= term.first);
         let mut turn = Turn::new(grant, term.stamp, before);
         turn.is_forced_late = self.mutant == Some(Mutant::ForcedLate);
         let answer = turn.run(now, term.until, &self.workers, hints);
@@ -361,9 +362,9 @@ impl Turn {
         let may_grant = self.limit == 0 || !self.stamp.is_learning;
         self.settle_hold(may_grant);
         let mut learning = None;
-        if self.want > 0 && !may_grant {
+        if !may_grant {
             learning = Some(Duration::from_millis(until.saturating_sub(now)));
-        } else if !self.is_again && may_grant && (self.want > 0 || self.queued > 0) {
+        } else if !self.is_again && (self.want > 0 || self.queued > 0) {
             self.sweep(workers);
             self.pass_on(hints);
             self.wait();
@@ -487,11 +488,8 @@ impl Turn {
         }
         self.want -= self.got;
         if self.queued == 0 {
-            let room = if self.limit == 0 {
-                self.want
-            } else {
-                self.want.min(self.limit - self.total)
-            };
+            let room =
+                if self.limit == 0 { self.want } else { self.want.min(self.limit - self.total) };
             let room = room.max(0);
             self.row.held += room;
             self.total += room;
@@ -596,12 +594,7 @@ impl Turn {
         }
     }
 
-    fn answer(
-        &mut self,
-        now: u64,
-        learning: Option<Duration>,
-        hints: &mut Vec<Hint>,
-    ) -> Granted {
+    fn answer(&mut self, now: u64, learning: Option<Duration>, hints: &mut Vec<Hint>) -> Granted {
         let (here, total) = (count(self.row.held), count(self.total));
         let others = count(self.queued - self.row.queued);
         let mut short = Short {

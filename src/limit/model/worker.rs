@@ -147,10 +147,7 @@ impl Worker {
 
     /// Whether nothing happens before time passes.
     pub(super) fn is_quiet(&self, now: Instant) -> bool {
-        self.requests.is_empty()
-            && self.replies.is_empty()
-            && !self.is_broken
-            && !self.is_due(now)
+        self.requests.is_empty() && self.replies.is_empty() && !self.is_broken && !self.is_due(now)
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -180,8 +177,7 @@ impl Worker {
     /// A request comes in.
     pub(super) fn enter(&mut self, now: Instant, rules: Rules) {
         let basis = self.basis(now, rules);
-        let asker =
-            Asker { identity: &Identity::Anonymous, may_wait: rules.may_wait, seats: 10 };
+        let asker = Asker { identity: &Identity::Anonymous, may_wait: rules.may_wait, seats: 10 };
         let ruling = Ruling { limit: rules.limit, term: 1 };
         let due = match self.host.enter(basis, 1, || ruling, asker) {
             Entry::Slot { speak } => Due::spoken(speak),
