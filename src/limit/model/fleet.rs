@@ -57,6 +57,19 @@ pub(super) struct Faults {
     pub(super) failovers: u8,
 }
 
+impl Faults {
+    /// These and those.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            breaks: self.breaks + other.breaks,
+            pauses: self.pauses + other.pauses,
+            restarts: self.restarts + other.restarts,
+            flushes: self.flushes + other.flushes,
+            failovers: self.failovers + other.failovers,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Break(Id),
@@ -123,6 +136,17 @@ impl Fleet {
             base,
             runtime,
         }
+    }
+
+    pub(super) fn slack(mut self, slack: u32) -> Self {
+        self.rules.slack = slack;
+        self
+    }
+
+    /// Who asks is refused where there is no slot.
+    pub(super) fn impatient(mut self) -> Self {
+        self.rules.may_wait = false;
+        self
     }
 
     pub(super) fn mutant(mut self, mutant: Mutant) -> Self {
