@@ -126,11 +126,9 @@ impl Collector for Hosts {
             ("narrows_waiting", "Requests of this instance waiting for a host", |row| {
                 Some(row.waiting)
             }),
-            (
-                "narrows_slack",
-                "Slots of a host that this instance holds and does not use",
-                |row| Some(row.slack),
-            ),
+            ("narrows_slack", "Slots of a host that this instance holds and does not use", |row| {
+                Some(row.slack)
+            }),
             (
                 "narrows_starved",
                 "Whether requests wait for a host at other instances, 1 or 0; hosts where they do",

@@ -24,6 +24,7 @@ mod forward;
 mod idle;
 mod limit;
 mod logs;
+mod oracle;
 mod pool;
 mod scripts;
 mod settings;

@@ -14,6 +14,7 @@ mod names;
 mod origin;
 mod proxy;
 mod redis;
+mod relay;
 mod sentinel;
 mod wire;
 
@@ -30,6 +31,8 @@ pub(crate) use proxy::Proxy;
 pub(crate) use proxy::Setup;
 pub(crate) use proxy::narrows;
 pub(crate) use redis::Redis;
+pub(crate) use relay::Path;
+pub(crate) use relay::Relay;
 pub(crate) use sentinel::Sentinel;
 pub(crate) use wire::Head;
 pub(crate) use wire::Wire;
