@@ -21,6 +21,7 @@ use crate::support::Proxy;
 use crate::support::Redis;
 use crate::support::Relay;
 use crate::support::narrows;
+use crate::support::ports_between;
 use crate::support::wait_at_most;
 use crate::support::wait_until;
 
@@ -145,7 +146,7 @@ impl Fleet {
     pub(crate) fn judge(&self) {
         for origin in [&self.busy, &self.idle] {
             let mut story = self.told.clone();
-            for (when, peak) in origin.rises() {
+            for (when, peak) in origin.rises().into_iter().filter(|(_, peak)| *peak > self.cap) {
                 story.push((when, format!("a peak of {peak} at {}", origin.authority())));
             }
             story.sort();
@@ -165,7 +166,7 @@ impl Fleet {
     }
 
     /// Does to an instance what keeps it from renewing its lease for so long, and undoes it; until
-    /// all is well with it. How many of its connections were excused meanwhile, if its lease ran out.
+    /// all is well with it. How many connections it had open when its lease ran out, if it did: those were excused.
     pub(crate) async fn silence(
         &mut self,
         which: usize,
@@ -176,23 +177,25 @@ impl Fleet {
         let member = &self.members[which];
         begin(member);
         let (start, mut excused, mut is_over) = (Instant::now(), None, false);
-        let first = member.lease_left(&self.redis).await;
-        let first_end = Instant::now() + first.unwrap_or_default();
+        let mut lease_end = self.suspect(member).await;
+        let first_end = lease_end;
         while excused.is_none() || !is_over {
-            let left = member.lease_left(&self.redis).await;
-            if excused.is_none() && left.is_none_or(|left| left < EARLY) {
+            if excused.is_none() && lease_end <= Instant::now() {
                 excused = Some(self.excuse(member));
             }
             if !is_over && start.elapsed() >= length {
-                if let Some((ports, _)) = &excused {
+                if let Some(ports) = &excused {
                     let opened = &self.ports(member) - ports;
                     assert!(opened.is_empty(), "opened without a lease, from ports {opened:?}");
                 }
                 end(member);
                 is_over = true;
             }
-            let renewed_end = Instant::now() + left.unwrap_or_default();
-            if is_over && excused.is_none() && renewed_end > first_end + HEARTBEAT / 4 {
+            if excused.is_none() {
+                lease_end = self.suspect(member).await;
+            }
+            if is_over && excused.is_none() && lease_end > first_end + HEARTBEAT / 4 {
+                self.excuse_nobody();
                 return None;
             }
             assert!(start.elapsed() < length + PATIENCE, "it has not come back");
@@ -200,20 +203,35 @@ impl Fleet {
         }
         let what = "it has all that it holds on the books";
         wait_at_most(PATIENCE, what, async || member.is_on_the_books().await).await;
-        self.busy.excuse_nobody();
-        self.idle.excuse_nobody();
-        excused.map(|(_, count)| count)
+        self.excuse_nobody();
+        excused.map(|ports| ports.len())
+    }
+
+    /// What it has open is excused when its lease is over; when that is.
+    async fn suspect(&self, member: &Member) -> Instant {
+        let left = member.lease_left(&self.redis).await.unwrap_or_default();
+        let end = Instant::now() + left.saturating_sub(EARLY);
+        for origin in [&self.busy, &self.idle] {
+            origin.suspect(member.proxy.process(), end);
+        }
+        end
     }
 
     /// What it has open counts no more.
-    fn excuse(&self, member: &Member) -> (HashSet<u16>, usize) {
-        let ports = self.ports(member);
-        let count = self.busy.excuse(&ports) + self.idle.excuse(&ports);
-        (ports, count)
+    fn excuse(&self, member: &Member) -> HashSet<u16> {
+        self.busy.excuse_suspect();
+        self.idle.excuse_suspect();
+        self.ports(member)
+    }
+
+    fn excuse_nobody(&self) {
+        self.busy.excuse_nobody();
+        self.idle.excuse_nobody();
     }
 
     fn ports(&self, member: &Member) -> HashSet<u16> {
-        let [busy, idle] = [&self.busy, &self.idle].map(|to| member.proxy.ports_to(to.port()));
+        let process = member.proxy.process();
+        let [busy, idle] = [&self.busy, &self.idle].map(|to| ports_between(process, to.port()));
         &busy | &idle
     }
 }

@@ -16,6 +16,7 @@ mod proxy;
 mod redis;
 mod relay;
 mod sentinel;
+mod sockets;
 mod wire;
 
 pub(crate) use certs::Certs;
@@ -34,6 +35,7 @@ pub(crate) use redis::Redis;
 pub(crate) use relay::Path;
 pub(crate) use relay::Relay;
 pub(crate) use sentinel::Sentinel;
+pub(crate) use sockets::ports_between;
 pub(crate) use wire::Head;
 pub(crate) use wire::Wire;
 

@@ -36,6 +36,7 @@ use crate::support::End;
 use crate::support::Head;
 use crate::support::Wire;
 use crate::support::pattern;
+use crate::support::ports_between;
 
 /// The field that marks each response of an origin, so that the proxy's own are told apart.
 pub(crate) const MARK: &str = "x-origin";
@@ -81,7 +82,17 @@ struct Page {
     /// Connections that do not count, and ports of such as are not accepted yet.
     excused: HashSet<usize>,
     excused_ports: HashSet<u16>,
+    suspect: Option<Suspect>,
     seen: Vec<Seen>,
+}
+
+/// A process whose connections are excused as soon as the peak would rise, from then on. Looking
+/// there at that moment is in time however busy this machine is.
+#[derive(Clone, Copy, Debug)]
+struct Suspect {
+    due: Instant,
+    process: u32,
+    port: u16,
 }
 
 #[derive(Debug)]
@@ -214,16 +225,17 @@ impl Origin {
 
     /// Connections that are open now and come from these ports count no more; how many are open.
     pub(crate) fn excuse(&self, ports: &HashSet<u16>) -> usize {
-        let mut page = self.book.page();
-        let has_port = |(_, peer): &(&usize, &Peer)| ports.contains(&peer.port);
-        let known: Vec<(usize, u16)> =
-            page.live.iter().filter(has_port).map(|(number, peer)| (*number, peer.port)).collect();
-        page.excused_ports.extend(ports);
-        for (number, port) in &known {
-            page.excused.insert(*number);
-            page.excused_ports.remove(port);
-        }
-        known.len()
+        self.book.page().excuse(ports)
+    }
+
+    /// From that moment on, what this process has open then may be excused.
+    pub(crate) fn suspect(&self, process: u32, due: Instant) {
+        self.book.page().suspect = Some(Suspect { due, process, port: self.port() });
+    }
+
+    /// It is excused, if the moment has come.
+    pub(crate) fn excuse_suspect(&self) {
+        self.book.page().excuse_suspect();
     }
 
     /// All connections count again.
@@ -231,6 +243,7 @@ impl Origin {
         let mut page = self.book.page();
         page.excused.clear();
         page.excused_ports.clear();
+        page.suspect = None;
         page.note_peak();
     }
 
@@ -333,8 +346,30 @@ impl Page {
         polled.iter().filter(|socket| socket.revents().is_empty()).count()
     }
 
+    fn excuse(&mut self, ports: &HashSet<u16>) -> usize {
+        let has_port = |(_, peer): &(&usize, &Peer)| ports.contains(&peer.port);
+        let known: Vec<(usize, u16)> =
+            self.live.iter().filter(has_port).map(|(number, peer)| (*number, peer.port)).collect();
+        self.excused_ports.extend(ports);
+        for (number, port) in &known {
+            self.excused.insert(*number);
+            self.excused_ports.remove(port);
+        }
+        known.len()
+    }
+
+    fn excuse_suspect(&mut self) {
+        if let Some(suspect) = self.suspect.take_if(|suspect| suspect.due <= Instant::now()) {
+            self.excuse(&ports_between(suspect.process, suspect.port));
+        }
+    }
+
     fn note_peak(&mut self) {
-        let now = self.sweep();
+        let mut now = self.sweep();
+        if now > self.peak {
+            self.excuse_suspect();
+            now = self.sweep();
+        }
         if now > self.peak {
             self.peak = now;
             self.rises.push((Instant::now(), now));

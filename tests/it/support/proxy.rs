@@ -2,7 +2,6 @@
 //! ports are picked by the system, and it is killed with the test.
 
 use std::collections::BTreeMap;
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::process::Stdio;
@@ -319,21 +318,8 @@ impl Proxy {
         self.signal(Signal::CONT);
     }
 
-    /// Local ports of its connections to this port.
-    pub(crate) fn ports_to(&self, port: u16) -> HashSet<u16> {
-        let process = format!("/proc/{}", self.child.id().unwrap());
-        let files = std::fs::read_dir(format!("{process}/fd")).into_iter().flatten().flatten();
-        let names = files.filter_map(|file| std::fs::read_link(file.path()).ok());
-        let names: HashSet<String> =
-            names.map(|name| name.to_string_lossy().into_owned()).collect();
-        let table = std::fs::read_to_string(format!("{process}/net/tcp")).unwrap();
-        let hex = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
-        let local = |line: &str| {
-            let columns: Vec<&str> = line.split_whitespace().collect();
-            let is_ours = names.contains(&format!("socket:[{}]", columns.get(9)?));
-            (is_ours && hex(columns[2])? == port).then(|| hex(columns[1])).flatten()
-        };
-        table.lines().skip(1).filter_map(local).collect()
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id().unwrap()
     }
 
     fn signal(&self, signal: Signal) {
