@@ -119,11 +119,11 @@ local number, learning = nil, nil
 local want, waits, debt, unheard = 0, 0, 0, 0
 if is_again then
   want = 0 -- what it got, and what others did since, stays
-elseif manner == 'F' and string.byte(generation) == 76 then
-  have = hold
+elseif is_asserted and string.byte(generation) == 76 then
+  have = hold -- what is open is open, whoever vouches for it
 elseif is_asserted then
   -- Once learning is over, somebody else may have what this instance says it holds.
-  have = may_grant and math.min(have, hold) or 0
+  have = math.min(have, hold)
   want = hold - have
 else
   want = ARGV[6] + ARGV[7]

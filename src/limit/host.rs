@@ -461,13 +461,11 @@ impl Host {
             state.forget();
             return None;
         }
-        // What is open beyond the grant stays a debt, whoever vouches for the rest: Redis takes what
-        // is vouched for as it is, and what is on its books may be used.
-        let vouched = state.granted.min(state.open);
-        let hold = if keep && state.limit > 0 { vouched } else { state.open };
-        state.granted = if keep { vouched } else { 0 };
+        // All that is open is put on the books, and what is open beyond the grant is no grant for
+        // that: `answered` sees to it.
+        state.granted = if keep { state.granted.min(state.open) } else { 0 };
         let Ruling { limit, term } = state.ruling;
-        let claim = Claim { hold, limit, term, ..Claim::default() };
+        let claim = Claim { hold: state.open, limit, term, ..Claim::default() };
         state.send(&claim);
         Some(claim)
     }
@@ -1223,7 +1221,7 @@ mod tests {
         short(&host, 1, 2, 1, 0);
         assert_eq!(host.plan(), None);
         // Nor does a later hello that is vouched for make a grant of it.
-        assert_eq!(host.reassert(true), Some(claim(1, 0, 0, 0, 2)), "a debt is never vouched for");
+        assert_eq!(host.reassert(true), Some(claim(2, 0, 0, 0, 2)));
         short(&host, 2, 3, 0, 0);
         host.release(LEASED);
         assert_eq!(host.plan(), Some(claim(1, 2, 0, 0, 2)), "it goes back");

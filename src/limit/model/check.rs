@@ -29,7 +29,8 @@ const FAIL_OVER: Faults = Faults { failovers: 1, ..NONE };
 fn walk(fleet: Fleet, depth: Option<usize>, time: Duration) {
     let name = format!("{fleet:?}");
     let start = Instant::now();
-    let mut checker = fleet.checker().threads(2).timeout(time).finish_when(HasDiscoveries::AnyFailures);
+    let mut checker =
+        fleet.checker().threads(2).timeout(time).finish_when(HasDiscoveries::AnyFailures);
     if let Some(depth) = depth {
         checker = checker.target_max_depth(depth);
     }

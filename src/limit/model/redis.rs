@@ -360,7 +360,7 @@ impl Turn {
     ) -> Granted {
         self.settle_limit();
         let may_grant = self.limit == 0 || !self.stamp.is_learning;
-        self.settle_hold(may_grant);
+        self.settle_hold();
         let mut learning = None;
         if !may_grant {
             learning = Some(Duration::from_millis(until.saturating_sub(now)));
@@ -396,17 +396,18 @@ impl Turn {
         }
     }
 
-    fn settle_hold(&mut self, may_grant: bool) {
+    fn settle_hold(&mut self) {
         let Claim { hold, heard, ask, wait, .. } = self.grant.claim;
         let [hold, heard, ask, wait] = [hold, heard, ask, wait].map(i64::from);
         let have = self.row.held;
         if self.is_again {
             return;
         }
-        if self.grant.manner == Manner::Force && (self.stamp.is_learning || self.is_forced_late) {
+        let is_late = self.is_forced_late && self.grant.manner == Manner::Force;
+        if is_late || self.is_asserted() && self.stamp.is_learning {
             self.row.held = hold;
         } else if self.is_asserted() {
-            self.row.held = if may_grant { have.min(hold) } else { 0 };
+            self.row.held = have.min(hold);
             self.want = hold - self.row.held;
         } else {
             let unheard = (have - heard.max(hold)).max(0).min(ask + wait);
@@ -429,7 +430,12 @@ impl Turn {
         let limit = i64::from(limit);
         let all = i64::from(hold + ask + wait);
         let fits = self.total + all - held <= limit || (all <= held && ask + wait == 0);
-        is_plain && is_known && fits && limit > 0 && self.queued == 0 && !self.stamp.is_learning
+        is_plain
+            && is_known
+            && fits
+            && limit > 0
+            && self.queued == 0
+            && !self.stamp.is_learning
             && self.grant.manner == Manner::Ask
     }
 
