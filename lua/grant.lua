@@ -117,7 +117,8 @@ local is_again = last == ARGV[3] -- this very message has run
 local is_asserted = manner == 'F' or manner == 'A'
 local number, learning = nil, nil
 local want, waits = 0, 0
-if manner == 'F' and string.byte(generation) == 76 then
+if is_asserted and string.byte(generation) == 76 then
+  -- What is open is counted, vouched for or not; an instance makes no grant of what is not.
   have = hold
 elseif is_asserted then
   -- Once learning is over, somebody else may have what this instance says it holds.

@@ -386,9 +386,7 @@ impl Turn {
         let Claim { hold, heard, ask, wait, .. } = self.grant.claim;
         let [hold, heard, ask, wait] = [hold, heard, ask, wait].map(i64::from);
         let have = self.row.held;
-        if self.grant.manner == Manner::Force
-            && (self.stamp.is_learning || self.is_mutant_force())
-        {
+        if self.is_asserted() && (self.stamp.is_learning || self.is_mutant_force()) {
             self.row.held = hold;
         } else if self.is_asserted() {
             self.row.held = if may_grant { have.min(hold) } else { 0 };
