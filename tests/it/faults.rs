@@ -74,6 +74,7 @@ async fn an_instance_that_was_stopped_keeps_its_tunnels_and_opens_nothing_until_
     let origin = Origin::echo();
     let to = origin.authority();
     let mut old = [a.proxy.tunnel(&to).await, a.proxy.tunnel(&to).await];
+    wait_until("both are accepted", async || origin.current() == 2).await;
     a.proxy.freeze();
     let excused = origin.excuse(&ports_between(a.proxy.process(), origin.port()));
     assert_eq!(excused, 2, "the named overshoot: what it had open");
@@ -118,6 +119,7 @@ async fn an_instance_that_is_cut_off_opens_nothing_past_its_lease_and_keeps_its_
         wait_until("Redis is away for it", async || a.proxy.readiness().await["redis"] == "away")
             .await;
         let slots = [tunnel_at_last(&b, &to).await];
+        wait_until("both are accepted", async || origin.current() == 2).await;
         let what = "it is forgotten";
         wait_until(what, async || a.lease_left(&redis).await.is_none()).await;
         origin.excuse(&ports_between(a.proxy.process(), origin.port()));
