@@ -56,7 +56,9 @@ const ABOUT: u64 = 2_000;
 fn names() -> Vec<String> {
     let odd = ["*", "a", "a:8080", "[::1]:8080", "a{b}c", "{1}", "a\0b", "a~q", "@w", "@lease"];
     let mut names: Vec<String> = odd.into_iter().map(str::to_owned).collect();
-    names.extend(["x[0-9].com", "%s%d", "a b", "#t", "\u{e9}\u{1f980}", "x1.com"].map(str::to_owned));
+    names.extend(
+        ["x[0-9].com", "%s%d", "a b", "#t", "\u{e9}\u{1f980}", "x1.com"].map(str::to_owned),
+    );
     names.push("y".repeat(255));
     // What is a key of another kind is no host's: the edge refuses it.
     names.retain(|name| !name.starts_with('@') && !name.ends_with("~q"));
@@ -173,7 +175,8 @@ impl Real {
             });
         }
         content.beats = beats;
-        content.workers = fields.into_iter().map(|(id, epoch)| (self::id(&id), number(epoch))).collect();
+        content.workers =
+            fields.into_iter().map(|(id, epoch)| (self::id(&id), number(epoch))).collect();
         let leases: Vec<(String, u64)> =
             self.connection.zrange_withscores(self.keys.leases(0), 0, -1).unwrap();
         content.leases = leases.into_iter().map(|(id, end)| (self::id(&id), end)).collect();
@@ -243,10 +246,21 @@ fn parse_row(text: &str) -> Row {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Grant { grant: Grant, knows: bool, twice: bool },
-    Hello { id: Id, vouched: bool, is_late: bool },
+    Grant {
+        grant: Grant,
+        knows: bool,
+        twice: bool,
+    },
+    Hello {
+        id: Id,
+        vouched: bool,
+        is_late: bool,
+    },
     Heartbeat(Id),
-    Leave { id: Id, is_clean: bool },
+    Leave {
+        id: Id,
+        is_clean: bool,
+    },
     /// Its lease ends, after a service without gaps.
     Die(Id),
     /// The process is another one, with the same data.
@@ -279,8 +293,13 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Manner::Force),
         1 => Just(Manner::Admit),
     ];
-    let message = (0..IDS, 0..HOSTS, claim(), manner).prop_map(|(id, host, claim, manner)| {
-        Grant { id, epoch: 0, host, number: 0, claim, manner }
+    let message = (0..IDS, 0..HOSTS, claim(), manner).prop_map(|(id, host, claim, manner)| Grant {
+        id,
+        epoch: 0,
+        host,
+        number: 0,
+        claim,
+        manner,
     });
     prop_oneof![
         40 => (message, prop::bool::weighted(0.9), prop::bool::weighted(0.2))
@@ -330,7 +349,8 @@ impl<'a> Pair<'a> {
             Op::Hello { id, vouched, is_late } => self.hello(id, vouched, is_late)?,
             Op::Heartbeat(id) => {
                 let (now, epoch) = (self.real.now(), self.epochs[usize::from(id)]);
-                let command = Heartbeat { lease: LEASE }.command(&self.real.keys, 0, &word(id), epoch);
+                let command =
+                    Heartbeat { lease: LEASE }.command(&self.real.keys, 0, &word(id), epoch);
                 let value = self.real.send(&command);
                 let mut real = heard(Heartbeat::answer(&value));
                 let model = self.model.heartbeat(now, id, epoch, LEASE);
@@ -341,7 +361,8 @@ impl<'a> Pair<'a> {
             }
             Op::Leave { id, is_clean } => {
                 let epoch = self.epochs[usize::from(id)];
-                let command = Leave { clean: is_clean }.command(&self.real.keys, 0, &word(id), epoch);
+                let command =
+                    Leave { clean: is_clean }.command(&self.real.keys, 0, &word(id), epoch);
                 let real = self.real.send(&command);
                 let model = self.model.leave(id, epoch, is_clean);
                 prop_assert_eq!(real, Value::Int(i64::from(model)));
@@ -428,7 +449,12 @@ impl<'a> Pair<'a> {
     }
 
     /// What must hold whatever the model says.
-    fn judge(&self, grant: Grant, before: Option<&Host>, answer: Granted) -> Result<(), TestCaseError> {
+    fn judge(
+        &self,
+        grant: Grant,
+        before: Option<&Host>,
+        answer: Granted,
+    ) -> Result<(), TestCaseError> {
         let limit = answer.short.map_or(grant.claim.limit, |short| short.limit);
         let is_learning = self.model.term.as_ref().is_some_and(|term| term.stamp.is_learning);
         let was = before.map_or(0, |host| u32::try_from(host.total).unwrap());
@@ -438,7 +464,12 @@ impl<'a> Pair<'a> {
         }
         let queued = answer.short.map_or(0, |short| short.queued + short.others);
         if limit > 0 && queued > 0 && !is_learning {
-            prop_assert!(answer.total >= limit, "room while others wait: {:?}: {:?}", grant, answer);
+            prop_assert!(
+                answer.total >= limit,
+                "room while others wait: {:?}: {:?}",
+                grant,
+                answer
+            );
         }
         Ok(())
     }
@@ -446,9 +477,14 @@ impl<'a> Pair<'a> {
     /// A recall is due when both clocks say so: long ago, or not for long.
     fn hide_recalls(&mut self) {
         let now = self.real.now();
-        let last: Vec<u8> = (0..HOSTS).filter(|host| {
-            self.model.hosts.get(host).is_some_and(|host| host.recalled.is_some_and(|at| at > 1))
-        }).collect();
+        let last: Vec<u8> = (0..HOSTS)
+            .filter(|host| {
+                self.model
+                    .hosts
+                    .get(host)
+                    .is_some_and(|host| host.recalled.is_some_and(|at| at > 1))
+            })
+            .collect();
         for host in last {
             self.set_recalled(host, now + 100_000);
         }
@@ -502,7 +538,8 @@ impl<'a> Pair<'a> {
         let now = self.real.now();
         self.model.leases.insert(id, 1);
         self.model.beats = Some((now, 1));
-        let (workers, leases) = (self.real.keys.workers(0).to_owned(), self.real.keys.leases(0).to_owned());
+        let (workers, leases) =
+            (self.real.keys.workers(0).to_owned(), self.real.keys.leases(0).to_owned());
         let _: i64 = self.real.query(&["ZADD", &leases, "1", &word(id)]);
         let _: i64 = self.real.query(&["HSET", &workers, "#ok", "1", "#hb", &now.to_string()]);
     }

@@ -429,7 +429,12 @@ impl Turn {
         let limit = i64::from(limit);
         let all = i64::from(hold + ask + wait);
         let fits = self.total + all - held <= limit || (all <= held && ask + wait == 0);
-        is_plain && is_known && fits && limit > 0 && self.queued == 0 && !self.stamp.is_learning
+        is_plain
+            && is_known
+            && fits
+            && limit > 0
+            && self.queued == 0
+            && !self.stamp.is_learning
             && self.grant.manner == Manner::Ask
     }
 
