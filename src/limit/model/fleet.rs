@@ -158,9 +158,7 @@ impl Fleet {
     fn run(redis: &mut Redis, now: u64, id: Id, request: Request) -> (Reply, Vec<Hint>) {
         let mut hints = Vec::new();
         let reply = match request {
-            Request::Hello { hello, sent } => {
-                Reply::Greeted { answer: redis.hello(now, id, hello), sent }
-            }
+            Request::Hello(hello) => Reply::Greeted(redis.hello(now, id, hello)),
             Request::Heartbeat { epoch, sent } => redis
                 .heartbeat(now, id, epoch, LEASE)
                 .map_or(Reply::Fenced, |answer| Reply::Renewed { answer, sent }),
