@@ -116,18 +116,11 @@ local may_grant = limit == 0 or string.byte(generation) ~= 76 -- 'L'
 local is_again = last == ARGV[3] -- this very message has run
 local is_asserted = manner == 'F' or manner == 'A'
 local number, learning = nil, nil
-<<<<<<< HEAD
 local want, waits, debt, unheard = 0, 0, 0, 0
 if is_again then
   want = 0 -- what it got, and what others did since, stays
 elseif is_asserted and string.byte(generation) == 76 then
   have = hold -- what is open is open, whoever vouches for it
-=======
-local want, waits = 0, 0
-if is_asserted and string.byte(generation) == 76 then
-  -- What is open is counted, vouched for or not; an instance makes no grant of what is not.
-  have = hold
->>>>>>> w-oracle
 elseif is_asserted then
   -- Once learning is over, somebody else may have what this instance says it holds.
   have = math.min(have, hold)

@@ -1115,11 +1115,7 @@ mod tests {
             host.release(LEASED).tell();
             assert_eq!(told(&mut waiting).is_some(), stays, "{open_here} of {limit} among two");
             let hold = if stays { open_here } else { open_here - 1 };
-<<<<<<< HEAD
-            assert_eq!(host.plan(), Some(claim(hold, open_here, 0, u32::from(!stays), 4)));
-=======
-            assert_eq!(host.plan(), claim(hold, open_here, 0, u32::from(!stays), limit));
->>>>>>> w-oracle
+            assert_eq!(host.plan(), Some(claim(hold, open_here, 0, u32::from(!stays), limit)));
         }
     }
 

@@ -400,15 +400,11 @@ impl Turn {
         let Claim { hold, heard, ask, wait, .. } = self.grant.claim;
         let [hold, heard, ask, wait] = [hold, heard, ask, wait].map(i64::from);
         let have = self.row.held;
-<<<<<<< HEAD
         if self.is_again {
             return;
         }
         let is_late = self.is_forced_late && self.grant.manner == Manner::Force;
         if is_late || self.is_asserted() && self.stamp.is_learning {
-=======
-        if self.is_asserted() && (self.stamp.is_learning || self.is_mutant_force()) {
->>>>>>> w-oracle
             self.row.held = hold;
         } else if self.is_asserted() {
             self.row.held = have.min(hold);
