@@ -95,6 +95,8 @@ pub(crate) struct Desk {
     hints: AtomicU64,
     recalls: AtomicU64,
     messages: AtomicU64,
+    #[cfg(test)]
+    is_reckless: std::sync::atomic::AtomicBool,
 }
 
 /// What a desk is at, for people.
@@ -129,7 +131,14 @@ impl Desk {
             hints: AtomicU64::new(0),
             recalls: AtomicU64::new(0),
             messages: AtomicU64::new(0),
+            #[cfg(test)]
+            is_reckless: std::sync::atomic::AtomicBool::new(false),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_reckless(&self, is_reckless: bool) {
+        self.is_reckless.store(is_reckless, Relaxed);
     }
 
     pub(super) fn instances(&self) -> u32 {
@@ -169,7 +178,13 @@ impl Desk {
 
     /// What room is measured against now.
     pub(super) fn basis(&self, failure: Failure, slack: u32) -> Basis {
-        let leased = || self.left(&self.leased_until).is_some();
+        let leased = || {
+            #[cfg(test)]
+            if self.is_reckless.load(Relaxed) {
+                return true;
+            }
+            self.left(&self.leased_until).is_some()
+        };
         let instances = self.instances();
         match self.phase() {
             UP => Basis::Granted { leased: leased(), slack, instances },
@@ -285,9 +300,9 @@ pub(super) struct Worker {
     /// Until when nothing is sent: a part of the cluster is moving.
     held_until: Option<Instant>,
     /// Hosts to be looked at again, and when.
-    later: BTreeMap<(Instant, usize), Arc<Host>>,
-    /// When those are due that are in `later`, by address.
-    resting: HashMap<usize, Instant>,
+    later: BTreeMap<(Instant, u64), Arc<Host>>,
+    /// When those are due that are in `later`, by number.
+    resting: HashMap<u64, Instant>,
     audit_at: Instant,
     told: Told,
     /// What went wrong last.
@@ -358,13 +373,16 @@ impl Worker {
             }
             let wake_at = self.wake_at();
             let may_send = self.replies.len() < BATCHES;
+            // In the order in which things matter: answers, of which few can come at once, before
+            // the clock says that they did not; and the clock before what others may flood us with.
             tokio::select! {
-                Some(batch) = self.replies.next(), if !self.replies.is_empty() => self.hear(batch),
-                reached = self.line.next() => self.reach(reached),
-                () = desk.wake.notified(), if may_send => self.collect(),
-                () = std::future::poll_fn(|cx| alarm.poll(cx, wake_at)) => self.look_at_the_clock(),
+                biased;
                 // Its sender gone is as good as told.
                 _ = stop.wait_for(|stop| *stop), if self.leaving.is_none() => self.leave(),
+                Some(batch) = self.replies.next(), if !self.replies.is_empty() => self.hear(batch),
+                () = std::future::poll_fn(|cx| alarm.poll(cx, wake_at)) => self.look_at_the_clock(),
+                reached = self.line.next() => self.reach(reached),
+                () = desk.wake.notified(), if may_send => self.collect(),
             }
         }
     }
@@ -667,15 +685,15 @@ impl Worker {
             Again::Spare => LOOK,
             Again::Waiting => POLL.mul_f64(1.0 - 0.25 * fastrand::f64()),
         };
-        let (at, address) = (clock::now() + rest, Arc::as_ptr(host).addr());
-        if let Some(known) = self.resting.get(&address) {
+        let (at, number) = (clock::now() + rest, host.number);
+        if let Some(known) = self.resting.get(&number) {
             if *known <= at {
                 return;
             }
-            self.later.remove(&(*known, address));
+            self.later.remove(&(*known, number));
         }
-        self.resting.insert(address, at);
-        self.later.insert((at, address), Arc::clone(host));
+        self.resting.insert(number, at);
+        self.later.insert((at, number), Arc::clone(host));
     }
 
     fn ask_for_all_who_wait(&mut self) {
@@ -719,8 +737,8 @@ impl Worker {
             if first.key().0 > now || !self.session.is_serving() {
                 break;
             }
-            let ((_, address), host) = first.remove_entry();
-            self.resting.remove(&address);
+            let ((_, number), host) = first.remove_entry();
+            self.resting.remove(&number);
             let (due, again) = host.look();
             let is_asked = due.speak;
             self.limiter.carry_out(&host, due);

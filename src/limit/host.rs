@@ -287,6 +287,9 @@ impl Idle {
 #[derive(Debug)]
 pub(crate) struct Host {
     key: HostKey,
+    /// No other host's. It orders them where they are dealt with together: the same way each time,
+    /// in a simulation too.
+    pub(crate) number: u64,
     /// Which part of Redis counts it.
     pub(crate) shard: u16,
     state: Mutex<State>,
@@ -310,8 +313,10 @@ impl Host {
         counters: Arc<Counters>,
         named: bool,
     ) -> Self {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         Self {
             key,
+            number: NUMBERS.fetch_add(1, Relaxed),
             shard,
             state: Mutex::new(State { rules: u64::MAX, ..State::default() }),
             idle: (0..threads).map(|_| Idle::default()).collect(),

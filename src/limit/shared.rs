@@ -125,12 +125,17 @@ impl fmt::Debug for Link {
 
 impl Link {
     pub(crate) fn new(settings: &Settings) -> Arc<Self> {
-        let (questions, ear) = mpsc::channel(READS);
         let id = uuid::Uuid::new_v4().simple().to_string();
+        // 48 random bits: short, since Redis keeps it in every host's hash.
+        Self::named(settings, id[..12].to_owned())
+    }
+
+    /// The link of an instance of that name; no other may ever have had it.
+    pub(super) fn named(settings: &Settings, worker: String) -> Arc<Self> {
+        let (questions, ear) = mpsc::channel(READS);
         Arc::new(Self {
             desks: (0..settings.store.shards()).map(|_| Desk::new()).collect(),
-            // 48 random bits: short, since Redis keeps it in every host's hash.
-            worker: id[..12].to_owned(),
+            worker,
             failure: settings.failure,
             slack: settings.slack,
             losses: (settings.lease_loss == LeaseLoss::Close).then(|| watch::Sender::new(())),
@@ -200,6 +205,12 @@ impl Link {
 
     pub(super) fn desk(&self, shard: u16) -> &Desk {
         &self.desks[usize::from(shard)]
+    }
+
+    /// Breaks what a simulation must notice: the lease is not looked at any more.
+    #[cfg(test)]
+    pub(super) fn set_reckless(&self, is_reckless: bool) {
+        self.desks.iter().for_each(|desk| desk.set_reckless(is_reckless));
     }
 
     /// Puts a host on the list of those Redis must hear of.

@@ -6,12 +6,14 @@
 //! - [`worker`]: one instance: the program's own [`super::protocol::Session`] and
 //!   [`super::host::Host`], with what [`super::desk`] does between them.
 //! - [`fleet`]: instances, connections, clock and faults, as a model for a checker.
+//! - `simulation`: the program's own limiter on simulated hosts, under faults drawn from seeds.
 //! - `check`: which fleets are walked through, and the mutants that must be found.
 
 mod against_lua;
 mod check;
 mod fleet;
 mod redis;
+mod simulation;
 mod worker;
 
 /// A rule that is left out, so that the model has something to find.

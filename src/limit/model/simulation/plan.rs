@@ -1,0 +1,160 @@
+//! What happens in a simulation, drawn from its seed: the fleet, its load, the network, and what
+//! fails when.
+
+use std::time::Duration;
+
+use super::super::Mutant;
+use crate::base::authority::HostKey;
+use crate::limit::shared::LeaseLoss;
+
+/// Faults begin and end between these moments of a simulation.
+pub(super) const FAULTS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(9));
+/// By then all that failed has healed, too.
+pub(super) const CALM: Duration = Duration::from_millis(13_500);
+/// When the load stops.
+pub(super) const REST: Duration = Duration::from_millis(16_500);
+
+/// One simulation.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) seed: u64,
+    pub(super) instances: usize,
+    pub(super) keys: Vec<HostKey>,
+    pub(super) caps: Vec<u32>,
+    pub(super) slack: u32,
+    pub(super) lease: Duration,
+    pub(super) heartbeat: Duration,
+    pub(super) lease_loss: LeaseLoss,
+    /// Clients of each instance; how long they hold a connection, and what they do in between.
+    pub(super) clients: usize,
+    pub(super) hold: Duration,
+    pub(super) think: Duration,
+    /// The longest that a message takes.
+    pub(super) latency: Duration,
+    /// Of a thousand hints.
+    pub(super) lost_hints: u32,
+    /// How long Redis has run.
+    pub(super) age: Duration,
+    pub(super) faults: Vec<Fault>,
+    /// A rule of Redis that is left out.
+    pub(super) mutant: Option<Mutant>,
+    /// Nobody looks at the lease before opening.
+    pub(super) is_reckless: bool,
+}
+
+/// Something fails for a while.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    pub(super) at: Duration,
+    pub(super) lasts: Duration,
+    pub(super) kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    /// An instance ends as by SIGKILL; another takes its place.
+    Crash(usize),
+    /// An instance's messages, and Redis's to it, are lost, from then on or all that are under way.
+    Cut(usize),
+    /// A replica takes over that had come as far as some moments ago.
+    FailOver,
+    Flush,
+    FlushScripts,
+    /// An instance stands still as by SIGSTOP, and time does not.
+    Freeze(usize),
+    /// Redis closes all connections.
+    HangUp,
+    /// Messages between an instance and Redis are late: they come all at once.
+    Hold(usize),
+    /// Messages are swallowed, and connections are neither made nor refused.
+    Lose(usize),
+    /// Redis hears nothing of an instance, which still hears it.
+    Mute(usize),
+    /// An instance hears nothing of Redis, which still hears it.
+    Deafen(usize),
+    RedisCrash(Kept),
+    RedisFreeze,
+    /// All messages take longer than an instance waits for.
+    Slow,
+    /// An instance drains and leaves; another takes its place.
+    Stop(usize),
+}
+
+/// What a new process of Redis finds on its disk.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kept {
+    All,
+    None,
+    /// Writes of some moments are missing.
+    Some,
+}
+
+impl Plan {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let millis = |rng: &mut fastrand::Rng, from, to| {
+            Duration::from_millis(rng.u64(from..=to))
+        };
+        let instances = rng.usize(2..=4);
+        let hosts = rng.usize(1..=2);
+        let latency = match rng.u32(..3) {
+            0 => Duration::from_millis(2),
+            1 => Duration::from_millis(20),
+            _ => Duration::from_millis(60),
+        };
+        let faults = (0..rng.usize(1..=6)).map(|_| {
+            let room = (FAULTS.1 - FAULTS.0).as_millis();
+            let at = FAULTS.0 + millis(&mut rng, 0, u64::try_from(room).expect("seconds"));
+            let kind = Kind::any(&mut rng, instances);
+            let longest = if rng.bool() { 1_000 } else { 5_000 };
+            let lasts = millis(&mut rng, 50, longest).min(FAULTS.1 - at);
+            Fault { at, lasts, kind }
+        });
+        let faults = faults.collect();
+        let key = |number| HostKey::parse(&format!("h{number}.test")).expect("a host");
+        Self {
+            seed,
+            instances,
+            keys: (0..hosts).map(key).collect(),
+            caps: (0..hosts).map(|_| rng.u32(1..=8)).collect(),
+            slack: if rng.bool() { 8 } else { 0 },
+            lease: Duration::from_secs(2),
+            heartbeat: Duration::from_millis(400),
+            lease_loss: if rng.u32(..4) == 0 { LeaseLoss::Close } else { LeaseLoss::Keep },
+            clients: rng.usize(1..=6),
+            hold: millis(&mut rng, 20, 400),
+            think: millis(&mut rng, 5, 200),
+            latency,
+            lost_hints: 0,
+            age: if rng.bool() { Duration::ZERO } else { Duration::from_mins(1) },
+            faults,
+            mutant: None,
+            is_reckless: false,
+        }
+    }
+}
+
+impl Kind {
+    fn any(rng: &mut fastrand::Rng, instances: usize) -> Self {
+        let one = rng.usize(..instances);
+        match rng.u32(..17) {
+            0 => Self::Crash(one),
+            1 | 2 => Self::Cut(one),
+            3 => Self::FailOver,
+            4 => Self::Flush,
+            5 => Self::FlushScripts,
+            6 => Self::Freeze(one),
+            7 => Self::HangUp,
+            8 => Self::Hold(one),
+            9 => Self::Lose(one),
+            10 => Self::Mute(one),
+            11 => Self::Deafen(one),
+            12 => Self::RedisCrash(Kept::All),
+            13 => Self::RedisCrash(Kept::None),
+            14 => Self::RedisCrash(Kept::Some),
+            15 => Self::RedisFreeze,
+            _ if rng.bool() => Self::Slow,
+            _ => Self::Stop(one),
+        }
+    }
+}
