@@ -52,6 +52,8 @@ pub mod telemetry;
 
 pub mod limit;
 
+pub mod bench;
+
 pub mod upstream;
 
 pub mod admin;

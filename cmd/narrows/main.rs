@@ -3,6 +3,7 @@
 //! Nothing of the proxy is here. Exit codes: 0 after a stop as asked, 1 if it could not start or
 //! go on, 2 for bad settings, 130 and 143 when a second signal cut the stop short.
 
+mod bench;
 mod health;
 mod limits;
 mod redis;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         }
     };
     let done = match command {
+        Command::Bench(bench) => bench::run(&bench).map(|text| say(&text)),
         Command::Health(health) => health::ask(&health),
         Command::Limits(limits) => limits::run(&limits).map(|text| say(&text)),
         Command::RedisCheck(check) => match redis::check(&check) {

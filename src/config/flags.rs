@@ -12,6 +12,7 @@ use clap::ArgAction;
 use clap::Command;
 use clap::builder::OsStringValueParser;
 
+use super::bench;
 use super::limits;
 
 /// Where a setting stands in `--help` and in the README.
@@ -340,6 +341,8 @@ const EXAMPLES: &str = "Examples:
       The limit of one host, for all of them, while they run.
   narrows redis check --redis-addr redis:6379
       Says in words whether that Redis is fit for it, and what to do if it is not.
+  narrows bench limiter --quick
+      What the limiter costs here, measured with a redis-server of its own.
   narrows health
       Exit code 0 if the narrows whose admin port is on 9900 is well.
 
@@ -384,7 +387,7 @@ pub(crate) fn command() -> Command {
         .disable_help_subcommand(true)
         .args(ALL.iter().map(|setting| setting.arg()))
         .arg(Arg::new(PRINT_MARKDOWN).long(PRINT_MARKDOWN).hide(true).action(ArgAction::SetTrue))
-        .subcommands([health, limits::command(), redis])
+        .subcommands([health, limits::command(), redis, bench::command()])
 }
 
 /// The table of all flags in Markdown, as it stands in the README.

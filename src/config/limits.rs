@@ -82,7 +82,7 @@ pub(super) fn command() -> Command {
 }
 
 /// The settings that say where Redis is, as the proxy has them.
-fn with_redis(command: Command) -> Command {
+pub(super) fn with_redis(command: Command) -> Command {
     let is_place = |name: &str| name.starts_with("redis-") && name != flags::REDIS_FAILURE.name;
     let settings = flags::ALL.iter();
     let settings = settings.filter(|row| row.group == Group::Fleet && is_place(row.name));

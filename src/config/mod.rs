@@ -5,6 +5,7 @@
 //! is bound, no file written. This is the only module that reads the environment, and it does so in
 //! one place, [`environment`].
 
+mod bench;
 mod flags;
 mod limits;
 mod redis;
@@ -27,6 +28,7 @@ use clap::ArgMatches;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+pub use self::bench::Bench;
 use self::flags::Group;
 pub use self::flags::markdown_table;
 pub use self::limits::Action;
@@ -85,6 +87,8 @@ pub struct Config {
 /// What a command line asks for.
 #[derive(Clone, Debug)]
 pub enum Command {
+    /// Measure what the limiter costs.
+    Bench(Box<Bench>),
     /// Ask a running narrows how it is.
     Health(Health),
     /// Show or change the fleet's limits.
@@ -167,6 +171,10 @@ impl Config {
             return Ok(Command::Say(markdown_table()));
         }
         match matches.subcommand() {
+            Some((bench::NAME, middle)) => {
+                let bench = bench::read(middle, &matches, environment);
+                return bench.map(|bench| Command::Bench(Box::new(bench))).map_err(Problems);
+            }
             Some((limits::NAME, middle)) => {
                 let (name, inner) = middle.subcommand().unwrap_or(("", middle));
                 let mut source = Source::new(vec![inner, &matches], environment);
@@ -599,7 +607,8 @@ mod tests {
     pub(super) fn serve(args: &[&str], env: &[(&str, &str)]) -> Serve {
         match read(args, env).unwrap() {
             Command::Serve(serve) => *serve,
-            other @ (Command::Health(_)
+            other @ (Command::Bench(_)
+            | Command::Health(_)
             | Command::Limits(_)
             | Command::RedisCheck(_)
             | Command::Say(_)) => {
@@ -912,7 +921,8 @@ mod tests {
     fn a_health_check_asks_the_admin_port_and_minds_nothing_else() {
         let health = |args: &[&str], env: &[(&str, &str)]| match read(args, env).unwrap() {
             Command::Health(health) => health,
-            other @ (Command::Limits(_)
+            other @ (Command::Bench(_)
+            | Command::Limits(_)
             | Command::RedisCheck(_)
             | Command::Say(_)
             | Command::Serve(_)) => {

@@ -466,7 +466,8 @@ impl Host {
             state.forget();
             return None;
         }
-        // What is open beyond the grant is put on the books, and is no grant for that.
+        // All that is open is put on the books, and what is open beyond the grant is no grant for
+        // that: `answered` sees to it.
         state.granted = if keep { state.granted.min(state.open) } else { 0 };
         let Ruling { limit, term } = state.ruling;
         let claim = Claim { hold: state.open, limit, term, ..Claim::default() };
@@ -895,8 +896,8 @@ impl State {
         self.starved_until.is_some_and(|until| clock::now() < until)
     }
 
-    /// How many slots this instance may keep for those who come while others wait, too. None, where
-    /// there is less than one for each: who held it would keep it, and the others get nothing.
+    /// How many slots this instance may keep for those who come while others wait, too; none
+    /// where there are fewer than instances: each goes round.
     fn fair_share(&self) -> u32 {
         self.limit / self.instances.max(1)
     }
@@ -1109,7 +1110,8 @@ mod tests {
 
     #[test]
     fn while_others_wait_a_freed_slot_is_theirs_beyond_the_fair_share() {
-        for (open_here, limit, stays) in [(1, 4, true), (2, 4, true), (3, 4, false), (1, 1, false)] {
+        let cases = [(4, 1, true), (4, 2, true), (4, 3, false), (1, 1, false)];
+        for (limit, open_here, stays) in cases {
             let host = host();
             open(&host, open_here, limit);
             let mut waiting = ask(&host, LEASED, limit, true).unwrap();

@@ -235,12 +235,6 @@ impl Session {
         }
     }
 
-    /// Breaks what the model must notice: a lease from what was sent then.
-    #[cfg(test)]
-    pub(crate) fn rely(&mut self, sent: Instant) {
-        self.renew(sent, self.instances);
-    }
-
     /// All that later steps depend on, as seen from now by who looks at the clock each `unit`; but
     /// not the generation.
     #[cfg(test)]

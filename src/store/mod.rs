@@ -11,7 +11,7 @@
 pub mod check;
 pub(crate) mod keys;
 pub(crate) mod limits;
-mod nodes;
+pub(crate) mod nodes;
 pub(crate) mod route;
 pub(crate) mod scripts;
 mod sentinel;

@@ -57,6 +57,19 @@ pub(super) struct Faults {
     pub(super) failovers: u8,
 }
 
+impl Faults {
+    /// These and those.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            breaks: self.breaks + other.breaks,
+            pauses: self.pauses + other.pauses,
+            restarts: self.restarts + other.restarts,
+            flushes: self.flushes + other.flushes,
+            failovers: self.failovers + other.failovers,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Break(Id),
@@ -125,6 +138,17 @@ impl Fleet {
         }
     }
 
+    pub(super) fn slack(mut self, slack: u32) -> Self {
+        self.rules.slack = slack;
+        self
+    }
+
+    /// Who asks is refused where there is no slot.
+    pub(super) fn impatient(mut self) -> Self {
+        self.rules.may_wait = false;
+        self
+    }
+
     pub(super) fn mutant(mut self, mutant: Mutant) -> Self {
         self.rules.mutant = Some(mutant);
         self
@@ -134,9 +158,7 @@ impl Fleet {
     fn run(redis: &mut Redis, now: u64, id: Id, request: Request) -> (Reply, Vec<Hint>) {
         let mut hints = Vec::new();
         let reply = match request {
-            Request::Hello { hello, sent } => {
-                Reply::Greeted { answer: redis.hello(now, id, hello), sent }
-            }
+            Request::Hello(hello) => Reply::Greeted(redis.hello(now, id, hello)),
             Request::Heartbeat { epoch, sent } => redis
                 .heartbeat(now, id, epoch, LEASE)
                 .map_or(Reply::Fenced, |answer| Reply::Renewed { answer, sent }),

@@ -30,8 +30,6 @@ enum Mutant {
     GiveBackBeforeLowering,
     /// The lease is counted from the answer.
     LateAck,
-    /// The lease is renewed by the hello, before Redis knows again what is held.
-    LeaseByHello,
     /// Messages of any epoch are heard.
     NoFence,
     /// A Redis that lost its data grants at once.

@@ -40,7 +40,7 @@ pub(super) const HOST: u8 = 0;
 pub(super) enum Request {
     Grant(Grant),
     Heartbeat { epoch: u64, sent: Instant },
-    Hello { hello: Hello, sent: Instant },
+    Hello(Hello),
 }
 
 /// What is under way from Redis.
@@ -48,7 +48,7 @@ pub(super) enum Request {
 pub(super) enum Reply {
     Fenced,
     Granted(Granted),
-    Greeted { answer: Greeted, sent: Instant },
+    Greeted(Greeted),
     Recalled(u32),
     Renewed { answer: Renewed, sent: Instant },
     Served,
@@ -204,12 +204,7 @@ impl Worker {
         match self.replies.pop_front() {
             None => {}
             Some(Reply::Fenced) => self.step(now, Event::Fenced, rules),
-            Some(Reply::Greeted { answer, sent }) => {
-                if rules.mutant == Some(Mutant::LeaseByHello) {
-                    self.session.rely(sent);
-                }
-                self.step(now, Event::Greeted { answer }, rules);
-            }
+            Some(Reply::Greeted(answer)) => self.step(now, Event::Greeted { answer }, rules),
             Some(Reply::Renewed { answer, sent }) => {
                 self.step(now, Event::Renewed { sent: count(sent), answer }, rules);
             }
@@ -263,7 +258,7 @@ impl Worker {
                 Act::Connect => self.step(now, Event::Connected, rules),
                 Act::Drop => self.hang_up(),
                 Act::Heartbeat => self.send_heartbeat(now),
-                Act::Hello(hello) => self.requests.push_back(Request::Hello { hello, sent: now }),
+                Act::Hello(hello) => self.requests.push_back(Request::Hello(hello)),
                 Act::Serve { force } => self.serve(now, force, rules),
             }
         }
@@ -354,14 +349,14 @@ impl Worker {
             match request {
                 Request::Grant(grant) => (0, Grant { number: 0, ..*grant }).hash(state),
                 Request::Heartbeat { epoch, sent: at } => (1, epoch, sent(*at)).hash(state),
-                Request::Hello { hello, sent: at } => (2, hello, sent(*at)).hash(state),
+                Request::Hello(hello) => (2, hello).hash(state),
             }
         }
         for reply in &self.replies {
             match reply {
                 Reply::Fenced => 10.hash(state),
                 Reply::Granted(answer) => (11, answer).hash(state),
-                Reply::Greeted { answer, sent } => (12, answer, ago(*sent)).hash(state),
+                Reply::Greeted(answer) => (12, answer).hash(state),
                 Reply::Recalled(wanted) => (13, wanted).hash(state),
                 Reply::Renewed { answer, sent } => {
                     let seen = Some(answer.generation);

@@ -72,6 +72,13 @@ impl Client {
         Client::over(stream.unwrap_or_else(|error| panic!("{address}: {error}")))
     }
 
+    /// A client at this address of its own.
+    pub(crate) async fn from(client: &str, to: SocketAddr) -> Client {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(client.parse().unwrap(), 0)).unwrap();
+        Client::over(soon("a connection", socket.connect(to)).await.unwrap())
+    }
+
     /// A client whose socket buffers little, so that back-pressure is felt soon.
     pub(crate) async fn with_small_buffers(address: SocketAddr) -> Client {
         let socket = TcpSocket::new_v4().unwrap();

@@ -14,7 +14,9 @@ mod names;
 mod origin;
 mod proxy;
 mod redis;
+mod relay;
 mod sentinel;
+mod sockets;
 mod wire;
 
 pub(crate) use certs::Certs;
@@ -30,7 +32,10 @@ pub(crate) use proxy::Proxy;
 pub(crate) use proxy::Setup;
 pub(crate) use proxy::narrows;
 pub(crate) use redis::Redis;
+pub(crate) use relay::Path;
+pub(crate) use relay::Relay;
 pub(crate) use sentinel::Sentinel;
+pub(crate) use sockets::ports_between;
 pub(crate) use wire::Head;
 pub(crate) use wire::Wire;
 

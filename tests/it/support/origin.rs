@@ -5,6 +5,7 @@
 //! peak never blames the proxy for a connection that it had closed before it opened the next.
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::time::Duration;
+use std::time::Instant;
 
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
@@ -34,6 +36,7 @@ use crate::support::End;
 use crate::support::Head;
 use crate::support::Wire;
 use crate::support::pattern;
+use crate::support::ports_between;
 
 /// The field that marks each response of an origin, so that the proxy's own are told apart.
 pub(crate) const MARK: &str = "x-origin";
@@ -71,10 +74,31 @@ struct Book {
 
 #[derive(Debug, Default)]
 struct Page {
-    live: HashMap<usize, OwnedFd>,
+    live: HashMap<usize, Peer>,
     accepted: usize,
     peak: usize,
+    /// When the peak rose.
+    rises: Vec<(Instant, usize)>,
+    /// Connections that do not count, and ports of such as are not accepted yet.
+    excused: HashSet<usize>,
+    excused_ports: HashSet<u16>,
+    suspect: Option<Suspect>,
     seen: Vec<Seen>,
+}
+
+/// A process whose connections are excused as soon as the peak would rise, from then on. Looking
+/// there at that moment is in time however busy this machine is.
+#[derive(Clone, Copy, Debug)]
+struct Suspect {
+    due: Instant,
+    process: u32,
+    port: u16,
+}
+
+#[derive(Debug)]
+struct Peer {
+    socket: OwnedFd,
+    port: u16,
 }
 
 /// Keeps a duplicate of the socket in the book to be polled. It goes before the socket does, or the
@@ -157,8 +181,8 @@ impl Origin {
         let accepting = tokio::spawn(async move {
             let mut running = JoinSet::new();
             loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let connection = ledger.enter(stream);
+                let (stream, peer) = listener.accept().await.unwrap();
+                let connection = ledger.enter(stream, peer.port());
                 running.spawn(handler(connection, Arc::clone(&ledger)));
                 while running.try_join_next().is_some() {}
             }
@@ -192,6 +216,35 @@ impl Origin {
     /// The most connections ever open at once.
     pub(crate) fn peak(&self) -> usize {
         self.book.page().peak
+    }
+
+    /// When the peak rose, and to what.
+    pub(crate) fn rises(&self) -> Vec<(Instant, usize)> {
+        self.book.page().rises.clone()
+    }
+
+    /// Connections that are open now and come from these ports count no more; how many are open.
+    pub(crate) fn excuse(&self, ports: &HashSet<u16>) -> usize {
+        self.book.page().excuse(ports)
+    }
+
+    /// From that moment on, what this process has open then may be excused.
+    pub(crate) fn suspect(&self, process: u32, due: Instant) {
+        self.book.page().suspect = Some(Suspect { due, process, port: self.port() });
+    }
+
+    /// It is excused, if the moment has come.
+    pub(crate) fn excuse_suspect(&self) {
+        self.book.page().excuse_suspect();
+    }
+
+    /// All connections count again.
+    pub(crate) fn excuse_nobody(&self) {
+        let mut page = self.book.page();
+        page.excused.clear();
+        page.excused_ports.clear();
+        page.suspect = None;
+        page.note_peak();
     }
 
     pub(crate) fn accepted(&self) -> usize {
@@ -267,26 +320,60 @@ impl Book {
         self.page.lock().unwrap()
     }
 
-    fn enter(self: &Arc<Book>, stream: TcpStream) -> Connection {
+    fn enter(self: &Arc<Book>, stream: TcpStream, port: u16) -> Connection {
         stream.set_nodelay(true).unwrap();
         let duplicate = stream.as_fd().try_clone_to_owned().unwrap();
         let mut page = self.page();
         let number = page.accepted;
         page.accepted += 1;
-        page.live.insert(number, duplicate);
-        page.peak = page.sweep().max(page.peak);
+        page.live.insert(number, Peer { socket: duplicate, port });
+        if page.excused_ports.remove(&port) {
+            page.excused.insert(number);
+        }
+        page.note_peak();
         let live = Live { book: Arc::clone(self), number };
         Connection { live, wire: Wire::new(stream) }
     }
 }
 
 impl Page {
-    /// How many peers have not closed. The others stay in the book: their handlers still run.
+    /// How many peers have not closed and are not excused. The others stay in the book: their handlers still run.
     fn sweep(&self) -> usize {
+        let counted = self.live.iter().filter(|(number, _)| !self.excused.contains(number));
         let mut polled: Vec<PollFd<'_>> =
-            self.live.values().map(|socket| PollFd::new(socket, PollFlags::RDHUP)).collect();
+            counted.map(|(_, peer)| PollFd::new(&peer.socket, PollFlags::RDHUP)).collect();
         rustix::event::poll(&mut polled, Some(&Timespec::default())).unwrap();
         polled.iter().filter(|socket| socket.revents().is_empty()).count()
+    }
+
+    fn excuse(&mut self, ports: &HashSet<u16>) -> usize {
+        let has_port = |(_, peer): &(&usize, &Peer)| ports.contains(&peer.port);
+        let known: Vec<(usize, u16)> =
+            self.live.iter().filter(has_port).map(|(number, peer)| (*number, peer.port)).collect();
+        self.excused_ports.extend(ports);
+        for (number, port) in &known {
+            self.excused.insert(*number);
+            self.excused_ports.remove(port);
+        }
+        known.len()
+    }
+
+    fn excuse_suspect(&mut self) {
+        if let Some(suspect) = self.suspect.take_if(|suspect| suspect.due <= Instant::now()) {
+            self.excuse(&ports_between(suspect.process, suspect.port));
+        }
+    }
+
+    fn note_peak(&mut self) {
+        let mut now = self.sweep();
+        if now > self.peak {
+            self.excuse_suspect();
+            now = self.sweep();
+        }
+        if now > self.peak {
+            self.peak = now;
+            self.rises.push((Instant::now(), now));
+        }
     }
 }
 

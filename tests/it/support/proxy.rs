@@ -318,6 +318,10 @@ impl Proxy {
         self.signal(Signal::CONT);
     }
 
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id().unwrap()).unwrap();
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();

@@ -94,7 +94,7 @@ pub(super) async fn freezable(handle: Handle, tasks: LocalSet) {
 }
 
 /// An instance from its start to its end.
-pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, load: Rc<Cell<bool>>) {
+pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, load: watch::Receiver<bool>) {
     let id = oracle.next_id();
     let settings = shared::Settings {
         store: store::Settings::new("redis://redis"),
@@ -124,7 +124,8 @@ pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, loa
     let watching = Rc::clone(&oracle);
     tasks.spawn_local(watching.watch(async move {
         let stopping = watch::Sender::new(false);
-        let working = tokio::task::spawn_local(Rc::clone(&oracle).watch(worker.work(stopping.subscribe())));
+        let working =
+            tokio::task::spawn_local(Rc::clone(&oracle).watch(worker.work(stopping.subscribe())));
         let mut clients = tokio::task::JoinSet::new();
         for number in 0..plan.clients {
             let client = Client {
@@ -133,7 +134,7 @@ pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, loa
                 limiter: limiter.clone(),
                 id,
                 identity: Identity::Name(format!("{}", number % 3).into()),
-                load: Rc::clone(&load),
+                load: load.clone(),
                 freezes: Rc::clone(&freezes),
             };
             clients.spawn_local(Rc::clone(&oracle).watch(client.run()));
@@ -154,7 +155,7 @@ async fn hear_of_change(plan: Rc<Plan>, limiter: Limiter) {
     let Some((at, cap)) = plan.change else { return };
     let now = turmoil::sim_elapsed().expect("inside of a simulation");
     if let Some(left) = at.checked_sub(now) {
-        tokio::time::sleep(left + random(plan::CHANGE / 4)).await;
+        tokio::time::sleep(left + plan::random(plan::CHANGE / 4)).await;
     }
     limiter.change_rules(|rules| rules.set_table(1, [rule(&plan.keys[0], cap)]));
 }
@@ -178,9 +179,8 @@ async fn connect() -> Result<Wire, RedisError> {
             }
             Ok::<(), SendError>(())
         });
-    let info = RedisConnectionInfo::default()
-        .set_protocol(ProtocolVersion::RESP3)
-        .set_skip_set_lib_name();
+    let info =
+        RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
     let (connection, driver) =
         MultiplexedConnection::new_with_config(&info, stream, config).await?;
     tokio::task::spawn_local(driver);
@@ -194,14 +194,15 @@ struct Client {
     limiter: Limiter,
     id: Id,
     identity: Identity,
-    load: Rc<Cell<bool>>,
+    /// Whether there is any.
+    load: watch::Receiver<bool>,
     freezes: Rc<Cell<u32>>,
 }
 
 impl Client {
     async fn run(self) {
-        while self.load.get() {
-            tokio::time::sleep(random(self.plan.think)).await;
+        while *self.load.borrow() {
+            tokio::time::sleep(plan::random(self.plan.think)).await;
             let host = fastrand::usize(..self.plan.keys.len());
             let key = &self.plan.keys[host];
             self.oracle.asked();
@@ -209,14 +210,14 @@ impl Client {
                 0..3 => self.ask(host, key, None).await,
                 3 => {
                     // It leaves without having said when.
-                    let leaves = tokio::time::sleep(random(Duration::from_millis(300)));
+                    let leaves = tokio::time::sleep(plan::random(Duration::from_millis(300)));
                     tokio::select! {
                         biased;
                         () = leaves => {}
                         () = self.ask(host, key, Some(Duration::from_secs(2))) => {}
                     }
                 }
-                _ => self.ask(host, key, Some(random(Duration::from_secs(2)))).await,
+                _ => self.ask(host, key, Some(plan::random(Duration::from_secs(2)))).await,
             }
         }
     }
@@ -235,12 +236,13 @@ impl Client {
         if !permit.is_vouched() && !self.plan.is_reckless {
             return;
         }
-        let losses = self.limiter.losses();
+        let (losses, mut load) = (self.limiter.losses(), self.load.clone());
         let open = self.oracle.open(self.id, host);
         tokio::select! {
             biased;
             () = is_cut(losses) => {}
-            () = tokio::time::sleep(random(self.plan.hold)) => {}
+            () = tokio::time::sleep(self.plan.any_hold()) => {}
+            _ = load.wait_for(|is_on| !is_on) => {}
         }
         drop(open);
         drop(permit);
@@ -259,7 +261,3 @@ async fn is_cut(losses: Option<watch::Receiver<()>>) {
     }
 }
 
-/// Anything up to twice this.
-fn random(mean: Duration) -> Duration {
-    mean.mul_f64(2.0 * fastrand::f64())
-}

@@ -16,7 +16,6 @@ mod oracle;
 mod plan;
 mod server;
 
-use std::cell::Cell;
 use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
@@ -25,6 +24,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::LocalSet;
 use turmoil::Sim;
 
@@ -78,7 +78,7 @@ struct Simulation<'a> {
     server: Rc<RefCell<Server>>,
     redis: Handle,
     handles: Vec<Handle>,
-    load: Rc<Cell<bool>>,
+    load: watch::Sender<bool>,
     snapshots: Vec<super::redis::Redis>,
     rng: fastrand::Rng,
 }
@@ -128,14 +128,14 @@ impl Simulation<'_> {
                 }
             }
         });
-        let load = Rc::new(Cell::new(true));
+        let load = watch::Sender::new(true);
         let handles: Vec<Handle> = (0..plan.instances).map(|_| Handle::new()).collect();
         for (number, handle) in handles.iter().enumerate() {
             let (plan, oracle) = (Rc::clone(&plan), Rc::clone(&oracle));
-            let (handle, load) = (handle.clone(), Rc::clone(&load));
+            let (handle, load) = (handle.clone(), load.subscribe());
             sim.host(host(number), move || {
                 let (plan, oracle) = (Rc::clone(&plan), Rc::clone(&oracle));
-                let (handle, load) = (handle.clone(), Rc::clone(&load));
+                let (handle, load) = (handle.clone(), load.clone());
                 async move {
                     instance::live(plan, oracle, handle, load).await;
                     Ok(())
@@ -174,13 +174,13 @@ impl Simulation<'_> {
         }));
         self.step_until(plan::REST)?;
         self.oracle.set_calm(None);
-        self.load.set(false);
+        self.load.send_replace(false);
         self.oracle.judge();
         let summary =
             Summary { counts: self.oracle.counts(), messages: self.server.borrow().counts };
         summary.judge()?;
-        // The longest patience and hold, and what gives unused slots back.
-        self.step_for(Duration::from_secs(2) + 4 * self.plan.hold + Duration::from_secs(3))?;
+        // The longest patience, and what gives unused slots back.
+        self.step_for(Duration::from_secs(5))?;
         self.rests()?;
         for handle in &self.handles {
             handle.stop.send_replace(true);

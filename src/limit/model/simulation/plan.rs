@@ -13,6 +13,7 @@ pub(super) const FAULTS_END: Duration = Duration::from_secs(9);
 pub(super) const CALM: Duration = Duration::from_millis(13_500);
 /// Within which time all instances hear of a change.
 pub(super) const CHANGE: Duration = Duration::from_millis(1_500);
+const LONGEST_HOLD: Duration = Duration::from_secs(6);
 /// When the load stops.
 pub(super) const REST: Duration = Duration::from_millis(16_500);
 
@@ -29,7 +30,7 @@ pub(super) struct Plan {
     pub(super) lease: Duration,
     pub(super) heartbeat: Duration,
     pub(super) lease_loss: LeaseLoss,
-    /// Clients of each instance; how long they hold a connection, and what they do in between.
+    /// Clients of each instance; how long they hold most connections, and what they do in between.
     pub(super) clients: usize,
     pub(super) hold: Duration,
     pub(super) think: Duration,
@@ -96,9 +97,7 @@ pub(super) enum Kept {
 impl Plan {
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let millis = |rng: &mut fastrand::Rng, from, to| {
-            Duration::from_millis(rng.u64(from..=to))
-        };
+        let millis = |rng: &mut fastrand::Rng, from, to| Duration::from_millis(rng.u64(from..=to));
         let instances = rng.usize(2..=4);
         let hosts = rng.usize(1..=2);
         let latency = match rng.u32(..3) {
@@ -120,7 +119,7 @@ impl Plan {
             instances,
             keys: (0..hosts).map(key).collect(),
             caps: (0..hosts).map(|_| rng.u32(1..=8)).collect(),
-            change: rng.bool().then(|| (millis(&mut rng, 1_000, 8_000), rng.u32(1..=8))),
+            change: rng.bool().then(|| (millis(&mut rng, 500, 4_000), rng.u32(1..=8))),
             slack: if rng.bool() { 8 } else { 0 },
             lease: Duration::from_secs(2),
             heartbeat: Duration::from_millis(400),
@@ -144,10 +143,15 @@ impl Plan {
     pub(super) fn cap(&self, host: usize, now: Duration) -> u32 {
         let cap = self.caps[host];
         match self.change.filter(|(at, _)| host == 0 && *at <= now) {
-            Some((at, to)) if now < at + CHANGE + self.lease + 2 * self.hold => cap.max(to),
+            Some((at, to)) if now < at + CHANGE + self.lease + LONGEST_HOLD => cap.max(to),
             Some((_, to)) => to,
             None => cap,
         }
+    }
+
+    /// How long a client holds a connection: one of ten longer than a lease and more.
+    pub(super) fn any_hold(&self) -> Duration {
+        random(if fastrand::u32(..10) == 0 { LONGEST_HOLD / 2 } else { self.hold })
     }
 
     /// How much of a host is in use at least, in percent, while enough wait for it. Between two
@@ -183,4 +187,9 @@ impl Kind {
             _ => Self::Stop(one),
         }
     }
+}
+
+/// Anything up to twice this.
+pub(super) fn random(mean: Duration) -> Duration {
+    mean.mul_f64(2.0 * fastrand::f64())
 }
