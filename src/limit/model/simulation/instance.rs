@@ -94,7 +94,12 @@ pub(super) async fn freezable(handle: Handle, tasks: LocalSet) {
 }
 
 /// An instance from its start to its end.
-pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, load: watch::Receiver<bool>) {
+pub(super) async fn live(
+    plan: Rc<Plan>,
+    oracle: Rc<Oracle>,
+    handle: Handle,
+    load: watch::Receiver<bool>,
+) {
     let id = oracle.next_id();
     let settings = shared::Settings {
         store: store::Settings::new("redis://redis"),
@@ -260,4 +265,3 @@ async fn is_cut(losses: Option<watch::Receiver<()>>) {
         None => std::future::pending().await,
     }
 }
-
