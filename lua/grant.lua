@@ -14,13 +14,13 @@
 --       6 ask: slots it wants now or not at all  7 wait: those it queues for
 --       8 spare: how many of those held are unused  9 slack: unused ones it would like on top
 --       10 limit by its own rules, 0 = unlimited  11 the same as "term:limit"
---       12 '' or nothing for an ordinary message; to re-assert after a hello: 'F' it was vouched for, 'A' it
---          was not; 'T' the same as '', and the key is kept for another day
+--       12 '' or nothing for an ordinary message; to re-assert after a hello: 'F' it was vouched
+--          for, 'A' it was not; 'T' the same as '', and the key is kept for another day
 --       13 the command that sends hints: PUBLISH or nothing, or SPUBLISH on a cluster
 -- Returns slots granted * 2^26 + all slots held, as one number, where that says it all; -1 when the
 --         epoch is not in force: the instance was reaped, has a newer connection, or the data was
---         lost; else {granted, all, learning: ms left or -1, own requests queued, others', limit in
---         force, unused slots of all, instances on the host}.
+--         lost; else, and always while Redis learns, {granted, all, learning: ms left or -1, own
+--         requests queued, others', limit in force, unused slots of all, instances on the host}.
 -- Hints   to <@n:instance>: 'g' and the host's key for a slot that was given to its queue; 'r', a
 --         number, a space and the key where so many wait for what others could do without.
 -- Invariant: #t is the sum of the slots held; it never rises past the limit but by 'F'. A slot that
@@ -116,31 +116,32 @@ local may_grant = limit == 0 or string.byte(generation) ~= 76 -- 'L'
 local is_again = last == ARGV[3] -- this very message has run
 local is_asserted = manner == 'F' or manner == 'A'
 local number, learning = nil, nil
-local want, waits = 0, 0
-if is_asserted and string.byte(generation) == 76 then
-  -- What is open is counted, vouched for or not; an instance makes no grant of what is not.
-  have = hold
+local want, waits, debt, unheard = 0, 0, 0, 0
+if is_again then
+  want = 0 -- what it got, and what others did since, stays
+elseif is_asserted and string.byte(generation) == 76 then
+  have = hold -- what is open is open, whoever vouches for it
 elseif is_asserted then
   -- Once learning is over, somebody else may have what this instance says it holds.
-  have = may_grant and math.min(have, hold) or 0
+  have = math.min(have, hold)
   want = hold - have
-elseif not is_again then
+else
   want = ARGV[6] + ARGV[7]
   -- What the queue got since the last answer was heard of is kept, as far as it is wanted.
-  local unheard = math.min(math.max(have - math.max(ARGV[5] + 0, hold), 0), want)
-  local debt = math.max(hold - have, 0)
+  unheard = math.min(math.max(have - math.max(ARGV[5] + 0, hold), 0), want)
+  debt = math.max(hold - have, 0)
   have = math.min(have, hold + unheard)
   want = want - unheard + debt
   -- What is open already, beyond what was granted, goes on the books before anything new opens.
-  waits = debt > 0 and debt or math.max(ARGV[7] - unheard, 0)
+  waits = math.max(ARGV[7] - unheard, 0)
 end
 total = total + have - had
 
-if want > 0 and not may_grant then
+if not may_grant then
   local time = call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
   learning = math.max(tonumber(call('HGET', workers, '#until') or 0) - now, 0)
-elseif not is_again and may_grant and (want > 0 or queued > 0) then
+elseif not is_again and (want > 0 or queued > 0) then
   if row[2] and row[4] ~= generation
       and (queued > 0 or limit > 0 and limit - total < want or limit == 0 and total > have) then
     -- Somebody died since this host was last looked at, and nobody knows which hosts a dead
@@ -175,7 +176,7 @@ elseif not is_again and may_grant and (want > 0 or queued > 0) then
     end
   end
 
-  local most = limit == 0 and 0 or math.min(want, waits)
+  local most = limit == 0 and 0 or math.min(want, debt > 0 and debt or waits)
   if mine > most and not is_asserted then
     call('LREM', KEYS[3], most - mine, id) -- from the end: the places taken first stay
     queued, mine = queued - (mine - most), most
@@ -211,7 +212,8 @@ elseif not is_again and may_grant and (want > 0 or queued > 0) then
     have, total, want = have + room, total + room, want - room
   end
 
-  waits = limit == 0 and 0 or math.min(want, waits - got)
+  waits = hold > have and hold - have or waits - math.max(got - debt, 0)
+  waits = limit == 0 and 0 or math.min(want, waits)
   local more = waits - mine
   if more > 0 and not is_asserted then
     local push = hold > have and 'LPUSH' or 'RPUSH'
@@ -228,7 +230,7 @@ elseif not is_again and may_grant and (want > 0 or queued > 0) then
   end
   number = got > 0 and ARGV[3] or nil
 end
-if mine > 0 and not is_again then
+if (mine > 0 or unheard > 0) and not is_again then
   number = ARGV[3]
 end
 
@@ -295,7 +297,7 @@ if (want > 0 or queued > 0) and row[2] then
   if now - (slow[2] or 0) >= 250 then
     slow[2] = format('%.0f', now)
     call('HSET', host, '#r', slow[2])
-    local note = format('r%d %s', math.max(queued, want), host)
+    local note = format('r%d ', math.max(queued, want)) .. host
     for _, other in ipairs(call('HKEYS', host)) do
       if string.byte(other) ~= 35 and other ~= id then
         call(hint, string.sub(workers, 1, -2) .. 'n:' .. other, note)

@@ -167,7 +167,7 @@ impl App {
     /// A proxy with these settings. Nothing is opened yet.
     pub fn new(config: Config) -> Result<Self, Error> {
         let threads = config.listen.threads.max(1);
-        let link = config.shared.as_ref().map(|shared| shared::Link::new(shared));
+        let link = config.shared.as_ref().map(shared::Link::new);
         let metrics = Arc::new(Metrics::new(threads, link.is_some()));
         let (limiter, ears) = Limiter::new(config.limit.clone(), link, threads);
         Ok(Self {
@@ -537,6 +537,14 @@ impl Seed {
             Arc::clone(&cells),
         )?;
         tokio::task::spawn_local(Rc::clone(upstream.pool()).watch(ear));
+        if let Some(mut losses) = self.limiter.losses() {
+            let pool = Rc::clone(upstream.pool());
+            tokio::task::spawn_local(async move {
+                while losses.changed().await.is_ok() {
+                    pool.clear();
+                }
+            });
+        }
         let drain = Rc::<listen::Drain>::default();
         let thread = Rc::new(proxy::Thread {
             limiter: self.limiter,
@@ -559,7 +567,7 @@ impl Seed {
         // that anything at all has happened.
         let accepting = tokio::task::spawn_local(async move {
             listen::accept(listener, &view, handed, stop, |stream, peer| {
-                tokio::task::spawn_local(proxy::serve(Rc::clone(&thread), stream, peer));
+                proxy::spawn(&thread, proxy::serve(Rc::clone(&thread), stream, peer));
             })
             .await
         });

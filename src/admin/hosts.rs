@@ -148,7 +148,7 @@ mod tests {
         let host = |name: &str, open: u32| {
             json!({
                 "host": name, "open": open, "fleet_open": open, "granted": open, "limit": 2,
-                "waiting": 0, "idle": 0, "holders": {},
+                "waiting": 0, "idle": 0, "queued": 0, "slack": 0, "starved": false, "holders": {},
             })
         };
         assert_eq!(

@@ -240,6 +240,10 @@ settings! {
     SLACK = row(Fleet, "slack", "N", &["NARROWS_SLACK"], Text("8"),
         "The most slots of one host that an instance holds ahead of need, while there are plenty, so \
          that most requests need no call to Redis. 0 holds none.");
+    ON_LEASE_LOSS = row(Fleet, "on-lease-loss", "keep|close", &["NARROWS_ON_LEASE_LOSS"],
+        Text("keep"),
+        "Open connections when the lease has run out and their slots may be given to others: keep \
+         lets them go on and opens nothing until they fit again, close cuts all.");
     LEASE = row(Fleet, "lease", "TIME", &["NARROWS_LEASE"], Text("15s"),
         "How long Redis keeps the slots of an instance that has gone silent; at least 300ms.");
     HEARTBEAT = row(Fleet, "heartbeat", "TIME", &["NARROWS_HEARTBEAT"],

@@ -42,6 +42,7 @@ use crate::limit::rules::Limit;
 use crate::limit::rules::Rule;
 use crate::limit::shared;
 use crate::limit::shared::Failure;
+use crate::limit::shared::LeaseLoss;
 use crate::listen;
 use crate::proxy;
 use crate::store;
@@ -87,7 +88,7 @@ pub enum Command {
     /// Ask a running narrows how it is.
     Health(Health),
     /// Show or change the fleet's limits.
-    Limits(Limits),
+    Limits(Box<Limits>),
     /// Say whether a Redis is fit.
     RedisCheck(Box<RedisCheck>),
     /// Say this and end.
@@ -170,7 +171,10 @@ impl Config {
                 let (name, inner) = middle.subcommand().unwrap_or(("", middle));
                 let mut source = Source::new(vec![inner, &matches], environment);
                 let limits = limits::read(&mut source, name, inner);
-                return finish(limits.map(Command::Limits), source.problems);
+                return finish(
+                    limits.map(|limits| Command::Limits(Box::new(limits))),
+                    source.problems,
+                );
             }
             Some((flags::REDIS, redis)) => {
                 let inner = redis.subcommand_matches(flags::CHECK).unwrap_or(redis);
@@ -322,6 +326,11 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(300);
 fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
     let store = redis::store(source);
     let failure = source.read(&flags::REDIS_FAILURE, failure);
+    let lease_loss = source.read(&flags::ON_LEASE_LOSS, |text| match text {
+        "keep" => Ok(LeaseLoss::Keep),
+        "close" => Ok(LeaseLoss::Close),
+        _ => Err("keep or close"),
+    });
     let slack = source.read(&flags::SLACK, |text| match text.parse() {
         Ok(slack @ 0..=1000) => Ok(slack),
         Ok(_) | Err(_) => Err("a whole number from 0 to 1000"),
@@ -344,8 +353,9 @@ fn shared(source: &mut Source<'_>) -> Result<Option<shared::Settings>, Noted> {
         }
         (Err(noted), _) | (_, Err(noted)) => Err(noted),
     };
-    let (store, failure, slack, (lease, heartbeat)) = (store?, failure?, slack?, timing?);
-    Ok(store.map(|store| shared::Settings { store, lease, heartbeat, failure, slack }))
+    let (store, failure, (lease, heartbeat)) = (store?, failure?, timing?);
+    let (lease_loss, slack) = (lease_loss?, slack?);
+    Ok(store.map(|store| shared::Settings { store, lease, heartbeat, failure, lease_loss, slack }))
 }
 
 fn admin_token(source: &mut Source<'_>) -> Result<Option<Secret>, Noted> {

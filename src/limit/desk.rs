@@ -292,6 +292,8 @@ pub(super) struct Worker {
     told: Told,
     /// What went wrong last.
     trouble: String,
+    /// The lease whose end was made known.
+    lost: Option<Instant>,
     /// Set by a stop: until when all slots must be back.
     leaving: Option<Instant>,
 }
@@ -334,6 +336,7 @@ impl Worker {
             audit_at: clock::now() + AUDIT,
             told: Told::default(),
             trouble: String::new(),
+            lost: None,
             leaving: None,
         }
     }
@@ -606,6 +609,11 @@ impl Worker {
         let mut again = Vec::new();
         for (message, value) in batch.messages.into_iter().zip(values.iter().skip(batch.loads)) {
             let heard = match &message {
+                // What was to run before it has not: its answer vouches for too much.
+                Message::Heartbeat if !again.is_empty() => {
+                    again.push(message);
+                    continue;
+                }
                 Message::Heartbeat => Heartbeat::answer(value).map(|answer| {
                     self.step(Event::Renewed { sent: batch.sent, answer });
                 }),
@@ -684,6 +692,7 @@ impl Worker {
             self.sent.front().map(|sent| *sent + timeout),
             self.later.keys().next().map(|(at, _)| *at).filter(|_| self.session.is_serving()),
             self.held_until,
+            self.session.leased_until().filter(|until| self.lost != Some(*until)),
             self.leaving,
         ]
         .into_iter()
@@ -699,6 +708,13 @@ impl Worker {
             return self.fail(&io::Error::from(io::ErrorKind::TimedOut).into());
         }
         self.held_until = self.held_until.filter(|until| *until > now);
+        if let Some(until) = self.session.leased_until()
+            && until <= now
+            && self.lost != Some(until)
+        {
+            self.lost = Some(until);
+            self.link.lose();
+        }
         while let Some(first) = self.later.first_entry() {
             if first.key().0 > now || !self.session.is_serving() {
                 break;

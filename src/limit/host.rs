@@ -461,10 +461,13 @@ impl Host {
             state.forget();
             return None;
         }
-        // What is open beyond the grant is put on the books, and is no grant for that.
-        state.granted = if keep { state.granted.min(state.open) } else { 0 };
+        // What is open beyond the grant stays a debt, whoever vouches for the rest: Redis takes what
+        // is vouched for as it is, and what is on its books may be used.
+        let vouched = state.granted.min(state.open);
+        let hold = if keep && state.limit > 0 { vouched } else { state.open };
+        state.granted = if keep { vouched } else { 0 };
         let Ruling { limit, term } = state.ruling;
-        let claim = Claim { hold: state.open, limit, term, ..Claim::default() };
+        let claim = Claim { hold, limit, term, ..Claim::default() };
         state.send(&claim);
         Some(claim)
     }
@@ -540,7 +543,7 @@ impl Host {
         let is_learning = short.is_some_and(|short| short.learning.is_some());
         let is_sure = state.limit == 0 || !is_learning && state.total <= state.limit;
         // Beyond the limit, or before all have said what they hold, what is on the books may be no
-        // more than that.
+        // more than that: it never makes a grant of a debt.
         state.granted = if is_sure { answer.here } else { answer.here.min(state.granted) };
         state.queued = short.map_or(0, |short| short.queued);
         state.instances = short.map_or(1, |short| short.instances);
@@ -552,6 +555,7 @@ impl Host {
         if is_learning {
             // Nobody is refused for a loss that heals by itself: they ask again when it has.
             state.unask();
+            due.speak = state.heard > state.open + state.kept() && state.list();
             return (due, state.again());
         }
         if basis == (Basis::Granted { leased: false, slack: state.slack, instances: state.fleet }) {
@@ -1029,8 +1033,8 @@ mod tests {
         }
     }
 
-    fn claim(hold: u32, heard: u32, ask: u32, wait: u32, limit: Limit) -> Option<Claim> {
-        Some(Claim { hold, heard, ask, wait, limit, term: 7, ..Claim::default() })
+    fn claim(hold: u32, heard: u32, ask: u32, wait: u32, limit: Limit) -> Claim {
+        Claim { hold, heard, ask, wait, limit, term: 7, ..Claim::default() }
     }
 
     fn answer(host: &Host, answer: Granted) -> Again {
@@ -1057,7 +1061,7 @@ mod tests {
     fn open(host: &Host, count: u32, limit: Limit) {
         let mut tickets: Vec<_> =
             (0..count).filter_map(|_| ask(host, LEASED, limit, false)).collect();
-        assert_eq!(host.plan(), claim(0, 0, count, 0, limit));
+        assert_eq!(host.plan(), Some(claim(0, 0, count, 0, limit)));
         assert_eq!(grant(host, count, count), Again::No);
         assert!(tickets.iter_mut().all(|ticket| told(ticket) == Some(Verdict::Slot)));
     }
@@ -1066,25 +1070,25 @@ mod tests {
     fn one_message_asks_for_all_who_wait_and_none_follows_before_its_answer() {
         let host = host();
         let mut tickets = [ask(&host, LEASED, 5, false), ask(&host, LEASED, 5, false)];
-        assert_eq!(host.plan(), claim(0, 0, 2, 0, 5));
+        assert_eq!(host.plan(), Some(claim(0, 0, 2, 0, 5)));
         let mut late = ask(&host, LEASED, 5, false).unwrap();
         assert_eq!(host.plan(), None);
         short(&host, 1, 5, 0, 0);
         assert_eq!(told(tickets[0].as_mut().unwrap()), Some(Verdict::Slot));
         assert_eq!(told(tickets[1].as_mut().unwrap()), Some(Verdict::Refused(Reason::Full)));
         assert_eq!(told(&mut late), None, "who came later was not asked for yet");
-        assert_eq!(host.plan(), claim(1, 1, 1, 0, 5));
+        assert_eq!(host.plan(), Some(claim(1, 1, 1, 0, 5)));
     }
 
     #[test]
     fn who_has_a_place_in_the_queue_is_not_asked_for_again() {
         let host = host();
         let mut patient = ask(&host, LEASED, 1, true).unwrap();
-        assert_eq!(host.plan(), claim(0, 0, 0, 1, 1));
+        assert_eq!(host.plan(), Some(claim(0, 0, 0, 1, 1)));
         assert_eq!(short(&host, 0, 1, 1, 0), Again::Waiting);
         assert_eq!(host.plan(), None);
         assert!(host.served().speak, "but for a hint");
-        assert_eq!(host.plan(), claim(0, 0, 0, 1, 1));
+        assert_eq!(host.plan(), Some(claim(0, 0, 0, 1, 1)));
         grant(&host, 1, 1);
         assert_eq!(told(&mut patient), Some(Verdict::Slot));
     }
@@ -1096,7 +1100,7 @@ mod tests {
         host.plan();
         short(&host, 0, 1, 1, 0);
         assert!(host.leave(&ticket.place, LEASED).speak);
-        assert_eq!(host.plan(), claim(0, 0, 0, 0, 1));
+        assert_eq!(host.plan(), Some(claim(0, 0, 0, 0, 1)));
         grant(&host, 0, 1);
         assert!(host.is_vacant());
     }
@@ -1113,7 +1117,8 @@ mod tests {
             host.release(LEASED).tell();
             assert_eq!(told(&mut waiting).is_some(), stays, "{open_here} of {limit} among two");
             let hold = if stays { open_here } else { open_here - 1 };
-            assert_eq!(host.plan(), claim(hold, open_here, 0, u32::from(!stays), limit));
+            let due = claim(hold, open_here, 0, u32::from(!stays), limit);
+            assert_eq!(host.plan(), Some(due));
         }
     }
 
@@ -1144,11 +1149,11 @@ mod tests {
     fn an_unlimited_host_passes_at_once_when_redis_has_agreed() {
         let host = host();
         let mut first = ask(&host, LEASED, 0, false).unwrap();
-        assert_eq!(host.plan(), claim(0, 0, 1, 0, 0));
+        assert_eq!(host.plan(), Some(claim(0, 0, 1, 0, 0)));
         grant(&host, 1, 1);
         assert_eq!(told(&mut first), Some(Verdict::Slot));
         assert!(ask(&host, LEASED, 0, false).is_none());
-        assert_eq!(host.plan(), claim(2, 1, 0, 0, 0));
+        assert_eq!(host.plan(), Some(claim(2, 1, 0, 0, 0)));
     }
 
     #[test]
@@ -1156,7 +1161,7 @@ mod tests {
         let host = host();
         open(&host, 2, 5);
         assert!(host.release(LEASED).speak);
-        assert_eq!(host.plan(), claim(1, 2, 0, 0, 5));
+        assert_eq!(host.plan(), Some(claim(1, 2, 0, 0, 5)));
         assert!(ask(&host, LEASED, 5, false).is_some(), "the slot is given back already");
     }
 
@@ -1178,7 +1183,7 @@ mod tests {
         host.lost(AWAY, true);
         assert!(!host.is_vacant());
         for keep in [true, false] {
-            assert_eq!(host.reassert(keep), claim(0, 0, 0, 0, 5));
+            assert_eq!(host.reassert(keep), Some(claim(0, 0, 0, 0, 5)));
         }
         grant(&host, 0, 0);
         assert_eq!(host.reassert(true), None);
@@ -1192,7 +1197,7 @@ mod tests {
         host.release(LEASED);
         assert!(host.plan().is_some());
         host.lost(AWAY, true);
-        assert_eq!(host.reassert(true), claim(0, 0, 0, 0, 5));
+        assert_eq!(host.reassert(true), Some(claim(0, 0, 0, 0, 5)));
     }
 
     #[test]
@@ -1200,13 +1205,13 @@ mod tests {
         let host = host();
         open(&host, 1, 2);
         let mut waiting = ask(&host, LEASED, 2, false).unwrap();
-        assert_eq!(host.plan(), claim(1, 1, 1, 0, 2));
+        assert_eq!(host.plan(), Some(claim(1, 1, 1, 0, 2)));
         // The connection breaks; the next hello vouches for what is open.
-        assert_eq!(host.reassert(true), claim(1, 0, 0, 0, 2));
+        assert_eq!(host.reassert(true), Some(claim(1, 0, 0, 0, 2)));
         let (due, again) = host.answered(Granted { here: 1, total: 1, short: None }, LEASED);
         assert!(due.speak, "who waits is asked for next");
         assert_eq!((told(&mut waiting), again), (None, Again::Waiting));
-        assert_eq!(host.plan(), claim(1, 1, 1, 0, 2));
+        assert_eq!(host.plan(), Some(claim(1, 1, 1, 0, 2)));
         grant(&host, 2, 2);
         assert_eq!(told(&mut waiting), Some(Verdict::Slot));
     }
@@ -1215,16 +1220,16 @@ mod tests {
     fn an_admitted_re_assert_opens_nothing_until_what_is_open_fits() {
         let host = host();
         open(&host, 2, 2);
-        assert_eq!(host.reassert(false), claim(2, 0, 0, 0, 2));
+        assert_eq!(host.reassert(false), Some(claim(2, 0, 0, 0, 2)));
         assert_eq!(short(&host, 1, 2, 0, 0), Again::Debt);
-        assert_eq!(host.plan(), claim(2, 1, 0, 0, 2), "it is queued for");
+        assert_eq!(host.plan(), Some(claim(2, 1, 0, 0, 2)), "it is queued for");
         short(&host, 1, 2, 1, 0);
         assert_eq!(host.plan(), None);
         // Nor does a later hello that is vouched for make a grant of it.
-        assert_eq!(host.reassert(true), claim(2, 0, 0, 0, 2));
+        assert_eq!(host.reassert(true), Some(claim(1, 0, 0, 0, 2)), "a debt is never vouched for");
         short(&host, 2, 3, 0, 0);
         host.release(LEASED);
-        assert_eq!(host.plan(), claim(1, 2, 0, 0, 2), "it goes back");
+        assert_eq!(host.plan(), Some(claim(1, 2, 0, 0, 2)), "it goes back");
         assert!(ask(&host, LEASED, 2, true).is_some());
     }
 
@@ -1333,7 +1338,7 @@ mod tests {
         let short = Short { limit: 5, unused: 3, ..Short::default() };
         let again = answer(&host, Granted { here: 0, total: 5, short: Some(short) });
         assert_eq!((again, told(&mut ticket)), (Again::Brief, None));
-        assert_eq!(host.plan(), claim(0, 0, 0, 1, 5));
+        assert_eq!(host.plan(), Some(claim(0, 0, 0, 1, 5)));
         let again =
             answer(&host, Granted { here: 0, total: 5, short: Some(Short { queued: 1, ..short }) });
         assert_eq!(again, Again::Brief);

@@ -16,6 +16,9 @@ pub(crate) mod host;
 pub(crate) mod protocol;
 pub(crate) mod queue;
 
+#[cfg(test)]
+mod model;
+
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -31,6 +34,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::host::Asker;
@@ -327,6 +331,12 @@ impl Limiter {
     /// Whether slots are shared through Redis.
     pub fn is_shared(&self) -> bool {
         self.inner.shared.is_some()
+    }
+
+    /// Where it is heard that all connections are to be cut, since nobody vouches for their slots
+    /// any more; none where that is never done.
+    pub(crate) fn losses(&self) -> Option<watch::Receiver<()>> {
+        self.link()?.losses()
     }
 
     pub(crate) fn link(&self) -> Option<&Arc<shared::Link>> {

@@ -44,6 +44,17 @@ pub enum Failure {
     Share,
 }
 
+/// What happens to open connections when this instance's lease has run out, and Redis may give
+/// their slots to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LeaseLoss {
+    /// They go on; nothing new is opened until what is open is on the books again.
+    #[default]
+    Keep,
+    /// All are cut, so that the origin never sees more than the limit.
+    Close,
+}
+
 /// What the fleet's limiter obeys.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -55,6 +66,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// What happens while Redis is away.
     pub failure: Failure,
+    /// What happens to open connections when the lease has run out.
+    pub lease_loss: LeaseLoss,
     /// The most unused slots of one host that this instance may hold ahead of need, while there
     /// are plenty; 0 is none.
     pub slack: u32,
@@ -70,6 +83,7 @@ impl Settings {
             lease: Duration::from_secs(15),
             heartbeat: Duration::from_secs(3),
             failure: Failure::Closed,
+            lease_loss: LeaseLoss::Keep,
             slack: 8,
         }
     }
@@ -91,6 +105,8 @@ pub(crate) struct Link {
     worker: String,
     failure: Failure,
     slack: u32,
+    /// Told of each lease that ran out, if that closes connections.
+    losses: Option<watch::Sender<()>>,
     questions: mpsc::Sender<Question>,
     ear: Mutex<Option<mpsc::Receiver<Question>>>,
 }
@@ -117,6 +133,7 @@ impl Link {
             worker: id[..12].to_owned(),
             failure: settings.failure,
             slack: settings.slack,
+            losses: (settings.lease_loss == LeaseLoss::Close).then(|| watch::Sender::new(())),
             questions,
             ear: Mutex::new(Some(ear)),
         })
@@ -161,6 +178,19 @@ impl Link {
             served: sum(|desk| desk.hints),
             recalled: sum(|desk| desk.recalls),
             messages: sum(|desk| desk.messages),
+        }
+    }
+
+    /// Where it is heard that a lease ran out; none if that closes nothing.
+    pub(crate) fn losses(&self) -> Option<watch::Receiver<()>> {
+        self.losses.as_ref().map(watch::Sender::subscribe)
+    }
+
+    /// A lease ran out.
+    pub(super) fn lose(&self) {
+        if let Some(losses) = &self.losses {
+            tracing::warn!("the lease has run out: all connections are closed");
+            losses.send_replace(());
         }
     }
 

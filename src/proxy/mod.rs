@@ -126,6 +126,22 @@ impl Thread {
     }
 }
 
+/// Runs what owns connections as a task of this thread. It is dropped, and they are cut, when the
+/// lease runs out and that is to be so.
+pub(crate) fn spawn(thread: &Thread, task: impl Future<Output = ()> + 'static) {
+    let Some(mut losses) = thread.limiter.losses() else {
+        tokio::task::spawn_local(task);
+        return;
+    };
+    tokio::task::spawn_local(async move {
+        tokio::select! {
+            () = task => {}
+            // Its sender lives as long as the limiter.
+            Ok(()) = losses.changed() => {}
+        }
+    });
+}
+
 /// Serves one client connection to its end.
 pub(crate) async fn serve(thread: Rc<Thread>, stream: TcpStream, peer: SocketAddr) {
     let _open = Open::count(&thread);

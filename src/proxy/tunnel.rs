@@ -40,7 +40,7 @@ pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Con
             if let Some(near) = client.detach() {
                 let pulse = Rc::clone(client.pulse());
                 // A task of its own is as small as a tunnel needs; this one is as large as a dial.
-                tokio::task::spawn_local(run(Rc::clone(thread), near, upstream, pulse, line));
+                super::spawn(thread, run(Rc::clone(thread), near, upstream, pulse, line));
             }
             return;
         }

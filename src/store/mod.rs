@@ -14,6 +14,7 @@ pub(crate) mod limits;
 mod nodes;
 pub(crate) mod route;
 pub(crate) mod scripts;
+mod sentinel;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -85,7 +86,7 @@ pub enum Deployment {
 }
 
 /// A Redis process by its address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     /// A name or IP address, this without brackets.
     pub host: String,

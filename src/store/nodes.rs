@@ -1,8 +1,8 @@
 //! Which Redis is the one for a shard, and how to connect there.
 //!
-//! A single Redis is always the same. A Sentinel deployment has one master, and the sentinels know
-//! which; they are all asked at once, the first who knows is believed. A cluster has a node for
-//! each slot, and each node knows all; one that is cut off from the majority is not believed.
+//! A single Redis is always the same. Behind sentinels there is one master, and they know which
+//! ([`super::sentinel`]). A cluster has a node for each slot, and each node knows all; one that is
+//! cut off from the majority is not believed.
 //!
 //! Nothing here keeps a connection. Invariant: no call repeats anything, and none has a time-out
 //! but the callers'; who asks does that.
@@ -34,6 +34,8 @@ use super::Node;
 use super::Settings;
 use super::Tls;
 use super::keys;
+use super::sentinel::Master;
+use super::sentinel::Sentinels;
 
 /// Knows which node a shard is at. Clones know the same.
 #[derive(Clone, Debug)]
@@ -47,6 +49,7 @@ struct Inner {
     tls: Option<Tls>,
     /// A single Redis.
     fixed: Option<ConnectionInfo>,
+    sentinels: Option<Sentinels>,
     /// The node of each shard of a cluster; empty when it must be asked for.
     map: Mutex<Map>,
 }
@@ -67,11 +70,13 @@ impl fmt::Debug for Inner {
 }
 
 /// Where a shard is now.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Place {
     /// To tell nodes apart; `host:port` but for a single Redis.
     pub(crate) name: String,
     pub(crate) info: ConnectionInfo,
+    /// Who is asked whether it is still there.
+    pub(super) master: Option<(Sentinels, Master)>,
 }
 
 impl Nodes {
@@ -96,7 +101,16 @@ impl Nodes {
             }
         };
         let shards = settings.shards();
-        let inner = Inner { deployment, shards, tls, fixed, map: Mutex::default() };
+        let sentinels = match &deployment {
+            Deployment::Sentinel { sentinels, master, sentinel_login, .. } => {
+                let place = |node| address(node, sentinel_login, tls.as_ref());
+                let places = sentinels.iter().map(place).collect::<Result<_, _>>()?;
+                Some(Sentinels { places, master: master.clone() })
+            }
+            Deployment::Cluster { .. } | Deployment::Single { .. } => None,
+        };
+        let map = Mutex::default();
+        let inner = Inner { deployment, shards, tls, fixed, sentinels, map };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -119,13 +133,17 @@ impl Nodes {
                     Some(info) => info.clone(),
                     None => url.0.as_str().into_connection_info()?,
                 };
-                Ok(Place { name: String::new(), info })
+                Ok(Place { name: String::new(), info, master: None })
             }
-            Deployment::Sentinel { sentinels, master, sentinel_login, login, database } => {
-                let node = self.ask_sentinels(sentinels, master, sentinel_login).await?;
-                let info = address(&node, login, inner.tls.as_ref())?;
+            Deployment::Sentinel { login, database, .. } => {
+                let no_sentinel = || refusal(ErrorKind::EmptySentinelList, "no sentinel to ask");
+                let sentinels = inner.sentinels.as_ref().ok_or_else(no_sentinel)?;
+                let master = sentinels.ask().await?;
+                let info = address(&master.node, login, inner.tls.as_ref())?;
                 let settings = info.redis_settings().clone().set_db(*database);
-                Ok(Place { name: node.to_string(), info: info.set_redis_settings(settings) })
+                let info = info.set_redis_settings(settings);
+                let name = master.node.to_string();
+                Ok(Place { name, info, master: Some((sentinels.clone(), master)) })
             }
             Deployment::Cluster { seeds, login } => {
                 let known = self.map().shards.get(usize::from(shard)).cloned();
@@ -134,7 +152,7 @@ impl Nodes {
                     None => self.ask_cluster(seeds, login, shard).await?,
                 };
                 let info = address(&node, login, inner.tls.as_ref())?;
-                Ok(Place { name: node.to_string(), info })
+                Ok(Place { name: node.to_string(), info, master: None })
             }
         }
     }
@@ -143,28 +161,6 @@ impl Nodes {
     pub(crate) fn forget(&self) {
         let mut map = self.inner.map.lock().unwrap_or_else(PoisonError::into_inner);
         map.shards.clear();
-    }
-
-    async fn ask_sentinels(
-        &self,
-        sentinels: &[Node],
-        master: &str,
-        login: &Login,
-    ) -> Result<Node, RedisError> {
-        let ask = |sentinel: &Node| {
-            let info = address(sentinel, login, self.inner.tls.as_ref());
-            let mut question = redis::cmd("SENTINEL");
-            question.arg("get-master-addr-by-name").arg(master);
-            async move {
-                let mut connection = connect(info?, quiet()).await?;
-                let answer: Option<(String, u16)> = question.query_async(&mut connection).await?;
-                answer.map(|(host, port)| Node { host, port }).ok_or_else(|| {
-                    let unknown = "the sentinels know no master of this name";
-                    refusal(ErrorKind::MasterNameNotFoundBySentinel, unknown)
-                })
-            }
-        };
-        first_good(sentinels.iter().map(ask).collect()).await
     }
 
     async fn ask_cluster(

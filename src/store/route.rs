@@ -16,6 +16,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use redis::AsyncConnectionConfig;
 use redis::ErrorKind;
@@ -33,12 +34,15 @@ use super::keys;
 use super::nodes;
 use super::nodes::Nodes;
 use super::nodes::Place;
+use super::sentinel::Master;
+use super::sentinel::Sentinels;
 
 /// What one shard speaks through.
 #[derive(Debug)]
 pub(crate) struct Wire {
     pub(crate) connection: MultiplexedConnection,
-    /// Ends when the connection has, or another shard's connect has replaced it.
+    /// Ends when the connection has, or is not to be used any more: the sentinels have another
+    /// master. Then it is time to connect anew.
     pub(crate) pushes: mpsc::UnboundedReceiver<Push>,
 }
 
@@ -139,8 +143,14 @@ impl Route {
             Way::Nodes { nodes, lines } => (nodes, lines),
         };
         if nodes.shards() == 1 {
-            let line = Line::open(nodes.place(shard).await?, nodes.may_move()).await?;
-            return Ok(line.wire(shard));
+            let place = nodes.place(shard).await?;
+            let master = place.master.clone();
+            let line = Line::open(place, nodes.may_move()).await?;
+            let wire = line.wire(shard);
+            if let Some((sentinels, master)) = master {
+                line.end_with(sentinels, master);
+            }
+            return Ok(wire);
         }
         let connected = self.connect_shared(nodes, lines, shard).await;
         if connected.is_err() {
@@ -215,6 +225,18 @@ impl Line {
         Wire { connection: self.connection.clone(), pushes }
     }
 
+    /// Ends the pushes, by which the session is told to connect anew, when the master is another.
+    /// The task that looks for that ends soon after whoever has the [`Wire`] drops it.
+    fn end_with(self, sentinels: Sentinels, master: Master) {
+        let ears = self.ears;
+        tokio::spawn(async move {
+            tokio::select! {
+                () = sentinels.watch(&master) => ears.end(),
+                () = ears.are_deaf() => {}
+            }
+        });
+    }
+
     fn is_over(&self) -> bool {
         self.ears.is_over.load(Relaxed)
     }
@@ -239,10 +261,21 @@ impl Ears {
                 }
             }
             (PushKind::Disconnection, _) => {
-                self.is_over.store(true, Relaxed);
-                self.lock().clear();
+                self.end();
             }
             _ => {}
+        }
+    }
+
+    fn end(&self) {
+        self.is_over.store(true, Relaxed);
+        self.lock().clear();
+    }
+
+    /// Until nobody listens any more.
+    async fn are_deaf(&self) {
+        while self.lock().values().any(|ear| !ear.is_closed()) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
@@ -257,7 +290,6 @@ mod tests {
     use std::process::Child;
     use std::process::Command;
     use std::process::Stdio;
-    use std::time::Duration;
 
     use tempfile::TempDir;
 

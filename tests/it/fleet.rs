@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::limit::call;
 use crate::support::Client;
+use crate::support::End;
 use crate::support::Origin;
 use crate::support::PATIENCE;
 use crate::support::Proxy;
@@ -86,7 +87,7 @@ async fn two_instances_share_one_cap_and_both_know_the_count() {
 #[tokio::test]
 async fn counts_in_redis_are_one_hash_per_host_with_the_workers_and_their_total() {
     let redis = Redis::start().await;
-    let flags = "--max-connections 5 --redis-prefix mine";
+    let flags = "--max-connections 5 --redis-prefix mine --slack 0";
     let (a, b) = pair(&redis, flags).await;
     let origin = Origin::echo();
     let to = origin.authority();
@@ -418,4 +419,22 @@ async fn an_instance_stopped_for_longer_than_its_lease_admits_nothing_on_an_old_
     assert_eq!(origin.peak(), 1);
     a.wait_until_up().await;
     a.connect(&to).await.assert_refused(503, "connection_limit_reached");
+}
+
+#[tokio::test]
+async fn a_lease_that_runs_out_closes_all_connections_where_that_is_wanted() {
+    let redis = Redis::start().await;
+    let (a, b) = pair(&redis, "--max-connections 2 --on-lease-loss close").await;
+    let origin = Origin::start();
+    let to = origin.authority();
+    assert_eq!(a.get(origin.url("/")).await.status(), 200);
+    let mut held = a.tunnel(&to).await;
+    redis.freeze();
+    assert_eq!(held.end().await, End::Reset);
+    wait_until("nothing is open", async || origin.current() == 0).await;
+    redis.thaw();
+    for proxy in [&a, &b] {
+        let (_held, _) = tunnel_at_last(proxy, &to).await;
+    }
+    assert!(origin.peak() <= 2);
 }

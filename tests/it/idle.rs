@@ -268,3 +268,17 @@ async fn the_longest_idle_goes_first_whichever_threads_they_are_on() {
     }
     assert_eq!(origin.peak(), 8);
 }
+#[tokio::test]
+async fn an_idle_tunnel_yields_to_who_waits_at_another_instance() {
+    let (origin, redis) = (Origin::echo(), Redis::start().await);
+    let setup = narrows().shared(&redis).flags(RECLAIM).flags("--max-connections 1");
+    let (one, other) = tokio::join!(setup.clone().start(), setup.start());
+    one.wait_until_up().await;
+    other.wait_until_up().await;
+    let mut holder = one.tunnel(origin.authority()).await;
+    wait_until_idle(&one, &origin, 1).await;
+    let mut newcomer = other.tunnel(origin.authority()).await;
+    assert_eq!(holder.end().await, End::Reset);
+    newcomer.echo("x").await;
+    assert_eq!(origin.peak(), 1);
+}

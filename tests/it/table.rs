@@ -20,7 +20,7 @@ use crate::support::wait_until;
 
 /// Within which a change is obeyed.
 const PROMISE: Duration = Duration::from_secs(1);
-const TABLE: &str = "proxy_rate_limiter:@limits";
+const TABLE: &str = "proxy_rate_limiter:{0}:@limits";
 const TOKEN: &str = "Authorization: Bearer sesame";
 
 /// Exit code, standard output and standard error of `narrows limits`.

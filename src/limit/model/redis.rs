@@ -173,8 +173,8 @@ impl Redis {
                     || (is_lost && (hello.previous > 0 || !self.leases.is_empty()));
                 let until = if forgot { now } else { server.start } + lease;
                 let first = now.max(last.map_or(0, |term| term.stamp.generation) + 1);
-                let is_learning = (until > now || is_restarted)
-                    && self.mutant != Some(Mutant::NoLearning);
+                let is_learning =
+                    (until > now || is_restarted) && self.mutant != Some(Mutant::NoLearning);
                 let stamp = Stamp { is_learning, generation: first };
                 Term { stamp, first, run: server.run, until }
             }
@@ -263,10 +263,12 @@ impl Redis {
             return None;
         }
         let term = self.term.as_ref()?;
-        let before = self.hosts.remove(&grant.host).filter(|host| {
-            host.swept == term.stamp || host.swept.generation >= term.first
-        });
+        let before = self
+            .hosts
+            .remove(&grant.host)
+            .filter(|host| host.swept == term.stamp || host.swept.generation >= term.first);
         let mut turn = Turn::new(grant, term.stamp, before);
+        turn.is_forced_late = self.mutant == Some(Mutant::ForcedLate);
         let answer = turn.run(now, term.until, &self.workers, hints);
         if turn.exists {
             self.hosts.insert(grant.host, turn.host);
@@ -283,9 +285,12 @@ struct Turn {
     host: Host,
     exists: bool,
     limit: i64,
+    /// The sender's is the one in force.
+    is_known: bool,
     is_told: bool,
     /// This very message has run.
     is_again: bool,
+    is_forced_late: bool,
     row: Row,
     had: Row,
     total: i64,
@@ -293,6 +298,10 @@ struct Turn {
     queued: i64,
     want: i64,
     waits: i64,
+    /// What is open beyond what was granted.
+    debt: i64,
+    /// Of what it had, what it learns only now.
+    unheard: i64,
     got: i64,
 }
 
@@ -316,8 +325,10 @@ impl Turn {
             stamp,
             exists,
             limit: i64::from(grant.claim.limit),
+            is_known: host.limit == own,
             is_told: false,
             is_again: had.number == Some(grant.number),
+            is_forced_late: false,
             row: had,
             had,
             total: host.total,
@@ -325,6 +336,8 @@ impl Turn {
             queued: host.queued.unwrap_or(0),
             want: 0,
             waits: 0,
+            debt: 0,
+            unheard: 0,
             got: 0,
             host,
         }
@@ -347,16 +360,17 @@ impl Turn {
     ) -> Granted {
         self.settle_limit();
         let may_grant = self.limit == 0 || !self.stamp.is_learning;
-        self.settle_hold(may_grant);
+        self.settle_hold();
         let mut learning = None;
-        if self.want > 0 && !may_grant {
+        if !may_grant {
             learning = Some(Duration::from_millis(until.saturating_sub(now)));
-        } else if !self.is_again && may_grant && (self.want > 0 || self.queued > 0) {
+        } else if !self.is_again && (self.want > 0 || self.queued > 0) {
             self.sweep(workers);
             self.pass_on(hints);
             self.wait();
         }
-        let has_number = self.got > 0 || (self.row.queued > 0 && !self.is_again);
+        let keeps = self.row.queued > 0 || self.unheard > 0;
+        let has_number = self.got > 0 || (keeps && !self.is_again);
         self.row.number = has_number.then_some(self.grant.number);
         if !self.is_again {
             self.row.unused = i64::from(self.grant.claim.spare).min(self.row.held);
@@ -382,27 +396,47 @@ impl Turn {
         }
     }
 
-    fn settle_hold(&mut self, may_grant: bool) {
+    fn settle_hold(&mut self) {
         let Claim { hold, heard, ask, wait, .. } = self.grant.claim;
         let [hold, heard, ask, wait] = [hold, heard, ask, wait].map(i64::from);
         let have = self.row.held;
-        if self.is_asserted() && (self.stamp.is_learning || self.is_mutant_force()) {
+        if self.is_again {
+            return;
+        }
+        let is_late = self.is_forced_late && self.grant.manner == Manner::Force;
+        if is_late || self.is_asserted() && self.stamp.is_learning {
             self.row.held = hold;
         } else if self.is_asserted() {
-            self.row.held = if may_grant { have.min(hold) } else { 0 };
+            self.row.held = have.min(hold);
             self.want = hold - self.row.held;
-        } else if !self.is_again {
+        } else {
             let unheard = (have - heard.max(hold)).max(0).min(ask + wait);
-            let debt = (hold - have).max(0);
+            self.unheard = if self.is_simple() { 0 } else { unheard };
+            self.debt = (hold - have).max(0);
             self.row.held = have.min(hold + unheard);
-            self.want = ask + wait - unheard + debt;
-            self.waits = if debt > 0 { debt } else { (wait - unheard).max(0) };
+            self.want = ask + wait - unheard + self.debt;
+            self.waits = (wait - unheard).max(0);
         }
         self.total += self.row.held - have;
     }
 
-    fn is_mutant_force(&self) -> bool {
-        false
+    /// The script's short way, for what is granted whole where nobody waits: the same but for the
+    /// number of the message, which it does not keep.
+    fn is_simple(&self) -> bool {
+        let Claim { hold, ask, wait, spare, slack, limit, .. } = self.grant.claim;
+        let Row { held, queued, unused, number } = self.had;
+        let is_plain = (queued, unused, number, spare, slack) == (0, 0, None, 0, 0);
+        let is_known = self.is_known && self.host.swept == self.stamp;
+        let limit = i64::from(limit);
+        let all = i64::from(hold + ask + wait);
+        let fits = self.total + all - held <= limit || (all <= held && ask + wait == 0);
+        is_plain
+            && is_known
+            && fits
+            && limit > 0
+            && self.queued == 0
+            && !self.stamp.is_learning
+            && self.grant.manner == Manner::Ask
     }
 
     /// Somebody died since this host was last looked at: counts its rows.
@@ -432,7 +466,8 @@ impl Turn {
 
     /// What is free goes to the queue, and what is left to the sender.
     fn pass_on(&mut self, hints: &mut Vec<Hint>) {
-        let most = if self.limit == 0 { 0 } else { self.want.min(self.waits) };
+        let waits = if self.debt > 0 { self.debt } else { self.waits };
+        let most = if self.limit == 0 { 0 } else { self.want.min(waits) };
         if self.row.queued > most && !self.is_asserted() {
             self.withdraw(self.row.queued - most);
         }
@@ -459,11 +494,8 @@ impl Turn {
         }
         self.want -= self.got;
         if self.queued == 0 {
-            let room = if self.limit == 0 {
-                self.want
-            } else {
-                self.want.min(self.limit - self.total)
-            };
+            let room =
+                if self.limit == 0 { self.want } else { self.want.min(self.limit - self.total) };
             let room = room.max(0);
             self.row.held += room;
             self.total += room;
@@ -496,13 +528,15 @@ impl Turn {
     }
 
     fn wait(&mut self) {
-        let waits = if self.limit == 0 { 0 } else { self.want.min(self.waits - self.got) };
+        let debt = i64::from(self.grant.claim.hold) - self.row.held;
+        let waits = if debt > 0 { debt } else { self.waits - (self.got - self.debt).max(0) };
+        let waits = if self.limit == 0 { 0 } else { self.want.min(waits) };
         let more = waits - self.row.queued;
         if more <= 0 || self.is_asserted() {
             return;
         }
         for _ in 0..more {
-            if i64::from(self.grant.claim.hold) > self.row.held {
+            if debt > 0 {
                 self.host.queue.push_front(self.grant.id);
             } else {
                 self.host.queue.push_back(self.grant.id);
@@ -566,12 +600,7 @@ impl Turn {
         }
     }
 
-    fn answer(
-        &mut self,
-        now: u64,
-        learning: Option<Duration>,
-        hints: &mut Vec<Hint>,
-    ) -> Granted {
+    fn answer(&mut self, now: u64, learning: Option<Duration>, hints: &mut Vec<Hint>) -> Granted {
         let (here, total) = (count(self.row.held), count(self.total));
         let others = count(self.queued - self.row.queued);
         let mut short = Short {
@@ -589,7 +618,7 @@ impl Turn {
             return Granted { here, total, short: None };
         }
         if (self.want > 0 || self.queued > 0) && self.exists {
-            let is_due = now - self.host.recalled.unwrap_or(0) >= 250;
+            let is_due = now.saturating_sub(self.host.recalled.unwrap_or(0)) >= 250;
             if is_due {
                 self.host.recalled = Some(now);
                 let need = self.queued.max(self.want);

@@ -141,6 +141,18 @@ pub async fn check(settings: &Settings) -> Vec<Finding> {
             Ok(place) => drop(places.entry(place.name.clone()).or_insert((shard, place))),
             Err(error) => {
                 let (words, remedy) = explain(&error);
+                let remedy = match &settings.deployment {
+                    Deployment::Cluster { login, .. } if node::is_no_right(&error) => {
+                        let info = nodes::address(&Node::default(), login, None);
+                        info.map_or_else(
+                            |_bad| remedy.to_owned(),
+                            |info| rights::remedy(settings, info.redis_settings()),
+                        )
+                    }
+                    Deployment::Cluster { .. }
+                    | Deployment::Sentinel { .. }
+                    | Deployment::Single { .. } => remedy.to_owned(),
+                };
                 findings.fail(what(&settings.deployment), words, remedy);
                 return findings.all;
             }

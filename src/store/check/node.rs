@@ -34,7 +34,7 @@ pub(super) async fn look(settings: &Settings, shard: u16, place: Place) -> Vec<F
             let address = place.info.addr();
             let (words, remedy) = explain(&error);
             let remedy = if error.to_string().contains("no permissions") {
-                rights::remedy(settings, &place)
+                rights::remedy(settings, place.info.redis_settings())
             } else {
                 remedy.to_owned()
             };

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use redis::Cmd;
+use redis::RedisConnectionInfo;
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 
@@ -37,7 +38,7 @@ pub(super) async fn look(
 ) {
     let stem = format!("{}:{{{shard}}}:@check-{:012x}", settings.prefix, fastrand::u64(..) >> 16);
     let mut missing = Missing::default();
-    for command in commands(settings, place) {
+    for command in commands(settings, place.info.redis_settings()) {
         if let Some(call) = probe(&command, &stem) {
             let Err(error) = ask::<redis::Value>(connection, &call).await else { continue };
             if error.is_io_error() {
@@ -91,7 +92,7 @@ impl Missing {
         let words = format!("this user may not {}", lacks.join(", nor "));
         // Only what tells more about a restart is lost.
         let only_info = self.commands.iter().all(|name| name == "info");
-        let remedy = remedy(settings, place);
+        let remedy = remedy(settings, place.info.redis_settings());
         if only_info && !self.keys && !self.channels {
             findings.warn("rights", words, remedy);
         } else {
@@ -106,16 +107,17 @@ fn list(names: &BTreeSet<String>) -> String {
     names.join(", ")
 }
 
-pub(super) fn remedy(settings: &Settings, place: &Place) -> String {
-    format!("Allow it: {}", acl_line(settings, place))
+/// The line for a user, or for one who has yet to get a name.
+pub(super) fn remedy(settings: &Settings, login: &RedisConnectionInfo) -> String {
+    format!("Allow it: {}", acl_line(settings, login))
 }
 
 /// The line that makes a user who may do what narrows does, and nothing else.
-fn acl_line(settings: &Settings, place: &Place) -> String {
-    let user = place.info.redis_settings().username().unwrap_or("narrows");
+fn acl_line(settings: &Settings, login: &RedisConnectionInfo) -> String {
+    let user = login.username().unwrap_or("narrows");
     let prefix = escaped(&settings.prefix);
     let allowed: Vec<String> =
-        commands(settings, place).iter().map(|command| format!("+{command}")).collect();
+        commands(settings, login).iter().map(|command| format!("+{command}")).collect();
     let allowed = allowed.join(" ");
     format!(
         "ACL SETUSER {user} on >PASSWORD resetkeys ~{prefix}:* resetchannels &{prefix}:* -@all \
@@ -136,7 +138,7 @@ fn escaped(prefix: &str) -> String {
 }
 
 /// All that narrows runs with these settings, as an ACL writes it.
-fn commands(settings: &Settings, place: &Place) -> BTreeSet<String> {
+fn commands(settings: &Settings, login: &RedisConnectionInfo) -> BTreeSet<String> {
     let own = ["evalsha", "script|load", "hgetall", "hmget", "ping"];
     let mut all: BTreeSet<String> = own.iter().map(|&name| name.to_owned()).collect();
     all.extend(scripts::commands());
@@ -150,7 +152,7 @@ fn commands(settings: &Settings, place: &Place) -> BTreeSet<String> {
         Deployment::Single { .. } => &["publish", "subscribe"],
     };
     all.extend(further.iter().map(|&name| name.to_owned()));
-    if place.info.redis_settings().db() != 0 {
+    if login.db() != 0 {
         all.insert("select".to_owned());
     }
     all
@@ -195,7 +197,7 @@ mod tests {
 
     async fn line(settings: &Settings) -> String {
         let place = Nodes::new(settings).unwrap().place(0).await.unwrap();
-        acl_line(settings, &place)
+        acl_line(settings, place.info.redis_settings())
     }
 
     #[tokio::test]
