@@ -13,6 +13,7 @@ use crate::oracle::fleet::LEASE;
 use crate::oracle::fleet::Member;
 use crate::oracle::fleet::TIMEOUT;
 use crate::support::Client;
+use crate::support::End;
 use crate::support::Origin;
 use crate::support::Path;
 use crate::support::Redis;
@@ -22,9 +23,12 @@ use crate::support::wait_until;
 
 /// Two instances that share this cap.
 async fn pair(cap: usize) -> (Redis, Member, Member) {
+    pair_with(&format!("--max-connections {cap}")).await
+}
+
+async fn pair_with(flags: &str) -> (Redis, Member, Member) {
     let redis = Redis::start().await;
-    let flags = format!("--max-connections {cap}");
-    let (a, b) = (Member::join(&redis, &flags).await, Member::join(&redis, &flags).await);
+    let (a, b) = (Member::join(&redis, flags).await, Member::join(&redis, flags).await);
     for member in [&a, &b] {
         wait_until_well(member).await;
     }
@@ -139,6 +143,23 @@ async fn an_instance_that_is_cut_off_opens_nothing_past_its_lease_and_keeps_its_
         assert_full(&b, &to).await;
         assert_eq!(origin.peak(), 2);
     }
+}
+
+#[tokio::test]
+async fn an_instance_that_is_cut_off_and_closes_all_shows_the_origin_no_more_than_the_cap() {
+    let (_redis, a, b) = pair_with("--max-connections 2 --on-lease-loss close").await;
+    let origin = Origin::echo();
+    let to = origin.authority();
+    let mut old = [a.proxy.tunnel(&to).await, a.proxy.tunnel(&to).await];
+    a.relay.set(Path::Silent);
+    let _new = [tunnel_at_last(&b, &to).await, tunnel_at_last(&b, &to).await];
+    for tunnel in &mut old {
+        assert_eq!(tunnel.end().await, End::Reset);
+    }
+    a.relay.set(Path::Open);
+    wait_until_well(&a).await;
+    assert_full(&a, &to).await;
+    assert_eq!(origin.peak(), 2, "nobody is excused");
 }
 
 #[tokio::test]

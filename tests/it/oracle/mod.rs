@@ -108,16 +108,16 @@ async fn soak() {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let end = Instant::now() + 60 * Duration::from_secs(number("SOAK_MINUTES").unwrap_or(10));
     let seed = number("SEED").unwrap_or_else(|| fastrand::u64(..));
-    let mut rng = fastrand::Rng::with_seed(seed);
-    let mut rounds = 0;
+    let mut seeds = fastrand::Rng::with_seed(seed);
+    let (mut rounds, mut seed) = (0, seed);
     while rounds == 0 || Instant::now() < end {
         rounds += 1;
+        let mut rng = fastrand::Rng::with_seed(seed);
         let cap = [1, 7, 100][rng.usize(..3)];
         let faults: Vec<Fault> = (0..20).map(|_| ALL[rng.usize(..ALL.len())]).collect();
-        // The seed of one round is enough to have it again.
-        let seed = if rounds == 1 { seed } else { rng.u64(..) };
         println!("round {rounds}, SEED={seed}, cap {cap}: {faults:?}");
-        println!("  {}", round(cap, &faults, rng.u64(..)).await);
+        println!("  {}", round(cap, &faults, seed).await);
+        seed = seeds.u64(..);
     }
 }
 
