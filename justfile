@@ -18,6 +18,10 @@ check:
 test *names:
     scripts/test {{ names }}
 
+# A fleet under load through random faults, for so many minutes.
+soak minutes='10':
+    scripts/soak {{ minutes }}
+
 # Licences, sources, versions twice.
 deny:
     cargo deny check bans licenses sources
