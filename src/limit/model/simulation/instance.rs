@@ -123,7 +123,8 @@ pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, loa
     let watching = Rc::clone(&oracle);
     tasks.spawn_local(watching.watch(async move {
         let stopping = watch::Sender::new(false);
-        let working = tokio::task::spawn_local(Rc::clone(&oracle).watch(worker.work(stopping.subscribe())));
+        let working =
+            tokio::task::spawn_local(Rc::clone(&oracle).watch(worker.work(stopping.subscribe())));
         let mut clients = tokio::task::JoinSet::new();
         for number in 0..plan.clients {
             let client = Client {
@@ -166,9 +167,8 @@ async fn connect() -> Result<Wire, RedisError> {
             }
             Ok::<(), SendError>(())
         });
-    let info = RedisConnectionInfo::default()
-        .set_protocol(ProtocolVersion::RESP3)
-        .set_skip_set_lib_name();
+    let info =
+        RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
     let (connection, driver) =
         MultiplexedConnection::new_with_config(&info, stream, config).await?;
     tokio::task::spawn_local(driver);

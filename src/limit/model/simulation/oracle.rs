@@ -149,7 +149,10 @@ impl Oracle {
     }
 
     /// A task of a host, whose panic nobody else would see.
-    pub(super) fn watch(self: Rc<Self>, task: impl Future<Output = ()>) -> impl Future<Output = ()> {
+    pub(super) fn watch(
+        self: Rc<Self>,
+        task: impl Future<Output = ()>,
+    ) -> impl Future<Output = ()> {
         AssertUnwindSafe(task)
             .catch_unwind()
             .map(move |ended| ended.unwrap_or_else(|_| self.violate("a task panicked".to_owned())))

@@ -92,9 +92,7 @@ pub(super) enum Kept {
 impl Plan {
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let millis = |rng: &mut fastrand::Rng, from, to| {
-            Duration::from_millis(rng.u64(from..=to))
-        };
+        let millis = |rng: &mut fastrand::Rng, from, to| Duration::from_millis(rng.u64(from..=to));
         let instances = rng.usize(2..=4);
         let hosts = rng.usize(1..=2);
         let latency = match rng.u32(..3) {
