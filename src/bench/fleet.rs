@@ -179,6 +179,7 @@ impl Fleet {
             lease: LEASE,
             heartbeat: LEASE / 4,
             failure: shared::Failure::Closed,
+            lease_loss: shared::LeaseLoss::Keep,
             slack,
         };
         let members: Vec<Member> = (0..members).map(|_| Member::start(&settings, limit)).collect();
