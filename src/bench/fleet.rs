@@ -27,14 +27,14 @@ use crate::limit::shared;
 use crate::limit::shared::Link;
 use crate::store::keys::Keys;
 
-const LOAD: &str = "four limiters, limit 100, connections of 100 ms";
+const LOAD: &str = "four limiters, limit 100, connections of 50 ms";
 const WAKE: &str = "a slot that one limiter gives back and another waits for";
-const MEMBERS: usize = 4;
+const MEMBERS: u32 = 4;
 const LIMIT: u32 = 100;
 /// The mean of an exponential distribution.
-const HOLD: Duration = Duration::from_millis(100);
+const HOLD: Duration = Duration::from_millis(50);
 /// How many times the limit are there to be served at once when there are too many.
-const CROWD: usize = 10;
+const CROWD: u32 = 10;
 /// How long one waits at most.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Redis messages that a counter without limiter would need.
@@ -60,7 +60,7 @@ impl Demand {
 }
 
 pub(super) async fn measure(place: &Place, is_quick: bool) -> Result<Vec<Row>, Failure> {
-    let (lasting, wakes) = if is_quick { (500, 30) } else { (2500, 300) };
+    let (lasting, wakes) = if is_quick { (400, 30) } else { (1500, 300) };
     let lasting = Duration::from_millis(lasting);
     let demands: &[Demand] = if is_quick {
         &[Demand::Share(0.6), Demand::Crowd]
@@ -162,7 +162,7 @@ impl Fleet {
         name: &str,
         limit: u32,
         slack: u32,
-        members: usize,
+        members: u32,
     ) -> Result<Self, Failure> {
         let mut store = place.settings().clone();
         store.prefix = format!("{}:{name}", store.prefix);
@@ -181,11 +181,12 @@ impl Fleet {
             failure: shared::Failure::Closed,
             slack,
         };
-        let members: Vec<Member> = (0..members).map(|_| Member::start(&settings, limit)).collect();
+        let of = members;
+        let members: Vec<Member> = (0..of).map(|_| Member::start(&settings, limit)).collect();
         let fleet = Self { members, host };
         // A Redis that is new learns for one lease.
         let deadline = clock::now() + LEASE + Duration::from_secs(5);
-        while !fleet.members.iter().all(|member| member.sees(fleet.members.len())) {
+        while !fleet.members.iter().all(|member| member.sees(of)) {
             if clock::now() > deadline {
                 let state = fleet.members.first().map_or("none", |member| member.link.state_name());
                 return Err(Failure::Limiter(state));
@@ -211,7 +212,12 @@ impl Fleet {
 
     /// Meets a demand until it is in its stride, and then for as long as it is watched.
     async fn serve(&self, demand: Demand, lasting: Duration) -> Result<Tally, Failure> {
-        let from = clock::now() + HOLD * 3;
+        let stride = match demand {
+            Demand::Share(_) => HOLD * 4,
+            // Until the first who came has been served again.
+            Demand::Crowd => HOLD * CROWD,
+        };
+        let from = clock::now() + stride;
         let window = Arc::new(Window { from, to: from + lasting, tally: Mutex::default() });
         let mut clients = JoinSet::new();
         for member in &self.members {
@@ -223,11 +229,11 @@ impl Fleet {
             match demand {
                 Demand::Share(share) => {
                     let rate = f64::from(LIMIT) * share / HOLD.as_secs_f64();
-                    let gap = self.members.len() as f64 / rate;
+                    let gap = f64::from(MEMBERS) / rate;
                     clients.spawn(client().come_at_random(gap));
                 }
                 Demand::Crowd => {
-                    for _ in 0..LIMIT as usize * CROWD / self.members.len() {
+                    for _ in 0..LIMIT * CROWD / MEMBERS {
                         clients.spawn(client().come_again());
                     }
                 }
@@ -323,7 +329,7 @@ impl Member {
         let link = Link::new(settings);
         let local = limit::Settings {
             default_limit: limit,
-            queue_size: CROWD * LIMIT as usize,
+            queue_size: 1000,
             ..limit::Settings::default()
         };
         let (limiter, _ears) = Limiter::new(local, Some(Arc::clone(&link)), 1);
@@ -338,9 +344,8 @@ impl Member {
     }
 
     /// Whether it is up, in a fleet of so many.
-    fn sees(&self, members: usize) -> bool {
-        self.link.state_name() == "up"
-            && usize::try_from(self.link.instances()).is_ok_and(|seen| seen >= members)
+    fn sees(&self, members: u32) -> bool {
+        self.link.state_name() == "up" && self.link.instances() >= members
     }
 
     async fn stop(mut self) {
