@@ -76,7 +76,7 @@ fn bench(folder: &TempDir, words: &str) -> Command {
 /// A short run that must succeed.
 async fn report(folder: &TempDir, words: &str) -> Value {
     let run = bench(folder, &format!("--quick --json {words}")).output();
-    let ended = tokio::time::timeout(Duration::from_secs(60), run).await.unwrap().unwrap();
+    let ended = tokio::time::timeout(Duration::from_mins(1), run).await.unwrap().unwrap();
     let error = String::from_utf8(ended.stderr).unwrap();
     assert_eq!((ended.status.code(), error.as_str()), (Some(0), ""));
     serde_json::from_slice(&ended.stdout).unwrap()
