@@ -108,6 +108,10 @@ fn load_rows(demand: Demand, slack: u32, lasting: Duration, mut tally: Tally) ->
     if let Demand::Crowd = demand {
         let used = tally.held.as_secs_f64() / lasting.as_secs_f64() / f64::from(LIMIT);
         rows.push(row("the limit in use", used * 100.0, "%"));
+        let fair = admitted / f64::from(MEMBERS);
+        let least = tally.by_member.iter().min().copied().unwrap_or(0);
+        let least = row("admissions of the limiter that had fewest", f64::from(least), "");
+        rows.push(least.beside("a quarter of all", fair));
     }
     rows
 }
@@ -119,6 +123,8 @@ struct Tally {
     waits: Vec<Duration>,
     /// Admissions that had their slot without any wait.
     at_once: u32,
+    /// How many each limiter admitted.
+    by_member: [u32; MEMBERS as usize],
     /// All slots together were held for so long.
     held: Duration,
     /// To Redis.
@@ -134,12 +140,13 @@ struct Window {
 }
 
 impl Window {
-    fn admitted(&self, asked: Instant, at_once: bool) {
+    fn admitted(&self, member: usize, asked: Instant, at_once: bool) {
         let now = clock::now();
         if (self.from..self.to).contains(&now) {
             let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
             tally.waits.push(now - asked);
             tally.at_once += u32::from(at_once);
+            tally.by_member[member] += 1;
         }
     }
 
@@ -220,8 +227,9 @@ impl Fleet {
         let from = clock::now() + stride;
         let window = Arc::new(Window { from, to: from + lasting, tally: Mutex::default() });
         let mut clients = JoinSet::new();
-        for member in &self.members {
+        for (number, member) in self.members.iter().enumerate() {
             let client = || Client {
+                member: number,
                 limiter: member.limiter.clone(),
                 host: self.host.clone(),
                 window: Arc::clone(&window),
@@ -257,6 +265,8 @@ impl Fleet {
 /// Who comes, holds a slot for a while, and goes.
 #[derive(Clone)]
 struct Client {
+    /// Whose.
+    member: usize,
     limiter: Limiter,
     host: HostKey,
     window: Arc<Window>,
@@ -296,7 +306,7 @@ impl Client {
         };
         let Ok(permit) = admitted else { return };
         let since = clock::now();
-        self.window.admitted(asked, is_at_once);
+        self.window.admitted(self.member, asked, is_at_once);
         let leave = since + exponential(HOLD);
         // What is held after the end interests nobody.
         tokio::time::sleep_until(leave.min(self.window.to)).await;
