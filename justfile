@@ -26,6 +26,10 @@ soak minutes='10':
 deny:
     cargo deny check bans licenses sources
 
+# What the limiter costs, in memory and in Redis.
+bench *flags:
+    cargo run --release -- bench limiter {{ flags }}
+
 # A proxy with a limit of 25.
 run *flags:
     cargo run --release -- --max-connections 25 {{ flags }}
