@@ -8,7 +8,6 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use proptest::prelude::*;
 use redis::Client;
 use redis::Commands;
 use redis::Connection;
@@ -25,8 +24,24 @@ const LEASE: u64 = 60_000;
 
 struct Redis {
     connection: Connection,
+    /// What each instance last heard to be its own, and the number of the last message.
+    heard: BTreeMap<(String, String), u32>,
+    number: u64,
     server: Child,
-    _folder: TempDir,
+    folder: TempDir,
+}
+
+/// What an instance says of a host.
+#[derive(Clone, Copy, Default)]
+struct Claim {
+    hold: u32,
+    ask: u32,
+    wait: u32,
+    spare: u32,
+    slack: u32,
+    limit: u32,
+    term: u64,
+    manner: &'static str,
 }
 
 #[derive(Debug, PartialEq)]
@@ -52,7 +67,7 @@ impl Redis {
                 client.get_connection().ok()
             })
             .expect("redis starts");
-        Self { connection, server, _folder: folder }
+        Self { connection, heard: BTreeMap::new(), number: 0, server, folder }
     }
 
     /// A Redis that grants, with these instances in it at epoch 1.
@@ -66,7 +81,8 @@ impl Redis {
     }
 
     fn stop_learning(&mut self) {
-        let _: () = self.connection.hset(WORKERS, "#s", "G7").unwrap();
+        let fields = [("#s", "G7"), ("#first", "1")];
+        let _: () = self.connection.hset_multiple(WORKERS, &fields).unwrap();
     }
 
     fn start_learning(&mut self) {
@@ -84,6 +100,15 @@ impl Redis {
 
     fn query<T: FromRedisValue>(&mut self, words: &[&str]) -> T {
         redis::cmd(words[0]).arg(&words[1..]).query(&mut self.connection).unwrap()
+    }
+
+    /// Hears all hints.
+    fn listen(&self) -> Connection {
+        let socket = self.folder.path().join("redis.sock");
+        let client = Client::open(format!("redis+unix://{}", socket.display())).unwrap();
+        let mut ear = client.get_connection().unwrap();
+        let _: Reply = redis::cmd("PSUBSCRIBE").arg("*").query(&mut ear).unwrap();
+        ear
     }
 
     fn now(&mut self) -> u64 {
@@ -111,24 +136,59 @@ impl Redis {
         epoch: u64,
         need: u32,
         limit: u32,
-        manner: &str,
+        manner: &'static str,
     ) -> [i64; 3] {
-        let script = Script::new(include_str!("../../lua/grant.lua"));
-        let mut call = script.key(host);
-        call.key(WORKERS).arg(id).arg(epoch).arg(need).arg(limit).arg(manner);
-        let reply: Reply = call.invoke(&mut self.connection).unwrap();
-        if let Reply::Int(number) = reply {
-            let packed = [number >> 26, number & ((1 << 26) - 1), -1];
-            return if number < 0 { [-1, 0, -1] } else { packed };
-        }
-        FromRedisValue::from_redis_value(reply).unwrap()
+        let own = (host.to_owned(), id.to_owned());
+        let heard = self.heard.get(&own).copied().unwrap_or(0);
+        let hold = if manner == "F" || manner == "A" { need } else { need.min(heard) };
+        let claim = Claim { hold, ask: need - hold, limit, manner, ..Claim::default() };
+        let answer = self.say(host, id, epoch, &claim);
+        [answer[0], answer[1], answer[2]]
     }
 
+    /// Slots granted, sum of all, ms of learning or -1, own requests queued, others', limit in
+    /// force, unused slots, instances.
+    fn say(&mut self, host: &str, id: &str, epoch: u64, claim: &Claim) -> [i64; 8] {
+        self.number += 1;
+        self.say_as(self.number, host.as_bytes(), id, epoch, claim)
+    }
+
+    fn say_as(
+        &mut self,
+        number: u64,
+        host: &[u8],
+        id: &str,
+        epoch: u64,
+        claim: &Claim,
+    ) -> [i64; 8] {
+        let own = (String::from_utf8_lossy(host).into_owned(), id.to_owned());
+        let heard = self.heard.get(&own).copied().unwrap_or(0);
+        let Claim { hold, ask, wait, spare, slack, limit, term, manner } = *claim;
+        let script = Script::new(include_str!("../../lua/grant.lua"));
+        let mut call = script.key(host);
+        call.key(WORKERS).key([host, b"~q"].concat());
+        call.arg(id).arg(epoch).arg(number).arg(hold).arg(heard).arg(ask).arg(wait);
+        call.arg(spare).arg(slack).arg(limit).arg(format!("{term}:{limit}")).arg(manner);
+        let reply: Reply = call.arg("PUBLISH").invoke(&mut self.connection).unwrap();
+        let answer = match reply {
+            Reply::Int(number) if number < 0 => return [-1, 0, -1, 0, 0, 0, 0, 0],
+            Reply::Int(number) => {
+                let limit = i64::from(limit);
+                [number >> 26, number & ((1 << 26) - 1), -1, 0, 0, limit, 0, 0]
+            }
+            reply => FromRedisValue::from_redis_value(reply).unwrap(),
+        };
+        self.heard.insert(own, u32::try_from(answer[0]).unwrap());
+        answer
+    }
+
+    /// Whether it was heard (1 or 0), ms of learning or -1, instances.
     fn heartbeat(&mut self, id: &str, epoch: u64) -> [i64; 3] {
         let script = Script::new(include_str!("../../lua/heartbeat.lua"));
         let mut call = script.key(WORKERS);
         call.key(LEASES).arg(id).arg(epoch).arg(LEASE);
-        call.invoke(&mut self.connection).unwrap()
+        let [generation, left, instances]: [i64; 3] = call.invoke(&mut self.connection).unwrap();
+        [i64::from(generation >= 0), left, instances]
     }
 
     fn leave(&mut self, id: &str, epoch: u64, clean: bool) -> i64 {
@@ -235,9 +295,9 @@ fn while_learning_nothing_rises_but_what_is_vouched_for() {
     let [granted, total, left] = redis.grant("a", 1, 3, 5);
     assert_eq!((granted, total), (2, 2));
     assert!(left > 0 && left <= i64::try_from(LEASE).unwrap());
-    assert_eq!(redis.grant("a", 1, 1, 5), [1, 1, -1], "giving back is always possible");
-    assert_eq!(redis.grant_as(HOST, "b", 1, 4, 5, "F"), [4, 5, -1]);
-    assert_eq!(redis.grant_as(HOST, "a", 1, 3, 5, "F"), [3, 7, -1], "what is open is counted");
+    assert_eq!(redis.grant("a", 1, 1, 5)[..2], [1, 1], "giving back is always possible");
+    assert_eq!(redis.grant_as(HOST, "b", 1, 4, 5, "F")[..2], [4, 5]);
+    assert_eq!(redis.grant_as(HOST, "a", 1, 3, 5, "F")[..2], [3, 7], "what is open is counted");
 }
 
 #[test]
@@ -272,7 +332,8 @@ fn a_sweep_copes_with_more_instances_than_unpack() {
     let _: () = redis.connection.hset_multiple(HOST, &dead).unwrap();
     let _: () = redis.connection.hset_multiple(HOST, &[("#t", "20000"), ("#g", "G6")]).unwrap();
     assert_eq!(redis.grant("a", 1, 2, 3), [2, 2, -1]);
-    assert_eq!(redis.row(HOST).len(), 3);
+    let row = redis.row(HOST);
+    assert!(row.keys().all(|field| field == "a" || field.starts_with('#')), "{row:?}");
 }
 
 #[test]
@@ -297,6 +358,144 @@ fn a_host_name_is_data_and_never_a_pattern() {
         assert_eq!(redis.grant_as(host, "a", 1, 2, 2, ""), [2, 2, -1], "{host:?}");
         assert_eq!(redis.grant_as(host, "b", 1, 1, 2, ""), [0, 2, -1], "{host:?}");
     }
+}
+
+fn waiting(wait: u32, limit: u32) -> Claim {
+    Claim { wait, limit, ..Claim::default() }
+}
+
+fn holding(hold: u32, limit: u32) -> Claim {
+    Claim { hold, limit, ..Claim::default() }
+}
+
+/// What is published until the commands so far have run.
+fn hints(redis: &mut Redis, ear: &mut Connection) -> Vec<(String, String)> {
+    let _: i64 = redis.query(&["PUBLISH", "end", ""]);
+    let mut hints = Vec::new();
+    loop {
+        let (_, _, channel, text): (String, String, String, String) =
+            FromRedisValue::from_redis_value(ear.recv_response().unwrap()).unwrap();
+        if channel == "end" {
+            return hints;
+        }
+        hints.push((channel, text));
+    }
+}
+
+#[test]
+fn who_queues_gets_the_slots_that_come_back_in_order_and_is_told() {
+    let mut redis = Redis::granting(&["a", "b", "c"]);
+    let mut ear = redis.listen();
+    redis.grant("a", 1, 2, 2);
+    assert_eq!(redis.say(HOST, "b", 1, &waiting(1, 2))[3..5], [1, 0]);
+    assert_eq!(redis.say(HOST, "c", 1, &waiting(1, 2))[3..5], [1, 1]);
+    hints(&mut redis, &mut ear);
+    for id in ["b", "c"] {
+        let left = u32::from(id == "b");
+        assert_eq!(redis.say(HOST, "a", 1, &holding(left, 2))[..2], [i64::from(left), 2]);
+        let told = (format!("p:{{0}}:@n:{id}"), format!("g{HOST}"));
+        assert!(hints(&mut redis, &mut ear).contains(&told));
+    }
+    assert_eq!(redis.row(HOST)["#q"], "0");
+    assert!(!redis.exists(&format!("{HOST}~q")));
+}
+
+#[test]
+fn a_newcomer_does_not_overtake_the_queue() {
+    let mut redis = Redis::granting(&["a", "b", "c"]);
+    redis.grant("a", 1, 1, 1);
+    redis.say(HOST, "b", 1, &waiting(1, 1));
+    redis.say(HOST, "a", 1, &holding(0, 1));
+    assert_eq!(redis.grant("c", 1, 1, 1), [0, 1, -1], "the slot is reserved");
+    assert_eq!(redis.say(HOST, "b", 1, &waiting(1, 1))[0], 1);
+}
+
+#[test]
+fn who_gives_back_and_queues_goes_behind_and_its_message_may_run_twice() {
+    let mut redis = Redis::granting(&["a", "b"]);
+    redis.grant("a", 1, 1, 1);
+    redis.say(HOST, "b", 1, &waiting(1, 1));
+    for _ in 0..2 {
+        let answer = redis.say_as(77, HOST.as_bytes(), "a", 1, &waiting(1, 1));
+        assert_eq!((answer[0], answer[3]), (0, 1));
+        assert_eq!(redis.row(HOST)["b"], "1^2");
+    }
+}
+
+#[test]
+fn those_who_hold_are_called_four_times_a_second_at_most() {
+    let mut redis = Redis::granting(&["a", "b"]);
+    let mut ear = redis.listen();
+    redis.grant("a", 1, 1, 1);
+    for _ in 0..3 {
+        redis.say(HOST, "b", 1, &waiting(1, 1));
+    }
+    let recall = ("p:{0}:@n:a".to_owned(), format!("r1 {HOST}"));
+    assert_eq!(hints(&mut redis, &mut ear), [recall.clone()]);
+    let _: () = redis.connection.hset(HOST, "#r", 1).unwrap();
+    redis.say(HOST, "b", 1, &waiting(1, 1));
+    assert_eq!(hints(&mut redis, &mut ear), [recall]);
+}
+
+#[test]
+fn of_two_limits_the_one_of_the_higher_term_holds_and_in_one_the_lower() {
+    let mut redis = Redis::granting(&["a", "b"]);
+    let mut say = |limit, term| {
+        let claim = Claim { hold: 1, limit, term, ..Claim::default() };
+        redis.say(HOST, "a", 1, &claim)[5]
+    };
+    assert_eq!(say(5, 2), 5);
+    assert_eq!(say(9, 1), 5);
+    assert_eq!(say(9, 2), 5);
+    assert_eq!(say(4, 2), 4);
+    assert_eq!(say(9, 3), 9);
+}
+
+#[test]
+fn slots_ahead_of_need_come_only_from_plenty() {
+    let mut redis = Redis::granting(&["a", "b"]);
+    let claim = Claim { hold: 0, ask: 1, slack: 8, limit: 9, ..Claim::default() };
+    assert_eq!(redis.say(HOST, "a", 1, &claim)[0], 5, "half of what is left");
+    assert_eq!(redis.row(HOST)["a"], "5~4");
+    let claim = Claim { ask: 4, slack: 8, limit: 9, ..Claim::default() };
+    assert_eq!(redis.say(HOST, "b", 1, &claim)[0], 4, "nothing is left to be had ahead");
+}
+
+#[test]
+fn a_slot_handed_on_is_counted_although_the_senders_own_stay() {
+    let mut redis = Redis::granting(&["a", "b"]);
+    redis.grant("a", 1, 1, 1);
+    redis.say(HOST, "b", 1, &waiting(1, 1));
+    let raised = Claim { hold: 1, limit: 2, term: 1, ..Claim::default() };
+    assert_eq!(redis.say(HOST, "a", 1, &raised)[..2], [1, 2]);
+    assert_eq!(redis.row(HOST)["#t"], "2");
+}
+
+#[test]
+fn what_is_from_before_a_loss_of_data_is_void() {
+    let mut redis = Redis::granting(&["a", "b"]);
+    redis.grant("b", 1, 3, 3);
+    let _: () =
+        redis.connection.hset_multiple(WORKERS, &[("#s", "G99"), ("#first", "99")]).unwrap();
+    assert_eq!(redis.grant("a", 1, 1, 3), [1, 1, -1]);
+    assert!(!redis.row(HOST).contains_key("b"));
+}
+
+#[test]
+fn outside_learning_what_is_vouched_for_takes_no_room_from_others() {
+    let mut redis = Redis::granting(&["a", "b"]);
+    redis.grant("b", 1, 1, 1);
+    assert_eq!(redis.grant_as(HOST, "a", 1, 1, 1, "F"), [0, 1, -1]);
+}
+
+#[test]
+fn a_key_that_is_no_text_is_a_key_as_well() {
+    let mut redis = Redis::granting(&["a", "b"]);
+    let host = [b"p:{0}:".as_slice(), &[0xff, 0, 0xc3, b'*'], &[b'x'; 255]].concat();
+    let claim = Claim { ask: 2, limit: 2, ..Claim::default() };
+    assert_eq!(redis.say_as(1, &host, "a", 1, &claim)[..2], [2, 2]);
+    assert_eq!(redis.say_as(2, &host, "b", 1, &claim)[..2], [0, 2]);
+    assert_eq!(redis.connection.hlen::<_, i64>(&host).unwrap(), 5);
 }
 
 // hello.lua
@@ -482,160 +681,4 @@ fn slots_that_a_leaver_left_behind_are_found() {
     redis.grant("a", 1, 2, 2);
     redis.leave("a", 1, false);
     assert_eq!(redis.grant("b", 1, 1, 2), [1, 1, -1]);
-}
-
-// All together, against a model.
-
-#[derive(Clone, Debug)]
-enum Op {
-    Die(usize),
-    Grant {
-        worker: usize,
-        host: usize,
-        need: u32,
-        twice: bool,
-    },
-    Hello(usize),
-    Leave(usize),
-    /// A message of an epoch that is over.
-    Stale {
-        worker: usize,
-        host: usize,
-        need: u32,
-    },
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    prop_oneof![
-        1 => (0..3_usize).prop_map(Op::Die),
-        12 => (0..3_usize, 0..2_usize, 0..6_u32, any::<bool>())
-            .prop_map(|(worker, host, need, twice)| Op::Grant { worker, host, need, twice }),
-        2 => (0..3_usize).prop_map(Op::Hello),
-        1 => (0..3_usize).prop_map(Op::Leave),
-        1 => (0..3_usize, 0..2_usize, 0..6_u32)
-            .prop_map(|(worker, host, need)| Op::Stale { worker, host, need }),
-    ]
-}
-
-/// What the scripts should make of it.
-#[derive(Default)]
-struct Oracle {
-    epochs: [u64; 3],
-    alive: [bool; 3],
-    /// Deaths so far.
-    generation: u64,
-    hosts: [OracleHost; 2],
-}
-
-#[derive(Default)]
-struct OracleHost {
-    slots: BTreeMap<usize, u32>,
-    swept: u64,
-}
-
-const LIMIT: u32 = 4;
-
-impl Oracle {
-    fn grant(&mut self, worker: usize, host: usize, need: u32) -> (u32, u32) {
-        let alive = self.alive;
-        let generation = self.generation;
-        let host = &mut self.hosts[host];
-        if host.slots.is_empty() {
-            host.swept = generation;
-        }
-        let total = |host: &OracleHost| host.slots.values().sum::<u32>();
-        let have = host.slots.get(&worker).copied().unwrap_or(0);
-        let granted = if need <= have {
-            need
-        } else {
-            if LIMIT - total(host) < need - have && host.swept != generation {
-                host.slots.retain(|worker, _| alive[*worker]);
-                host.swept = generation;
-            }
-            have + (need - have).min(LIMIT - total(host))
-        };
-        if granted == 0 {
-            host.slots.remove(&worker);
-        } else {
-            host.slots.insert(worker, granted);
-        }
-        (granted, total(host))
-    }
-}
-
-#[test]
-fn any_sequence_of_messages_keeps_the_sum_true_and_under_the_limit() {
-    let mut redis = Redis::start();
-    let hosts = ["p:{0}:one", "p:{0}:two"];
-    let ids = ["w0", "w1", "w2"];
-    let mut runner =
-        proptest::test_runner::TestRunner::new(ProptestConfig { cases: 60, ..Default::default() });
-    let redis = std::cell::RefCell::new(&mut redis);
-    let sequences = proptest::collection::vec(op(), 1..60);
-    let outcome = runner.run(&sequences, |ops| {
-        let redis = &mut **redis.borrow_mut();
-        let _: () = redis.query(&["FLUSHALL"]);
-        let mut oracle = Oracle::default();
-        redis.hello("reaper", 0, 1, LEASE, false);
-        redis.stop_learning();
-        for op in ops {
-            match op {
-                Op::Hello(worker) => {
-                    let epoch = oracle.epochs[worker] + 1;
-                    redis.hello(ids[worker], epoch - 1, epoch, LEASE, true);
-                    oracle.epochs[worker] = epoch;
-                    oracle.alive[worker] = true;
-                }
-                Op::Die(worker) if oracle.alive[worker] => {
-                    redis.expire(ids[worker]);
-                    redis.heartbeat("reaper", 1);
-                    oracle.alive[worker] = false;
-                    oracle.generation += 1;
-                }
-                Op::Leave(worker) if oracle.alive[worker] => {
-                    redis.leave(ids[worker], oracle.epochs[worker], false);
-                    oracle.alive[worker] = false;
-                    oracle.generation += 1;
-                }
-                Op::Die(_) | Op::Leave(_) => {}
-                Op::Grant { worker, host, need, twice } => {
-                    let epoch = oracle.epochs[worker];
-                    for _ in 0..=u8::from(twice) {
-                        let answer =
-                            redis.grant_as(hosts[host], ids[worker], epoch, need, LIMIT, "");
-                        let expected = if oracle.alive[worker] {
-                            let (granted, total) = oracle.grant(worker, host, need);
-                            [i64::from(granted), i64::from(total), -1]
-                        } else {
-                            [-1, 0, -1]
-                        };
-                        prop_assert_eq!(answer, expected);
-                    }
-                }
-                Op::Stale { worker, host, need } => {
-                    let epoch = oracle.epochs[worker] + 1;
-                    let answer = redis.grant_as(hosts[host], ids[worker], epoch, need, LIMIT, "F");
-                    prop_assert_eq!(answer, [-1, 0, -1]);
-                }
-            }
-            for (host, expected) in hosts.iter().zip(&oracle.hosts) {
-                let mut row = redis.row(host);
-                let total: u32 = row.remove("#t").map_or(0, |total| total.parse().unwrap());
-                row.remove("#g");
-                let row: BTreeMap<String, u32> =
-                    row.into_iter().map(|(id, slots)| (id, slots.parse().unwrap())).collect();
-                let slots: BTreeMap<String, u32> = expected
-                    .slots
-                    .iter()
-                    .map(|(id, slots)| (ids[*id].to_owned(), *slots))
-                    .collect();
-                prop_assert_eq!(&row, &slots);
-                prop_assert_eq!(total, row.values().sum::<u32>());
-                prop_assert!(total <= LIMIT);
-                prop_assert_eq!(redis.exists(host), total > 0);
-            }
-        }
-        Ok(())
-    });
-    outcome.unwrap();
 }
