@@ -350,7 +350,10 @@ fn tell(all: &[Summary]) {
     let (asked, opened) = (sum(|one| one.counts.asked), sum(|one| one.counts.opened));
     let (grants, hellos) = (sum(|one| one.messages.grants), sum(|one| one.messages.hellos));
     let debts = all.iter().filter(|one| one.counts.most_debt > 0).count();
-    println!("{} fleets, {debts} of them with debts: {asked} asked, {opened} were served", all.len());
+    println!(
+        "{} fleets, {debts} of them with debts: {asked} asked, {opened} were served",
+        all.len()
+    );
     println!("{grants} messages and {hellos} hellos");
 }
 
