@@ -18,9 +18,17 @@ check:
 test *names:
     scripts/test {{ names }}
 
+# A fleet under load through random faults, for so many minutes.
+soak minutes='10':
+    scripts/soak {{ minutes }}
+
 # Licences, sources, versions twice.
 deny:
     cargo deny check bans licenses sources
+
+# What the limiter costs, in memory and in Redis.
+bench *flags:
+    cargo run --release -- bench limiter {{ flags }}
 
 # A proxy with a limit of 25.
 run *flags:

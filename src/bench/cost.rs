@@ -11,6 +11,7 @@ use redis::Pipeline;
 use redis::Value;
 
 use super::Failure;
+use super::Rounds;
 use super::place::LIFE;
 use super::place::Meter;
 use super::place::Place;
@@ -37,6 +38,8 @@ const EPOCH: u64 = 1;
 /// More than anybody wants.
 const PLENTY: u32 = 1_000_000;
 const LEASE: Duration = Duration::from_mins(1);
+/// Runs beside the same unrelated keys.
+const REPEATS: u32 = 6;
 /// Commands in one write, where nothing else is said.
 const AT_ONCE: usize = 200;
 
@@ -178,8 +181,9 @@ pub(super) async fn measure(place: &Place, is_quick: bool) -> Result<Vec<Row>, F
     Ok(rows)
 }
 
-async fn in_turns(rounds: u32, works: &mut [&mut Work], meter: &mut Meter) -> Result<(), Failure> {
-    for _ in 0..rounds {
+async fn in_turns(millis: u64, works: &mut [&mut Work], meter: &mut Meter) -> Result<(), Failure> {
+    let mut rounds = Rounds::new(Duration::from_millis(millis));
+    while rounds.next() {
         for work in &mut *works {
             work.run(meter).await?;
         }
@@ -189,7 +193,7 @@ async fn in_turns(rounds: u32, works: &mut [&mut Work], meter: &mut Meter) -> Re
 
 /// By how many instances are on the host, and by how many hosts there are.
 async fn pairs(place: &Place, meter: &mut Meter, is_quick: bool) -> Result<Vec<Row>, Failure> {
-    let (rounds, pairs) = if is_quick { (2, 300) } else { (12, 2000) };
+    let (millis, pairs) = if is_quick { (800, 300) } else { (9000, 2000) };
     let many = if is_quick { [1, 1000, 2000] } else { [1, 1000, 10_000] };
 
     let bare = bare_pair(place, meter).await?;
@@ -249,7 +253,7 @@ async fn pairs(place: &Place, meter: &mut Meter, is_quick: bool) -> Result<Vec<R
 
     let mut works: Vec<&mut Work> = vec![&mut bare];
     works.extend(on_host.iter_mut().chain([&mut come_and_go]).chain(&mut of_hosts));
-    in_turns(rounds, &mut works, meter).await?;
+    in_turns(millis, &mut works, meter).await?;
 
     let (first, first_host) = (&on_host[0], &of_hosts[0]);
     let against = |work: &Work, other: &Work| work.row().beside(&other.name, other.best.scripts);
@@ -293,7 +297,7 @@ async fn beside_others(
     meter: &mut Meter,
     is_quick: bool,
 ) -> Result<Vec<Row>, Failure> {
-    let (rounds, pairs) = if is_quick { (2, 500) } else { (3, 8000) };
+    let (millis, pairs) = if is_quick { (300, 300) } else { (5000, 1000) };
     // At a Redis that others use, a million would be too much to ask.
     let steps: &[usize] = match (is_quick, place.is_private()) {
         (true, _) => &[0, 50_000],
@@ -314,12 +318,17 @@ async fn beside_others(
         })
         .collect();
     let strangers = Strangers::new(place);
-    for _ in 0..rounds {
+    let mut rounds = Rounds::new(Duration::from_millis(millis));
+    while rounds.next() {
         let mut have = 0;
         for (work, others) in works.iter_mut().zip(steps) {
             strangers.write(meter, have, *others).await?;
             have = *others;
-            work.run(meter).await?;
+            meter.settle(place.is_private()).await?;
+            // Again and again while they are there: to write them takes longer.
+            for _ in 0..REPEATS {
+                work.run(meter).await?;
+            }
         }
         strangers.remove(meter, have).await?;
     }
@@ -372,7 +381,7 @@ impl Strangers {
 
 /// Several acquires in one message, and several messages in one write.
 async fn melted(place: &Place, meter: &mut Meter, is_quick: bool) -> Result<Vec<Row>, Failure> {
-    let (rounds, pairs) = if is_quick { (2, 320) } else { (8, 3200) };
+    let (millis, pairs) = if is_quick { (400, 320) } else { (4000, 1600) };
     let mut ground = Ground::new(place, meter, "melted", 10).await?;
     let hosts = ground.hosts(16);
     let one = Claim { ask: 1, ..plenty() };
@@ -415,7 +424,7 @@ async fn melted(place: &Place, meter: &mut Meter, is_quick: bool) -> Result<Vec<
         })
         .collect();
     let mut works: Vec<&mut Work> = melted.iter_mut().chain(&mut shared).collect();
-    in_turns(rounds, &mut works, meter).await?;
+    in_turns(millis, &mut works, meter).await?;
 
     let against = |work: &Work, other: &Work| work.row().beside(&other.name, other.best.scripts);
     let (alone, split) = (&melted[0], &shared[0]);
@@ -433,7 +442,7 @@ async fn melted(place: &Place, meter: &mut Meter, is_quick: bool) -> Result<Vec<
 
 /// What is not a plain acquire or release.
 async fn others(place: &Place, meter: &mut Meter, is_quick: bool) -> Result<Vec<Row>, Failure> {
-    let (rounds, times) = if is_quick { (2, 300) } else { (10, 1500) };
+    let (millis, times) = if is_quick { (600, 200) } else { (6000, 1000) };
     let mut beats = Vec::new();
     for instances in [10, 1000] {
         beats.push(heartbeats(place, meter, instances, times).await?);
@@ -449,7 +458,7 @@ async fn others(place: &Place, meter: &mut Meter, is_quick: bool) -> Result<Vec<
     let mut works: Vec<&mut Work> = beats.iter_mut().collect();
     works.extend([&mut refused, &mut sweep, &mut ahead]);
     works.extend(&mut hand_over);
-    in_turns(rounds, &mut works, meter).await?;
+    in_turns(millis, &mut works, meter).await?;
 
     let against = |work: &Work, other: &Work| work.row().beside(&other.name, other.best.scripts);
     let mut rows = vec![beats[0].row(), against(&beats[1], &beats[0]).at_most(6.0)];

@@ -27,14 +27,14 @@ use crate::limit::shared;
 use crate::limit::shared::Link;
 use crate::store::keys::Keys;
 
-const LOAD: &str = "four limiters, limit 100, connections of 100 ms";
+const LOAD: &str = "four limiters, limit 100, connections of 50 ms";
 const WAKE: &str = "a slot that one limiter gives back and another waits for";
-const MEMBERS: usize = 4;
+const MEMBERS: u32 = 4;
 const LIMIT: u32 = 100;
 /// The mean of an exponential distribution.
-const HOLD: Duration = Duration::from_millis(100);
+const HOLD: Duration = Duration::from_millis(50);
 /// How many times the limit are there to be served at once when there are too many.
-const CROWD: usize = 10;
+const CROWD: u32 = 10;
 /// How long one waits at most.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Redis messages that a counter without limiter would need.
@@ -60,7 +60,7 @@ impl Demand {
 }
 
 pub(super) async fn measure(place: &Place, is_quick: bool) -> Result<Vec<Row>, Failure> {
-    let (lasting, wakes) = if is_quick { (500, 30) } else { (2500, 300) };
+    let (lasting, wakes) = if is_quick { (400, 30) } else { (1500, 300) };
     let lasting = Duration::from_millis(lasting);
     let demands: &[Demand] = if is_quick {
         &[Demand::Share(0.6), Demand::Crowd]
@@ -108,6 +108,10 @@ fn load_rows(demand: Demand, slack: u32, lasting: Duration, mut tally: Tally) ->
     if let Demand::Crowd = demand {
         let used = tally.held.as_secs_f64() / lasting.as_secs_f64() / f64::from(LIMIT);
         rows.push(row("the limit in use", used * 100.0, "%"));
+        let fair = admitted / f64::from(MEMBERS);
+        let least = tally.by_member.iter().min().copied().unwrap_or(0);
+        let least = row("admissions of the limiter that had fewest", f64::from(least), "");
+        rows.push(least.beside("a quarter of all", fair));
     }
     rows
 }
@@ -119,6 +123,8 @@ struct Tally {
     waits: Vec<Duration>,
     /// Admissions that had their slot without any wait.
     at_once: u32,
+    /// How many each limiter admitted.
+    by_member: [u32; MEMBERS as usize],
     /// All slots together were held for so long.
     held: Duration,
     /// To Redis.
@@ -134,12 +140,13 @@ struct Window {
 }
 
 impl Window {
-    fn admitted(&self, asked: Instant, at_once: bool) {
+    fn admitted(&self, member: usize, asked: Instant, at_once: bool) {
         let now = clock::now();
         if (self.from..self.to).contains(&now) {
             let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
             tally.waits.push(now - asked);
             tally.at_once += u32::from(at_once);
+            tally.by_member[member] += 1;
         }
     }
 
@@ -162,7 +169,7 @@ impl Fleet {
         name: &str,
         limit: u32,
         slack: u32,
-        members: usize,
+        members: u32,
     ) -> Result<Self, Failure> {
         let mut store = place.settings().clone();
         store.prefix = format!("{}:{name}", store.prefix);
@@ -182,11 +189,12 @@ impl Fleet {
             lease_loss: shared::LeaseLoss::Keep,
             slack,
         };
-        let members: Vec<Member> = (0..members).map(|_| Member::start(&settings, limit)).collect();
+        let of = members;
+        let members: Vec<Member> = (0..of).map(|_| Member::start(&settings, limit)).collect();
         let fleet = Self { members, host };
         // A Redis that is new learns for one lease.
         let deadline = clock::now() + LEASE + Duration::from_secs(5);
-        while !fleet.members.iter().all(|member| member.sees(fleet.members.len())) {
+        while !fleet.members.iter().all(|member| member.sees(of)) {
             if clock::now() > deadline {
                 let state = fleet.members.first().map_or("none", |member| member.link.state_name());
                 return Err(Failure::Limiter(state));
@@ -212,11 +220,17 @@ impl Fleet {
 
     /// Meets a demand until it is in its stride, and then for as long as it is watched.
     async fn serve(&self, demand: Demand, lasting: Duration) -> Result<Tally, Failure> {
-        let from = clock::now() + HOLD * 3;
+        let stride = match demand {
+            Demand::Share(_) => HOLD * 4,
+            // Until the first who came has been served again.
+            Demand::Crowd => HOLD * CROWD,
+        };
+        let from = clock::now() + stride;
         let window = Arc::new(Window { from, to: from + lasting, tally: Mutex::default() });
         let mut clients = JoinSet::new();
-        for member in &self.members {
+        for (number, member) in self.members.iter().enumerate() {
             let client = || Client {
+                member: number,
                 limiter: member.limiter.clone(),
                 host: self.host.clone(),
                 window: Arc::clone(&window),
@@ -224,11 +238,11 @@ impl Fleet {
             match demand {
                 Demand::Share(share) => {
                     let rate = f64::from(LIMIT) * share / HOLD.as_secs_f64();
-                    let gap = self.members.len() as f64 / rate;
+                    let gap = f64::from(MEMBERS) / rate;
                     clients.spawn(client().come_at_random(gap));
                 }
                 Demand::Crowd => {
-                    for _ in 0..LIMIT as usize * CROWD / self.members.len() {
+                    for _ in 0..LIMIT * CROWD / MEMBERS {
                         clients.spawn(client().come_again());
                     }
                 }
@@ -252,6 +266,8 @@ impl Fleet {
 /// Who comes, holds a slot for a while, and goes.
 #[derive(Clone)]
 struct Client {
+    /// Whose.
+    member: usize,
     limiter: Limiter,
     host: HostKey,
     window: Arc<Window>,
@@ -291,7 +307,7 @@ impl Client {
         };
         let Ok(permit) = admitted else { return };
         let since = clock::now();
-        self.window.admitted(asked, is_at_once);
+        self.window.admitted(self.member, asked, is_at_once);
         let leave = since + exponential(HOLD);
         // What is held after the end interests nobody.
         tokio::time::sleep_until(leave.min(self.window.to)).await;
@@ -324,7 +340,7 @@ impl Member {
         let link = Link::new(settings);
         let local = limit::Settings {
             default_limit: limit,
-            queue_size: CROWD * LIMIT as usize,
+            queue_size: 1000,
             ..limit::Settings::default()
         };
         let (limiter, _ears) = Limiter::new(local, Some(Arc::clone(&link)), 1);
@@ -339,9 +355,8 @@ impl Member {
     }
 
     /// Whether it is up, in a fleet of so many.
-    fn sees(&self, members: usize) -> bool {
-        self.link.state_name() == "up"
-            && usize::try_from(self.link.instances()).is_ok_and(|seen| seen >= members)
+    fn sees(&self, members: u32) -> bool {
+        self.link.state_name() == "up" && self.link.instances() >= members
     }
 
     async fn stop(mut self) {

@@ -1,9 +1,11 @@
 //! What the limiter costs within one process: a slot taken and given back, and a place in the queue.
 
 use std::sync::Barrier;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 
+use super::Rounds;
 use super::report::Report;
 use super::report::Row;
 use crate::base::authority::HostKey;
@@ -19,18 +21,19 @@ const IDENTITIES: usize = 1000;
 
 /// Measures what needs no Redis.
 pub fn in_memory(is_quick: bool) -> Report {
-    let (rounds, times) = if is_quick { (3, 2_000) } else { (10, 50_000) };
+    let (millis, times) = if is_quick { (200, 2_000) } else { (2000, 20_000) };
     let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
     let limiter = |limit| Limiter::local(Settings { default_limit: limit, ..Settings::default() });
     let (free, full) = (limiter(1_000_000), limiter(1));
-    let hosts: Vec<HostKey> = (0..threads).map(|number| super::host(number)).collect();
+    let hosts: Vec<HostKey> = (0..threads).map(super::host).collect();
     let taken = full.acquire(&hosts[0], Patience::None).now_or_never();
     let identities: Vec<Identity> =
         (0..IDENTITIES).map(|number| Identity::Name(number.to_string().into())).collect();
 
     let (mut alone, mut refused) = (f64::INFINITY, f64::INFINITY);
     let (mut together, mut apart, mut queue) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
-    for _ in 0..rounds {
+    let mut rounds = Rounds::new(Duration::from_millis(millis));
+    while rounds.next() {
         alone = alone.min(nanos(times, || cycle(&free, &hosts[0], times)));
         refused = refused.min(nanos(times, || cycle(&full, &hosts[0], times)));
         together = together.min(on_threads(threads, times, |_| cycle(&free, &hosts[0], times)));

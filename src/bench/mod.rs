@@ -5,8 +5,9 @@
 //! [`Report`] beside a baseline of the same run, and beside its target where it has one. It is no
 //! part of the proxy and nothing uses it; it uses what the proxy uses.
 //!
-//! Invariant: all rounds are taken in turns, and the best of each counts: whatever else the machine
-//! does makes figures worse, never better.
+//! Invariants: all that is compared is measured in turns, round after round, and the best of each
+//! counts: whatever else the machine does makes figures worse, never better. A part takes rounds
+//! for as long as its time lasts, so that a slow machine does not make a long run.
 
 mod cost;
 mod fleet;
@@ -17,9 +18,11 @@ mod report;
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use redis::RedisError;
 use thiserror::Error;
+use tokio::time::Instant;
 
 pub use self::memory::in_memory;
 pub use self::report::Baseline;
@@ -29,6 +32,7 @@ pub use self::report::Target;
 
 use self::place::Place;
 use crate::base::authority::HostKey;
+use crate::base::clock;
 use crate::store;
 
 /// What is measured, and where.
@@ -112,4 +116,41 @@ async fn measure(place: &Place, is_quick: bool, tell: &impl Fn(&str)) -> Result<
 /// One of many hosts.
 fn host(number: usize) -> HostKey {
     HostKey::recalled(&format!("host{number}.example.com"))
+}
+
+/// Rounds for as long as the time lasts, and two at least.
+#[derive(Debug)]
+struct Rounds {
+    until: Instant,
+    taken: u32,
+}
+
+impl Rounds {
+    fn new(lasting: Duration) -> Self {
+        Self { until: clock::now() + lasting, taken: 0 }
+    }
+
+    /// Whether there is to be one more.
+    fn next(&mut self) -> bool {
+        self.taken += 1;
+        self.taken <= 2 || clock::now() < self.until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn there_are_rounds_until_the_time_is_over_but_two_at_least() {
+        let mut rounds = Rounds::new(Duration::from_secs(3));
+        let mut taken = 0;
+        while rounds.next() {
+            taken += 1;
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(taken, 3);
+        let mut rounds = Rounds::new(Duration::ZERO);
+        assert_eq!([rounds.next(), rounds.next(), rounds.next()], [true, true, false]);
+    }
 }

@@ -59,13 +59,12 @@ pub(super) struct Place {
 impl Place {
     /// The one that is named, or a private one.
     pub(super) async fn find(named: Option<&store::Settings>) -> Result<Self, Failure> {
-        let (server, mut settings) = match named {
-            Some(settings) => (None, settings.clone()),
-            None => {
-                let server = Server::start()?;
-                let url = format!("redis+unix://{}", server.socket().display());
-                (Some(server), store::Settings::new(url))
-            }
+        let (server, mut settings) = if let Some(settings) = named {
+            (None, settings.clone())
+        } else {
+            let server = Server::start()?;
+            let url = format!("redis+unix://{}", server.socket().display());
+            (Some(server), store::Settings::new(url))
         };
         settings.prefix = format!("{}:bench-{:08x}", settings.prefix, fastrand::u32(..));
         settings.timeout = settings.timeout.max(Duration::from_secs(2));
@@ -205,6 +204,22 @@ impl Meter {
         Ok(patiently(command.query_async(&mut self.connection)).await?)
     }
 
+    /// Waits until Redis has nothing left to do: after many new keys it goes on for a while to move
+    /// them to a larger table, a little with each command.
+    pub(super) async fn settle(&mut self, is_alone: bool) -> Result<(), Failure> {
+        const LOOK: Duration = Duration::from_millis(50);
+        // One that serves others too never rests.
+        let until = clock::now() + if is_alone { START } else { LOOK };
+        while clock::now() < until {
+            let before = self.spent().await?.process;
+            tokio::time::sleep(LOOK).await;
+            if self.spent().await?.process - before < LOOK.as_secs_f64() * 1e6 * 0.04 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) async fn version(&mut self) -> Result<String, Failure> {
         let text: String = self.ask(&["INFO", "server"]).await?;
         Ok(field(&text, "redis_version:").unwrap_or("of unknown version").to_owned())
@@ -278,13 +293,11 @@ impl Server {
 
     /// Errs when it has ended.
     fn check(&mut self) -> Result<(), Failure> {
-        match self.process.try_wait() {
-            Ok(None) => Ok(()),
-            Ok(Some(_)) | Err(_) => {
-                let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-                Err(Failure::Ended(log.lines().last().unwrap_or("it said nothing").to_owned()))
-            }
+        if let Ok(None) = self.process.try_wait() {
+            return Ok(());
         }
+        let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        Err(Failure::Ended(log.lines().last().unwrap_or("it said nothing").to_owned()))
     }
 }
 
@@ -292,6 +305,8 @@ fn spawn(folder: &Path) -> io::Result<Child> {
     let mut command = Command::new("redis-server");
     command.args(["--port", "0", "--save", "", "--appendonly", "no", "--loglevel", "warning"]);
     command.arg("--unixsocket").arg(folder.join("redis.sock")).args(["--unixsocketperm", "700"]);
+    // It is to be done soon with work that it puts off.
+    command.args(["--hz", "100"]);
     command.arg("--dir").arg(folder).arg("--logfile").arg(folder.join("log"));
     // A signal from the terminal is for narrows, which ends it then.
     command.process_group(0);

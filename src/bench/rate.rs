@@ -18,6 +18,7 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::Failure;
+use super::Rounds;
 use super::cost;
 use super::cost::Ground;
 use super::place::Place;
@@ -33,8 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOADS: [(usize, usize); 6] = [(1, 1), (4, 1), (50, 1), (1, 16), (4, 16), (50, 16)];
 
 pub(super) async fn measure(place: &Place, is_quick: bool) -> Result<Vec<Row>, Failure> {
-    let (rounds, lasting) = if is_quick { (1, 40) } else { (4, 250) };
-    let lasting = Duration::from_millis(lasting);
+    let (all, each) = if is_quick { (0, 25) } else { (8000, 200) };
+    let lasting = Duration::from_millis(each);
     let info = place.info().await?;
     if !is_plain(&info) {
         tracing::warn!("the rate is not measured through TLS");
@@ -49,7 +50,8 @@ pub(super) async fn measure(place: &Place, is_quick: bool) -> Result<Vec<Row>, F
     let bare = vec![cost::bare_pair(place, &mut meter).await?; most];
 
     let mut best = [[0.0_f64; 2]; LOADS.len()];
-    for _ in 0..rounds {
+    let mut rounds = Rounds::new(Duration::from_millis(all));
+    while rounds.next() {
         for ((connections, depth), best) in LOADS.iter().zip(&mut best) {
             for (pairs, best) in [&grants, &bare].into_iter().zip(best) {
                 let rate = rate(&info, &pairs[..*connections], *depth, lasting).await?;
@@ -126,7 +128,9 @@ impl Wire {
                 stream.set_nodelay(true).map_err(failed)?;
                 Box::new(stream)
             }
-            other => return Err(Failure::Answer(format!("cannot speak to {other}"))),
+            other @ (ConnectionAddr::TcpTls { .. } | _) => {
+                return Err(Failure::Answer(format!("cannot speak to {other}")));
+            }
         };
         let mut wire = Self { stream, buffer: vec![0; 16 * 1024].into() };
         let settings = info.redis_settings();

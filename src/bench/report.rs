@@ -145,8 +145,10 @@ impl fmt::Display for Report {
                 part = row.part;
                 write!(f, "\n\n{part}")?;
             }
-            let [a, b, c, d, _] = widths;
-            let line = format!("  {name:<a$}  {figure:>b$} {unit:<c$}  {baseline:<d$}  {target}");
+            let [names, figures, units, baselines, _] = widths;
+            let line = format!(
+                "  {name:<names$}  {figure:>figures$} {unit:<units$}  {baseline:<baselines$}  {target}"
+            );
             write!(f, "\n{}", line.trim_end())?;
         }
         Ok(())

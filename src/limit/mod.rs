@@ -13,6 +13,7 @@ pub mod table;
 
 pub(crate) mod desk;
 pub(crate) mod host;
+mod permit;
 pub(crate) mod protocol;
 pub(crate) mod queue;
 
@@ -44,8 +45,10 @@ use self::host::Due;
 use self::host::Entry;
 use self::host::Host;
 use self::host::HostSnapshot;
-use self::host::Ticket;
-use self::host::Verdict;
+pub use self::permit::Permit;
+pub(crate) use self::permit::Reclaim;
+pub(crate) use self::permit::Seat;
+use self::permit::Waiting;
 use self::rules::Limit;
 use self::rules::Pattern;
 use self::rules::Rule;
@@ -171,40 +174,6 @@ struct Inner {
     shared: Option<Arc<shared::Link>>,
     /// The way to the fleet's table of limits.
     changes: table::Changes,
-}
-
-/// The request that a thread close its longest idle connection to this host, for somebody who
-/// waits. Kept until that connection's slot is free.
-#[derive(Debug)]
-pub(crate) struct Reclaim {
-    host: Arc<Host>,
-    limiter: Limiter,
-    thread: usize,
-    in_vain: bool,
-}
-
-impl Reclaim {
-    pub(crate) fn key(&self) -> &HostKey {
-        self.host.key()
-    }
-
-    /// The longest idle connection was told, and counts as idle until it closes or says no; `next`
-    /// is the longest idle one beside it.
-    pub(crate) fn passed_on(&self, next: Option<Instant>) {
-        self.host.set_oldest(self.thread, next);
-    }
-
-    /// There is a connection, and it closes. Unless this is said, another is looked for when the
-    /// request is dropped.
-    pub(crate) fn granted(&mut self) {
-        self.in_vain = false;
-    }
-}
-
-impl Drop for Reclaim {
-    fn drop(&mut self) {
-        self.limiter.carry_out(&self.host, self.host.reclaimed(self.thread, self.in_vain));
-    }
 }
 
 impl Limiter {
@@ -457,129 +426,6 @@ impl Limiter {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A place in the queue. When the future that waits is dropped, the place is left, and a slot that
-/// came in the same instant is released.
-struct Waiting<'a> {
-    limiter: &'a Limiter,
-    host: &'a Arc<Host>,
-    ticket: Ticket,
-    answered: bool,
-}
-
-impl Waiting<'_> {
-    async fn verdict(mut self, patience: Patience) -> Result<(), Reason> {
-        let told = match patience {
-            Patience::None => (&mut self.ticket.verdict).await,
-            Patience::Until(deadline) => {
-                match tokio::time::timeout_at(deadline, &mut self.ticket.verdict).await {
-                    Ok(told) => told,
-                    Err(_elapsed) => return Err(Reason::TimedOut),
-                }
-            }
-        };
-        self.answered = true;
-        match told {
-            Ok(Verdict::Slot) => Ok(()),
-            Ok(Verdict::Refused(reason)) => Err(reason),
-            Err(_unanswered) => Err(Reason::Away),
-        }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if self.answered {
-            return;
-        }
-        let Self { limiter, host, ticket, .. } = self;
-        limiter.carry_out(host, host.leave(&ticket.place, limiter.basis(host)));
-        ticket.verdict.close();
-        if ticket.verdict.try_recv() == Ok(Verdict::Slot) {
-            limiter.carry_out(host, host.release(limiter.basis(host)));
-        }
-    }
-}
-
-/// One slot of one host, held. Dropping it frees the slot, so it is dropped after the connection's
-/// socket is closed.
-#[derive(Debug)]
-pub struct Permit {
-    host: Arc<Host>,
-    limiter: Limiter,
-}
-
-impl Permit {
-    /// The host whose slot this is.
-    pub fn key(&self) -> &HostKey {
-        self.host.key()
-    }
-
-    /// Slots in use (in the fleet when shared) and the limit; 0 is unlimited.
-    pub fn occupancy(&self) -> (u32, Limit) {
-        self.host.in_use(self.limiter.is_shared())
-    }
-
-    /// Whether a connection may still be opened on it: a slot of the fleet is vouched for only as
-    /// long as the lease that was renewed last.
-    pub fn is_vouched(&self) -> bool {
-        match self.limiter.basis(&self.host) {
-            Basis::Away { leased } | Basis::Granted { leased, .. } => {
-                leased || self.host.in_use(false).1 == 0
-            }
-            Basis::Local | Basis::Open | Basis::Share { .. } => true,
-        }
-    }
-
-    /// The connection idles (its [`Seat`] is parked): whoever waits for its host may have it.
-    pub(crate) fn offer(&self) {
-        self.limiter.carry_out(&self.host, self.host.offer(self.limiter.basis(&self.host)));
-    }
-
-    /// The host's side of the permit, for whoever keeps the connection without holding it.
-    pub(crate) fn seat(&self) -> Seat {
-        Seat(Arc::clone(&self.host))
-    }
-}
-
-/// The host whose slot an idle connection occupies. Holds no slot itself.
-#[derive(Debug)]
-pub(crate) struct Seat(Arc<Host>);
-
-impl Seat {
-    /// The host, as the limit counts it.
-    pub(crate) fn key(&self) -> &HostKey {
-        self.0.key()
-    }
-
-    /// The connection, one of `thread`, has idled since then.
-    pub(crate) fn park(&self, thread: usize, since: Instant) {
-        self.0.park(thread, since);
-    }
-
-    /// The connection, which idled since then, is in use again or about to close. `next` tells the
-    /// moment of the longest idle one that `thread` has left for this host.
-    pub(crate) fn unpark(
-        &self,
-        thread: usize,
-        since: Instant,
-        next: impl FnOnce() -> Option<Instant>,
-    ) {
-        self.0.unpark(thread, since, next);
-    }
-
-    /// Whether somebody waits for this slot.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.0.is_wanted()
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let due = self.host.release(self.limiter.basis(&self.host));
-        self.limiter.carry_out(&self.host, due);
-    }
 }
 
 #[cfg(test)]

@@ -120,7 +120,7 @@ async fn a_slot_that_comes_free_here_is_used_there_within_milliseconds() {
     }
     drop(held);
     times.sort();
-    println!("p50 {:?}, p90 {:?}, longest {:?}", times[25], times[45], times[49]);
+    eprintln!("p50 {:?}, p90 {:?}, longest {:?}", times[25], times[45], times[49]);
     assert!(times[25] < Duration::from_millis(20), "{times:?}");
     assert_eq!(pair.origin.peak(), 1);
 }
@@ -163,7 +163,7 @@ async fn at_ten_times_the_demand_few_words_are_said() {
     let said = pair.messages().await - before;
     let admitted = pair.origin.accepted();
     assert_eq!(admitted, 10 * CAP * 6);
-    println!("{said} messages for {admitted} admissions");
+    eprintln!("{said} messages for {admitted} admissions");
     assert!(said <= 6 * admitted as u64, "{said} messages for {admitted} admissions");
     assert!(pair.origin.peak() <= CAP, "{}", pair.origin.peak());
 }

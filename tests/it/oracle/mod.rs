@@ -97,7 +97,7 @@ async fn a_cap_of_100_holds_through_every_fault() {
 }
 
 async fn every_fault(cap: usize) {
-    println!("{}", round(cap, &ALL, 3 + cap as u64).await);
+    eprintln!("{}", round(cap, &ALL, 3 + cap as u64).await);
 }
 
 /// Rounds of random faults, without an end of their own: `scripts/soak` says how long, in
@@ -108,16 +108,16 @@ async fn soak() {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let end = Instant::now() + 60 * Duration::from_secs(number("SOAK_MINUTES").unwrap_or(10));
     let seed = number("SEED").unwrap_or_else(|| fastrand::u64(..));
-    let mut rng = fastrand::Rng::with_seed(seed);
-    let mut rounds = 0;
+    let mut seeds = fastrand::Rng::with_seed(seed);
+    let (mut rounds, mut seed) = (0, seed);
     while rounds == 0 || Instant::now() < end {
         rounds += 1;
+        let mut rng = fastrand::Rng::with_seed(seed);
         let cap = [1, 7, 100][rng.usize(..3)];
         let faults: Vec<Fault> = (0..20).map(|_| ALL[rng.usize(..ALL.len())]).collect();
-        // The seed of one round is enough to have it again.
-        let seed = if rounds == 1 { seed } else { rng.u64(..) };
-        println!("round {rounds}, SEED={seed}, cap {cap}: {faults:?}");
-        println!("  {}", round(cap, &faults, rng.u64(..)).await);
+        eprintln!("round {rounds}, SEED={seed}, cap {cap}: {faults:?}");
+        eprintln!("  {}", round(cap, &faults, seed).await);
+        seed = seeds.u64(..);
     }
 }
 
@@ -195,17 +195,9 @@ async fn strike(fleet: &mut Fleet, fault: Fault, rng: &mut fastrand::Rng) -> usi
             fleet.silence(which, TIMEOUT + brief, hold, release).await
         }
         Fault::LostAnswers => on_path(fleet, Path::Mute, brief).await,
-        Fault::RedisHangs | Fault::RedisHangsLong | Fault::RedisStalls => {
-            fleet.redis.freeze();
-            tokio::time::sleep(match fault {
-                Fault::RedisHangs => 2 * TIMEOUT,
-                Fault::RedisHangsLong => long,
-                _ => TIMEOUT / 3,
-            })
-            .await;
-            fleet.redis.thaw();
-            None
-        }
+        Fault::RedisHangs => stand_still(fleet, 2 * TIMEOUT).await,
+        Fault::RedisHangsLong => stand_still(fleet, long).await,
+        Fault::RedisStalls => stand_still(fleet, TIMEOUT / 3).await,
         Fault::RedisRestarts => {
             fleet.redis.kill();
             fleet.redis.restart().await;
@@ -227,6 +219,14 @@ async fn strike(fleet: &mut Fleet, fault: Fault, rng: &mut fastrand::Rng) -> usi
         fleet.note(format!("{excused} of {which} were excused"));
     }
     excused.unwrap_or(0)
+}
+
+/// Redis does nothing for so long.
+async fn stand_still(fleet: &Fleet, length: Duration) -> Option<usize> {
+    fleet.redis.freeze();
+    tokio::time::sleep(length).await;
+    fleet.redis.thaw();
+    None
 }
 
 /// How long after the death of one that holds all slots others have them all.

@@ -29,6 +29,7 @@ use turmoil::net::TcpStream;
 
 use super::super::redis::Id;
 use super::oracle::Oracle;
+use super::plan;
 use super::plan::Plan;
 use super::server;
 use crate::base::authority::HostKey;
@@ -93,7 +94,7 @@ pub(super) async fn freezable(handle: Handle, tasks: LocalSet) {
 }
 
 /// An instance from its start to its end.
-pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, load: Rc<Cell<bool>>) {
+pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, load: watch::Receiver<bool>) {
     let id = oracle.next_id();
     let settings = shared::Settings {
         store: store::Settings::new("redis://redis"),
@@ -112,7 +113,7 @@ pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, loa
         // Rules of one age: no instance tells the others what the limit is.
         *rules = Rules::new(0, each.map(|(key, cap)| rule(key, *cap))).since(1);
     });
-    oracle.born(limiter.clone());
+    oracle.born(limiter.clone(), Rc::clone(&handle.freezes));
     let route = Route::custom(Arc::new(|_| connect().boxed()));
     let worker = Worker::new(0, limiter.clone(), link, settings, Arc::new(|_, _| ()), route);
     handle.id.set(id);
@@ -133,11 +134,12 @@ pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, loa
                 limiter: limiter.clone(),
                 id,
                 identity: Identity::Name(format!("{}", number % 3).into()),
-                load: Rc::clone(&load),
+                load: load.clone(),
                 freezes: Rc::clone(&freezes),
             };
             clients.spawn_local(Rc::clone(&oracle).watch(client.run()));
         }
+        clients.spawn_local(Rc::clone(&oracle).watch(hear_of_change(plan, limiter)));
         let mut told = stop.subscribe();
         told.wait_for(|stop| *stop).await.expect("its sender is at hand");
         // The end of a drain: what is open is closed, and only then does the worker leave.
@@ -146,6 +148,16 @@ pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, loa
         working.await.expect("it is watched");
     }));
     freezable(handle, tasks).await;
+}
+
+/// The limit changes when the fleet's table says so, of which each instance hears in its time.
+async fn hear_of_change(plan: Rc<Plan>, limiter: Limiter) {
+    let Some((at, cap)) = plan.change else { return };
+    let now = turmoil::sim_elapsed().expect("inside of a simulation");
+    if let Some(left) = at.checked_sub(now) {
+        tokio::time::sleep(left + plan::random(plan::CHANGE / 4)).await;
+    }
+    limiter.change_rules(|rules| rules.set_table(1, [rule(&plan.keys[0], cap)]));
 }
 
 async fn connect() -> Result<Wire, RedisError> {
@@ -182,14 +194,15 @@ struct Client {
     limiter: Limiter,
     id: Id,
     identity: Identity,
-    load: Rc<Cell<bool>>,
+    /// Whether there is any.
+    load: watch::Receiver<bool>,
     freezes: Rc<Cell<u32>>,
 }
 
 impl Client {
     async fn run(self) {
-        while self.load.get() {
-            tokio::time::sleep(random(self.plan.think)).await;
+        while *self.load.borrow() {
+            tokio::time::sleep(plan::random(self.plan.think)).await;
             let host = fastrand::usize(..self.plan.keys.len());
             let key = &self.plan.keys[host];
             self.oracle.asked();
@@ -197,14 +210,14 @@ impl Client {
                 0..3 => self.ask(host, key, None).await,
                 3 => {
                     // It leaves without having said when.
-                    let leaves = tokio::time::sleep(random(Duration::from_millis(300)));
+                    let leaves = tokio::time::sleep(plan::random(Duration::from_millis(300)));
                     tokio::select! {
                         biased;
                         () = leaves => {}
                         () = self.ask(host, key, Some(Duration::from_secs(2))) => {}
                     }
                 }
-                _ => self.ask(host, key, Some(random(Duration::from_secs(2)))).await,
+                _ => self.ask(host, key, Some(plan::random(Duration::from_secs(2)))).await,
             }
         }
     }
@@ -212,26 +225,24 @@ impl Client {
     async fn ask(&self, host: usize, key: &HostKey, time: Option<Duration>) {
         let asked = clock::now();
         let patience = time.map_or(Patience::None, |time| Patience::Until(asked + time));
-        let waits = time.map(|_| self.oracle.wait(host));
+        let wait = self.oracle.wait(self.id, host, time.is_some());
         let freezes = self.freezes.get();
         let acquired = self.limiter.acquire_as(key, patience, &self.identity).await;
-        drop(waits);
-        let waited = clock::now() - asked;
-        // Who has no time waits for an answer, at the worst until Redis has learnt.
-        let longest = time.unwrap_or(2 * self.plan.lease) + Duration::from_millis(10);
-        if waited > longest && freezes == self.freezes.get() {
-            self.oracle.violate(format!("{}: {time:?} of patience, {waited:?} waited", self.id));
+        if freezes == self.freezes.get() {
+            wait.is_over(time, clock::now() - asked);
         }
+        drop(wait);
         let Ok(permit) = acquired else { return };
         if !permit.is_vouched() && !self.plan.is_reckless {
             return;
         }
-        let losses = self.limiter.losses();
+        let (losses, mut load) = (self.limiter.losses(), self.load.clone());
         let open = self.oracle.open(self.id, host);
         tokio::select! {
             biased;
             () = is_cut(losses) => {}
-            () = tokio::time::sleep(random(self.plan.hold)) => {}
+            () = tokio::time::sleep(self.plan.any_hold()) => {}
+            _ = load.wait_for(|is_on| !is_on) => {}
         }
         drop(open);
         drop(permit);
@@ -250,7 +261,3 @@ async fn is_cut(losses: Option<watch::Receiver<()>>) {
     }
 }
 
-/// Anything up to twice this.
-fn random(mean: Duration) -> Duration {
-    mean.mul_f64(2.0 * fastrand::f64())
-}

@@ -21,13 +21,13 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use super::super::redis::Id;
-use crate::base::authority::HostKey;
+use super::plan::Plan;
 use crate::limit::Limiter;
+use crate::limit::shared::LeaseLoss;
 
 /// The ground truth of one simulation.
 pub(super) struct Oracle {
-    keys: Vec<HostKey>,
-    caps: Vec<u32>,
+    plan: Rc<Plan>,
     now: Cell<Duration>,
     state: RefCell<State>,
     trace: Option<RefCell<Vec<String>>>,
@@ -49,6 +49,11 @@ struct Instance {
     leased_until: Duration,
     is_alive: bool,
     open: Vec<Connection>,
+    /// How often its process stood still.
+    freezes: Rc<Cell<u32>>,
+    /// Since nothing failed: whether somebody waited there, and how many were admitted, per host.
+    asked: Vec<bool>,
+    served: Vec<u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -60,19 +65,23 @@ struct Connection {
 
 #[derive(Clone, Default)]
 struct Demand {
-    /// Those who have time, and wait.
+    /// Those who wait, and of those the ones who have time.
+    asking: u32,
     waiting: u32,
     /// Since when a slot has been free for them without anybody being admitted.
     stuck_since: Option<Duration>,
-    /// Slots in use and slots there are, summed over the moments in which somebody waited.
+    /// Slots in use and slots there are, summed over the moments in which enough waited for all.
     used: u64,
     usable: u64,
 }
 
 /// What holds while nothing fails.
 #[derive(Clone, Copy)]
-struct Calm {
-    stuck: Duration,
+pub(super) struct Calm {
+    /// How long a slot may be free while somebody waits, without anybody being admitted.
+    pub(super) stuck: Duration,
+    /// How long who has no time waits for an answer.
+    pub(super) answer: Duration,
 }
 
 /// What happened in a simulation.
@@ -84,11 +93,10 @@ pub(super) struct Counts {
 }
 
 impl Oracle {
-    pub(super) fn new(keys: Vec<HostKey>, caps: Vec<u32>, is_traced: bool) -> Rc<Self> {
-        let hosts = vec![Demand::default(); caps.len()];
+    pub(super) fn new(plan: Rc<Plan>, is_traced: bool) -> Rc<Self> {
+        let hosts = vec![Demand::default(); plan.keys.len()];
         Rc::new(Self {
-            keys,
-            caps,
+            plan,
             now: Cell::default(),
             state: RefCell::new(State { hosts, ..State::default() }),
             trace: is_traced.then(RefCell::default),
@@ -120,9 +128,17 @@ impl Oracle {
         Id::try_from(self.state.borrow().instances.len()).expect("they are few")
     }
 
-    pub(super) fn born(&self, limiter: Limiter) {
-        let leased_until = Duration::ZERO;
-        let instance = Instance { limiter, leased_until, is_alive: true, open: Vec::new() };
+    pub(super) fn born(&self, limiter: Limiter, freezes: Rc<Cell<u32>>) {
+        let hosts = self.plan.keys.len();
+        let instance = Instance {
+            limiter,
+            leased_until: Duration::ZERO,
+            is_alive: true,
+            open: Vec::new(),
+            freezes,
+            asked: vec![false; hosts],
+            served: vec![0; hosts],
+        };
         self.state.borrow_mut().instances.push(instance);
     }
 
@@ -140,11 +156,14 @@ impl Oracle {
     }
 
     /// From now on, until it is told otherwise, nothing fails.
-    pub(super) fn set_calm(&self, stuck: Option<Duration>) {
+    pub(super) fn set_calm(&self, calm: Option<Calm>) {
         let mut state = self.state.borrow_mut();
-        state.calm = stuck.map(|stuck| Calm { stuck });
+        state.calm = calm;
         for host in &mut state.hosts {
             host.stuck_since = None;
+        }
+        if calm.is_some() {
+            state.instances.iter_mut().for_each(|instance| instance.served.fill(0));
         }
     }
 
@@ -158,10 +177,14 @@ impl Oracle {
             .map(move |ended| ended.unwrap_or_else(|_| self.violate("a task panicked".to_owned())))
     }
 
-    /// Somebody with time begins to wait.
-    pub(super) fn wait(self: &Rc<Self>, host: usize) -> Wait {
-        self.state.borrow_mut().hosts[host].waiting += 1;
-        Wait { oracle: Rc::clone(self), host }
+    /// Somebody begins to wait.
+    pub(super) fn wait(self: &Rc<Self>, id: Id, host: usize, has_time: bool) -> Wait {
+        let mut state = self.state.borrow_mut();
+        state.hosts[host].asking += 1;
+        state.hosts[host].waiting += u32::from(has_time);
+        let is_calm = state.calm.is_some();
+        state.instances[usize::from(id)].asked[host] |= is_calm && has_time;
+        Wait { oracle: Rc::clone(self), host, has_time, is_calm }
     }
 
     pub(super) fn asked(&self) {
@@ -175,12 +198,13 @@ impl Oracle {
         state.counts.opened += 1;
         state.last += 1;
         let number = state.last;
-        state.settle(now, &self.keys);
+        state.settle(now, &self.plan);
         state.hosts[host].stuck_since = None;
         let instance = &mut state.instances[usize::from(id)];
         let until = instance.leased_until;
+        instance.served[host] += 1;
         instance.open.push(Connection { number, host, is_debt: false });
-        let (counted, cap) = (state.counted(now, host), self.caps[host]);
+        let (counted, cap) = (state.counted(now, host), self.plan.cap(host, now));
         self.note(|| format!("{id} opens on host {host}: {counted} of {cap}"));
         if until < now {
             state.violate(format!("{now:?}: {id} opens on host {host}, leased until {until:?}"));
@@ -195,12 +219,13 @@ impl Oracle {
     pub(super) fn look(&self, now: Duration) {
         self.now.set(now);
         let mut state = self.state.borrow_mut();
-        state.settle(now, &self.keys);
-        let Some(Calm { stuck }) = state.calm else { return };
-        for (host, cap) in self.caps.iter().enumerate() {
-            let used = state.counted(now, host).min(*cap);
+        state.settle(now, &self.plan);
+        let Some(Calm { stuck, .. }) = state.calm else { return };
+        for host in 0..self.plan.keys.len() {
+            let cap = self.plan.cap(host, now);
+            let used = state.counted(now, host).min(cap);
             let demand = &mut state.hosts[host];
-            if demand.waiting == 0 || used == *cap {
+            if demand.waiting == 0 || used == cap {
                 demand.stuck_since = None;
             } else if now - *demand.stuck_since.get_or_insert(now) > stuck {
                 let waiting = demand.waiting;
@@ -211,18 +236,31 @@ impl Oracle {
                 return;
             }
             let demand = &mut state.hosts[host];
-            if demand.waiting > 0 {
+            if demand.waiting >= cap {
                 demand.used += u64::from(used);
-                demand.usable += u64::from(*cap);
+                demand.usable += u64::from(cap);
             }
         }
     }
 
-    /// How much of the hosts was in use, in percent, while somebody waited for them and nothing failed.
-    pub(super) fn utilisation(&self) -> Vec<u64> {
-        let state = self.state.borrow();
-        let used = |host: &Demand| host.used * 100 / host.usable.max(1);
-        state.hosts.iter().filter(|host| host.usable > 0).map(used).collect()
+    /// While nothing failed, was enough of each host in use, and did everybody get some of it?
+    pub(super) fn judge(&self) {
+        let mut state = self.state.borrow_mut();
+        for host in 0..self.plan.keys.len() {
+            let Demand { used, usable, .. } = state.hosts[host];
+            let (percent, least) = (used * 100 / usable.max(1), self.plan.utilisation());
+            let is_long = usable > 100 * u64::from(self.plan.cap(host, self.now.get()));
+            if is_long && self.plan.lost_hints == 0 && percent < least {
+                state.violate(format!("host {host} was used by {percent} %, not by {least} %"));
+            }
+            let asked = state.instances.iter().filter(|one| one.is_alive && one.asked[host]);
+            let served: Vec<u32> = asked.map(|one| one.served[host]).collect();
+            let all: u32 = served.iter().sum();
+            let is_lean = u32::try_from(20 * served.len()).is_ok_and(|many| all < many);
+            if !is_lean && served.contains(&0) {
+                state.violate(format!("of host {host} somebody got nothing: {served:?}"));
+            }
+        }
     }
 
     /// Whether nobody waits, and an instance has nothing open and holds nothing.
@@ -234,7 +272,7 @@ impl Oracle {
                 return Err(format!("at rest {id} has {host:?}"));
             }
         }
-        match state.hosts.iter().any(|host| host.waiting > 0) || !instance.open.is_empty() {
+        match state.hosts.iter().any(|host| host.asking > 0) || !instance.open.is_empty() {
             true => Err("somebody still waits".to_owned()),
             false => Ok(()),
         }
@@ -247,15 +285,17 @@ impl Oracle {
 
 impl State {
     /// What an instance had open when its lease ended is its debt, until it has it all on the books.
-    fn settle(&mut self, now: Duration, keys: &[HostKey]) {
-        let mut debts = 0;
-        for instance in self.instances.iter_mut().filter(|instance| instance.is_alive) {
+    fn settle(&mut self, now: Duration, plan: &Plan) {
+        let (mut debts, mut unclosed) = (0, None);
+        for (id, instance) in self.instances.iter_mut().enumerate() {
             if instance.leased_until < now {
+                let closes = plan.lease_loss == LeaseLoss::Close && instance.freezes.get() == 0;
+                unclosed = unclosed.or((closes && !instance.open.is_empty()).then_some(id));
                 instance.open.iter_mut().for_each(|connection| connection.is_debt = true);
             } else if instance.open.iter().any(|connection| connection.is_debt) {
                 for snapshot in instance.limiter.snapshot() {
                     if snapshot.granted >= snapshot.open {
-                        let paid = |open: &&mut Connection| keys[open.host] == snapshot.key;
+                        let paid = |open: &&mut Connection| plan.keys[open.host] == snapshot.key;
                         instance.open.iter_mut().filter(paid).for_each(|open| open.is_debt = false);
                     }
                 }
@@ -264,6 +304,9 @@ impl State {
         }
         let debts = u32::try_from(debts).expect("they are few");
         self.counts.most_debt = self.counts.most_debt.max(debts);
+        if let Some(id) = unclosed.filter(|_| !plan.is_reckless) {
+            self.violate(format!("{now:?}: {id} has connections open past its lease"));
+        }
     }
 
     /// Connections to this host that count against its limit.
@@ -284,11 +327,28 @@ impl State {
 pub(super) struct Wait {
     oracle: Rc<Oracle>,
     host: usize,
+    has_time: bool,
+    /// Whether it began when nothing failed.
+    is_calm: bool,
+}
+
+impl Wait {
+    /// They were told.
+    pub(super) fn is_over(&self, time: Option<Duration>, waited: Duration) {
+        let calm = self.oracle.state.borrow().calm.filter(|_| self.is_calm);
+        // A timer may be a millisecond late.
+        let longest = time.map(|time| time + Duration::from_millis(1)).or(calm.map(|c| c.answer));
+        if longest.is_some_and(|longest| longest < waited) {
+            self.oracle.violate(format!("{time:?} of time, and {waited:?} waited"));
+        }
+    }
 }
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        self.oracle.state.borrow_mut().hosts[self.host].waiting -= 1;
+        let host = &mut self.oracle.state.borrow_mut().hosts[self.host];
+        host.asking -= 1;
+        host.waiting -= u32::from(self.has_time);
     }
 }
 

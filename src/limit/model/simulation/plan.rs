@@ -7,10 +7,13 @@ use super::super::Mutant;
 use crate::base::authority::HostKey;
 use crate::limit::shared::LeaseLoss;
 
-/// Faults begin and end between these moments of a simulation.
-pub(super) const FAULTS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(9));
+/// When the last fault ends.
+pub(super) const FAULTS_END: Duration = Duration::from_secs(9);
 /// By then all that failed has healed, too.
 pub(super) const CALM: Duration = Duration::from_millis(13_500);
+/// Within which time all instances hear of a change.
+pub(super) const CHANGE: Duration = Duration::from_millis(1_500);
+const LONGEST_HOLD: Duration = Duration::from_secs(6);
 /// When the load stops.
 pub(super) const REST: Duration = Duration::from_millis(16_500);
 
@@ -21,11 +24,13 @@ pub(super) struct Plan {
     pub(super) instances: usize,
     pub(super) keys: Vec<HostKey>,
     pub(super) caps: Vec<u32>,
+    /// When the first host's limit changes, and what it becomes. Instances hear of it one by one.
+    pub(super) change: Option<(Duration, u32)>,
     pub(super) slack: u32,
     pub(super) lease: Duration,
     pub(super) heartbeat: Duration,
     pub(super) lease_loss: LeaseLoss,
-    /// Clients of each instance; how long they hold a connection, and what they do in between.
+    /// Clients of each instance; how long they hold most connections, and what they do in between.
     pub(super) clients: usize,
     pub(super) hold: Duration,
     pub(super) think: Duration,
@@ -101,11 +106,10 @@ impl Plan {
             _ => Duration::from_millis(60),
         };
         let faults = (0..rng.usize(1..=6)).map(|_| {
-            let room = (FAULTS.1 - FAULTS.0).as_millis();
-            let at = FAULTS.0 + millis(&mut rng, 0, u64::try_from(room).expect("seconds"));
+            let at = millis(&mut rng, 1_000, 8_500);
             let kind = Kind::any(&mut rng, instances);
             let longest = if rng.bool() { 1_000 } else { 5_000 };
-            let lasts = millis(&mut rng, 50, longest).min(FAULTS.1 - at);
+            let lasts = millis(&mut rng, 50, longest).min(FAULTS_END - at);
             Fault { at, lasts, kind }
         });
         let faults = faults.collect();
@@ -115,13 +119,14 @@ impl Plan {
             instances,
             keys: (0..hosts).map(key).collect(),
             caps: (0..hosts).map(|_| rng.u32(1..=8)).collect(),
+            change: rng.bool().then(|| (millis(&mut rng, 500, 4_000), rng.u32(1..=8))),
             slack: if rng.bool() { 8 } else { 0 },
             lease: Duration::from_secs(2),
             heartbeat: Duration::from_millis(400),
             lease_loss: if rng.u32(..4) == 0 { LeaseLoss::Close } else { LeaseLoss::Keep },
-            clients: rng.usize(1..=6),
+            clients: rng.usize(1..=12),
             hold: millis(&mut rng, 20, 400),
-            think: millis(&mut rng, 5, 200),
+            think: millis(&mut rng, 5, 100),
             latency,
             lost_hints: 0,
             age: if rng.bool() { Duration::ZERO } else { Duration::from_mins(1) },
@@ -129,6 +134,33 @@ impl Plan {
             mutant: None,
             is_reckless: false,
         }
+    }
+}
+
+impl Plan {
+    /// The most connections that a host may have at a moment: where the limit was lowered, slots of
+    /// before may be used for as long as a lease.
+    pub(super) fn cap(&self, host: usize, now: Duration) -> u32 {
+        let cap = self.caps[host];
+        match self.change.filter(|(at, _)| host == 0 && *at <= now) {
+            Some((at, to)) if now < at + CHANGE + self.lease + LONGEST_HOLD => cap.max(to),
+            Some((_, to)) => to,
+            None => cap,
+        }
+    }
+
+    /// How long a client holds a connection: one of ten longer than a lease and more.
+    pub(super) fn any_hold(&self) -> Duration {
+        random(if fastrand::u32(..10) == 0 { LONGEST_HOLD / 2 } else { self.hold })
+    }
+
+    /// How much of a host is in use at least, in percent, while enough wait for it. Between two
+    /// holders of a slot there are four messages, each of them as late as the network makes it and
+    /// up to a tick later.
+    pub(super) fn utilisation(&self) -> u64 {
+        let message = Duration::from_millis(3) + self.latency * 3 / 10;
+        let ideal = 75 * self.hold.as_micros() / (self.hold + 4 * message).as_micros();
+        u64::try_from(ideal).expect("a percentage")
     }
 }
 
@@ -155,4 +187,9 @@ impl Kind {
             _ => Self::Stop(one),
         }
     }
+}
+
+/// Anything up to twice this.
+pub(super) fn random(mean: Duration) -> Duration {
+    mean.mul_f64(2.0 * fastrand::f64())
 }
