@@ -196,6 +196,7 @@ impl Worker {
     /// It sees that the connection has failed.
     pub(super) fn notice(&mut self, now: Instant, rules: Rules) {
         self.step(now, Event::Failed { slow: false }, rules);
+        self.is_broken = false; // also where it had noticed already, and waits
     }
 
     /// It reads the next reply.
