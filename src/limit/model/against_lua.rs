@@ -46,7 +46,7 @@ use crate::store::scripts::Manner;
 use crate::store::scripts::Trouble;
 
 /// Nothing expires by itself in a test.
-const LEASE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_mins(1);
 const IDS: u8 = 4;
 const HOSTS: u8 = 3;
 /// By how much clocks may differ: Redis tells its age in whole seconds.
@@ -317,6 +317,9 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// The real one and the model, side by side.
+/// Keys as `DUMP` writes them.
+type Dump = Vec<(Vec<u8>, Vec<u8>)>;
+
 struct Pair<'a> {
     real: &'a mut Real,
     model: Redis,
@@ -324,7 +327,7 @@ struct Pair<'a> {
     /// What each last heard to be its own.
     heard: BTreeMap<(Id, u8), u32>,
     number: u64,
-    replica: Option<(Redis, Vec<(Vec<u8>, Vec<u8>)>)>,
+    replica: Option<(Redis, Dump)>,
 }
 
 impl<'a> Pair<'a> {
@@ -655,6 +658,7 @@ fn walk(cases: u32, ops: impl Strategy<Value = Vec<Op>>) {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "it is told how far to go")]
 fn the_scripts_do_what_the_model_does() {
     let cases = std::env::var("NARROWS_CASES").map_or(120, |text| text.parse().unwrap());
     walk(cases, prop::collection::vec(op(), 1..80));
