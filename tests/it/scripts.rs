@@ -174,8 +174,7 @@ impl Redis {
             if number < 0 {
                 return [-1, 0, -1, 0, 0, 0, 0, 0];
             }
-            let limit = i64::from(limit);
-            [number >> 26, number & ((1 << 26) - 1), -1, 0, 0, limit, 0, 0]
+            [number >> 26, number & ((1 << 26) - 1), -1, 0, 0, i64::from(limit), 0, 0]
         } else {
             FromRedisValue::from_redis_value(reply).unwrap()
         };

@@ -316,6 +316,9 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// All keys, as Redis dumps them.
+type Dump = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The real one and the model, side by side.
 /// Keys as `DUMP` writes them.
 type Dump = Vec<(Vec<u8>, Vec<u8>)>;
@@ -660,8 +663,7 @@ fn walk(cases: u32, ops: impl Strategy<Value = Vec<Op>>) {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "it is told how far to go")]
 fn the_scripts_do_what_the_model_does() {
-    let cases = std::env::var("NARROWS_CASES").map_or(120, |text| text.parse().unwrap());
-    walk(cases, prop::collection::vec(op(), 1..80));
+    walk(super::setting("CASES", 120), prop::collection::vec(op(), 1..80));
 }
 
 /// Each who asks goes into the queue; then slots come back, some of them because their holder died.

@@ -16,6 +16,18 @@ mod redis;
 mod simulation;
 mod worker;
 
+use std::str::FromStr;
+
+/// What `scripts/model` and who hunts for something says in the environment.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it is of tests alone, and no setting of the program"
+)]
+fn setting<T: FromStr>(name: &str, otherwise: T) -> T {
+    let Ok(text) = std::env::var(format!("MODEL_{name}")) else { return otherwise };
+    text.parse().unwrap_or_else(|_| panic!("MODEL_{name}={text}"))
+}
+
 /// A rule that is left out, so that the model has something to find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Mutant {

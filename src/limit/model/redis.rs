@@ -216,7 +216,7 @@ impl Redis {
         let most = match learning {
             Some(0) => usize::MAX,
             None if now.saturating_sub(since) >= lease => 16,
-            None | Some(_) => 0,
+            Some(_) | None => 0,
         };
         let mut dead: Vec<(u64, Id)> =
             self.leases.iter().map(|(id, end)| (*end, *id)).filter(|(end, _)| *end < now).collect();

@@ -280,14 +280,16 @@ impl Worker {
         self.phase = Phase::Up;
         let manner = if force { Manner::Force } else { Manner::Admit };
         let (open, _) = self.open_and_granted();
-        let Some(mut claim) = self.host.reassert(force) else {
+        if let Some(mut claim) = self.host.reassert(force) {
+            if force && rules.mutant == Some(Mutant::ForcedDebt) {
+                claim.hold = open;
+                self.host.set_granted(open);
+            }
+            self.put(claim, manner);
+            self.send_heartbeat(now);
+        } else {
             self.send_heartbeat(now);
             self.plan(rules);
-            return;
-        };
-        if force && rules.mutant == Some(Mutant::ForcedDebt) {
-            claim.hold = open;
-            self.host.set_granted(open);
         }
         self.put(claim, manner);
         self.send_heartbeat(now);
