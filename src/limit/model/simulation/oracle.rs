@@ -70,7 +70,7 @@ struct Demand {
     waiting: u32,
     /// Since when a slot has been free for them without anybody being admitted.
     stuck_since: Option<Duration>,
-    /// Slots in use and slots there are, summed over the moments in which enough waited for all.
+    /// Slots in use and slots there are, summed over the moments in which twice as many waited.
     used: u64,
     usable: u64,
 }
@@ -236,7 +236,7 @@ impl Oracle {
                 return;
             }
             let demand = &mut state.hosts[host];
-            if demand.waiting >= cap {
+            if demand.waiting >= 2 * cap {
                 demand.used += u64::from(used);
                 demand.usable += u64::from(cap);
             }
@@ -249,7 +249,7 @@ impl Oracle {
         for host in 0..self.plan.keys.len() {
             let Demand { used, usable, .. } = state.hosts[host];
             let (percent, least) = (used * 100 / usable.max(1), self.plan.utilisation());
-            let is_long = usable > 100 * u64::from(self.plan.cap(host, self.now.get()));
+            let is_long = usable > 250 * u64::from(self.plan.cap(host, self.now.get()));
             if is_long && self.plan.lost_hints == 0 && percent < least {
                 state.violate(format!("host {host} was used by {percent} %, not by {least} %"));
             }

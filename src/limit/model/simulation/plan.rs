@@ -154,7 +154,7 @@ impl Plan {
         random(if fastrand::u32(..30) == 0 { LONGEST_HOLD / 2 } else { self.hold })
     }
 
-    /// How much of a host is in use at least, in percent, while enough wait for it. Between two
+    /// How much of a host is in use at least, in percent, while twice as many wait. Between two
     /// holders of a slot there are four messages, each of them as late as the network makes it and
     /// up to a tick later.
     pub(super) fn utilisation(&self) -> u64 {
