@@ -320,9 +320,6 @@ fn op() -> impl Strategy<Value = Op> {
 type Dump = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// The real one and the model, side by side.
-/// Keys as `DUMP` writes them.
-type Dump = Vec<(Vec<u8>, Vec<u8>)>;
-
 struct Pair<'a> {
     real: &'a mut Real,
     model: Redis,
@@ -661,7 +658,6 @@ fn walk(cases: u32, ops: impl Strategy<Value = Vec<Op>>) {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "it is told how far to go")]
 fn the_scripts_do_what_the_model_does() {
     walk(super::setting("CASES", 120), prop::collection::vec(op(), 1..80));
 }

@@ -291,8 +291,6 @@ impl Worker {
             self.send_heartbeat(now);
             self.plan(rules);
         }
-        self.put(claim, manner);
-        self.send_heartbeat(now);
     }
 
     fn carry_out(&mut self, due: Due, rules: Rules) {
