@@ -170,13 +170,13 @@ impl Redis {
         call.arg(id).arg(epoch).arg(number).arg(hold).arg(heard).arg(ask).arg(wait);
         call.arg(spare).arg(slack).arg(limit).arg(format!("{term}:{limit}")).arg(manner);
         let reply: Reply = call.arg("PUBLISH").invoke(&mut self.connection).unwrap();
-        let answer = match reply {
-            Reply::Int(number) if number < 0 => return [-1, 0, -1, 0, 0, 0, 0, 0],
-            Reply::Int(number) => {
-                let limit = i64::from(limit);
-                [number >> 26, number & ((1 << 26) - 1), -1, 0, 0, limit, 0, 0]
+        let answer = if let Reply::Int(number) = reply {
+            if number < 0 {
+                return [-1, 0, -1, 0, 0, 0, 0, 0];
             }
-            reply => FromRedisValue::from_redis_value(reply).unwrap(),
+            [number >> 26, number & ((1 << 26) - 1), -1, 0, 0, i64::from(limit), 0, 0]
+        } else {
+            FromRedisValue::from_redis_value(reply).unwrap()
         };
         self.heard.insert(own, u32::try_from(answer[0]).unwrap());
         answer
@@ -431,7 +431,7 @@ fn those_who_hold_are_called_four_times_a_second_at_most() {
         redis.say(HOST, "b", 1, &waiting(1, 1));
     }
     let recall = ("p:{0}:@n:a".to_owned(), format!("r1 {HOST}"));
-    assert_eq!(hints(&mut redis, &mut ear), [recall.clone()]);
+    assert_eq!(hints(&mut redis, &mut ear), std::slice::from_ref(&recall));
     let _: () = redis.connection.hset(HOST, "#r", 1).unwrap();
     redis.say(HOST, "b", 1, &waiting(1, 1));
     assert_eq!(hints(&mut redis, &mut ear), [recall]);

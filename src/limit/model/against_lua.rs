@@ -46,7 +46,7 @@ use crate::store::scripts::Manner;
 use crate::store::scripts::Trouble;
 
 /// Nothing expires by itself in a test.
-const LEASE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_mins(1);
 const IDS: u8 = 4;
 const HOSTS: u8 = 3;
 /// By how much clocks may differ: Redis tells its age in whole seconds.
@@ -316,6 +316,9 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// All keys, as Redis dumps them.
+type Dump = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The real one and the model, side by side.
 struct Pair<'a> {
     real: &'a mut Real,
@@ -324,7 +327,7 @@ struct Pair<'a> {
     /// What each last heard to be its own.
     heard: BTreeMap<(Id, u8), u32>,
     number: u64,
-    replica: Option<(Redis, Vec<(Vec<u8>, Vec<u8>)>)>,
+    replica: Option<(Redis, Dump)>,
 }
 
 impl<'a> Pair<'a> {
@@ -656,8 +659,7 @@ fn walk(cases: u32, ops: impl Strategy<Value = Vec<Op>>) {
 
 #[test]
 fn the_scripts_do_what_the_model_does() {
-    let cases = std::env::var("NARROWS_CASES").map_or(120, |text| text.parse().unwrap());
-    walk(cases, prop::collection::vec(op(), 1..80));
+    walk(super::setting("CASES", 120), prop::collection::vec(op(), 1..80));
 }
 
 /// Each who asks goes into the queue; then slots come back, some of them because their holder died.

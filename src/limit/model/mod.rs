@@ -4,7 +4,7 @@
 //! - [`redis`]: the scripts as a pure state machine.
 //! - `against_lua`: random messages to the real scripts in a real Redis, and to that machine.
 //! - [`worker`]: one instance: the program's own [`super::protocol::Session`] and
-//!   [`super::host::Host`], with what [`super::desk`] does between them.
+//!   [`super::host::Host`], with what the worker of [`super::shared`] does between them.
 //! - [`fleet`]: instances, connections, clock and faults, as a model for a checker.
 //! - `simulation`: the program's own limiter on simulated hosts, under faults drawn from seeds.
 //! - `check`: which fleets are walked through, and the mutants that must be found.
@@ -15,6 +15,18 @@ mod fleet;
 mod redis;
 mod simulation;
 mod worker;
+
+use std::str::FromStr;
+
+/// What `scripts/model` and who hunts for something says in the environment.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it is of tests alone, and no setting of the program"
+)]
+fn setting<T: FromStr>(name: &str, otherwise: T) -> T {
+    let Ok(text) = std::env::var(format!("MODEL_{name}")) else { return otherwise };
+    text.parse().unwrap_or_else(|_| panic!("MODEL_{name}={text}"))
+}
 
 /// A rule that is left out, so that the model has something to find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

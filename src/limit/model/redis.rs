@@ -215,9 +215,8 @@ impl Redis {
         let is_over = learning == Some(0);
         let most = match learning {
             Some(0) => usize::MAX,
-            Some(_) => 0,
             None if now.saturating_sub(since) >= lease => 16,
-            None => 0,
+            Some(_) | None => 0,
         };
         let mut dead: Vec<(u64, Id)> =
             self.leases.iter().map(|(id, end)| (*end, *id)).filter(|(end, _)| *end < now).collect();

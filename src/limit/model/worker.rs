@@ -1,5 +1,5 @@
 //! One instance of the model: the program's own session and host, between them what
-//! [`crate::limit::desk`] does, and its connections.
+//! the shared limiter's worker does, and its connections.
 //!
 //! A connection is ordered. One that failed is never used again, but what was sent on it may still
 //! arrive: that is [`Worker::old`].
@@ -196,6 +196,7 @@ impl Worker {
     /// It sees that the connection has failed.
     pub(super) fn notice(&mut self, now: Instant, rules: Rules) {
         self.step(now, Event::Failed { slow: false }, rules);
+        self.is_broken = false; // also where it had noticed already, and waits
     }
 
     /// It reads the next reply.
@@ -233,7 +234,7 @@ impl Worker {
         }
     }
 
-    /// As [`crate::limit::desk::Desk::basis`].
+    /// As the desk's `basis`.
     fn basis(&self, now: Instant, rules: Rules) -> Basis {
         let leased = self.is_leased(now);
         let instances = self.session.instances();
@@ -279,19 +280,16 @@ impl Worker {
         self.phase = Phase::Up;
         let manner = if force { Manner::Force } else { Manner::Admit };
         let (open, _) = self.open_and_granted();
-        match self.host.reassert(force) {
-            Some(mut claim) => {
-                if force && rules.mutant == Some(Mutant::ForcedDebt) {
-                    claim.hold = open;
-                    self.host.set_granted(open);
-                }
-                self.put(claim, manner);
-                self.send_heartbeat(now);
+        if let Some(mut claim) = self.host.reassert(force) {
+            if force && rules.mutant == Some(Mutant::ForcedDebt) {
+                claim.hold = open;
+                self.host.set_granted(open);
             }
-            None => {
-                self.send_heartbeat(now);
-                self.plan(rules);
-            }
+            self.put(claim, manner);
+            self.send_heartbeat(now);
+        } else {
+            self.send_heartbeat(now);
+            self.plan(rules);
         }
     }
 
