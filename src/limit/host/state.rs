@@ -241,7 +241,11 @@ impl State {
     /// Of the unused slots, those that stay here.
     pub(super) fn kept(&self) -> u32 {
         let unused = self.granted.saturating_sub(self.open);
-        unused.min(self.spare()).saturating_sub(self.trim)
+        let spare = self.spare();
+        // A few more than it would ask for: else each release would say what the next request takes back.
+        let most = spare.saturating_mul(2).min(self.slack);
+        let kept = if unused <= most { unused } else { spare };
+        kept.saturating_sub(self.trim)
     }
 
     /// Notes an admission; whether too few slots are left for the next ones.
