@@ -22,6 +22,10 @@ test *names:
 soak minutes='10':
     scripts/soak {{ minutes }}
 
+# Simulated fleets: so many, or the one of a seed.
+simulate *which:
+    scripts/simulate {{ which }}
+
 # Licences, sources, versions twice.
 deny:
     cargo deny check bans licenses sources

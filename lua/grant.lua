@@ -14,8 +14,9 @@
 --       6 ask: slots it wants now or not at all  7 wait: those it queues for
 --       8 spare: how many of those held are unused  9 slack: unused ones it would like on top
 --       10 limit by its own rules, 0 = unlimited  11 the same as "term:limit"
---       12 '' or nothing for an ordinary message; to re-assert after a hello: 'F' it was vouched
---          for, 'A' it was not; 'T' the same as '', and the key is kept for another day
+--       12 '' or nothing for an ordinary message; 'T' the same, and the key is kept for another day;
+--          to re-assert after a hello: 'F' what was vouched for, 'A' what was not. Both are put on the
+--          books alike; an instance makes no grant of what was not
 --       13 the command that sends hints: PUBLISH or nothing, or SPUBLISH on a cluster
 -- Returns slots granted * 2^26 + all slots held, as one number, where that says it all; -1 when the
 --         epoch is not in force: the instance was reaped, has a newer connection, or the data was
@@ -281,7 +282,7 @@ elseif not is_again
   end
 end
 if row[2] then
-  if queued ~= was_queued or row[5] and want > 0 then
+  if queued ~= was_queued then
     call('HSET', host, '#q', format('%d', queued))
     if queued == 0 then
       call('DEL', KEYS[3])

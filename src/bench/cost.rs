@@ -193,7 +193,7 @@ async fn in_turns(millis: u64, works: &mut [&mut Work], meter: &mut Meter) -> Re
 
 /// By how many instances are on the host, and by how many hosts there are.
 async fn pairs(place: &Place, meter: &mut Meter, is_quick: bool) -> Result<Vec<Row>, Failure> {
-    let (millis, pairs) = if is_quick { (800, 300) } else { (9000, 2000) };
+    let (millis, pairs) = if is_quick { (800, 300) } else { (7000, 2000) };
     let many = if is_quick { [1, 1000, 2000] } else { [1, 1000, 10_000] };
 
     let bare = bare_pair(place, meter).await?;
@@ -297,7 +297,7 @@ async fn beside_others(
     meter: &mut Meter,
     is_quick: bool,
 ) -> Result<Vec<Row>, Failure> {
-    let (millis, pairs) = if is_quick { (300, 300) } else { (5000, 1000) };
+    let (millis, pairs) = if is_quick { (300, 300) } else { (4000, 1000) };
     // At a Redis that others use, a million would be too much to ask.
     let steps: &[usize] = match (is_quick, place.is_private()) {
         (true, _) => &[0, 50_000],
@@ -442,7 +442,7 @@ async fn melted(place: &Place, meter: &mut Meter, is_quick: bool) -> Result<Vec<
 
 /// What is not a plain acquire or release.
 async fn others(place: &Place, meter: &mut Meter, is_quick: bool) -> Result<Vec<Row>, Failure> {
-    let (millis, times) = if is_quick { (600, 200) } else { (6000, 1000) };
+    let (millis, times) = if is_quick { (600, 200) } else { (5000, 1000) };
     let mut beats = Vec::new();
     for instances in [10, 1000] {
         beats.push(heartbeats(place, meter, instances, times).await?);

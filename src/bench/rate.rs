@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOADS: [(usize, usize); 6] = [(1, 1), (4, 1), (50, 1), (1, 16), (4, 16), (50, 16)];
 
 pub(super) async fn measure(place: &Place, is_quick: bool) -> Result<Vec<Row>, Failure> {
-    let (all, each) = if is_quick { (0, 25) } else { (8000, 200) };
+    let (all, each) = if is_quick { (0, 25) } else { (6000, 200) };
     let lasting = Duration::from_millis(each);
     let info = place.info().await?;
     if !is_plain(&info) {

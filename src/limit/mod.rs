@@ -11,7 +11,6 @@ pub mod rules;
 pub mod shared;
 pub mod table;
 
-pub(crate) mod desk;
 pub(crate) mod host;
 mod permit;
 pub(crate) mod protocol;

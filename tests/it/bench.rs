@@ -113,7 +113,9 @@ async fn the_limiter_is_measured_on_a_redis_of_its_own_that_leaves_nothing() {
     let rows = report["rows"].as_array().unwrap();
     for row in rows {
         let figure = row["figure"].as_f64().unwrap();
-        assert!(figure > 0.0 || row["unit"] == "%", "{row}");
+        // Who came last may still be in the queue when a quick run is over.
+        let may_be_none = row["name"].as_str().unwrap().ends_with("of the limiter that had fewest");
+        assert!(figure > 0.0 || row["unit"] == "%" || may_be_none, "{row}");
         assert_eq!(row["baseline"].is_null(), row["ratio"].is_null(), "{row}");
         assert_eq!(row["target"].is_null(), row["met"].is_null(), "{row}");
     }

@@ -4,7 +4,7 @@
 //! - [`redis`]: the scripts as a pure state machine.
 //! - `against_lua`: random messages to the real scripts in a real Redis, and to that machine.
 //! - [`worker`]: one instance: the program's own [`super::protocol::Session`] and
-//!   [`super::host::Host`], with what [`super::desk`] does between them.
+//!   [`super::host::Host`], with what the worker of [`super::shared`] does between them.
 //! - [`fleet`]: instances, connections, clock and faults, as a model for a checker.
 //! - `simulation`: the program's own limiter on simulated hosts, under faults drawn from seeds.
 //! - `check`: which fleets are walked through, and the mutants that must be found.

@@ -1,5 +1,5 @@
 //! One instance of the model: the program's own session and host, between them what
-//! [`crate::limit::desk`] does, and its connections.
+//! the shared limiter's worker does, and its connections.
 //!
 //! A connection is ordered. One that failed is never used again, but what was sent on it may still
 //! arrive: that is [`Worker::old`].
@@ -234,7 +234,7 @@ impl Worker {
         }
     }
 
-    /// As [`crate::limit::desk::Desk::basis`].
+    /// As the desk's `basis`.
     fn basis(&self, now: Instant, rules: Rules) -> Basis {
         let leased = self.is_leased(now);
         let instances = self.session.instances();

@@ -38,11 +38,11 @@ use crate::limit;
 use crate::limit::Identity;
 use crate::limit::Limiter;
 use crate::limit::Patience;
-use crate::limit::desk::Worker;
 use crate::limit::rules::Rule;
 use crate::limit::rules::Rules;
 use crate::limit::shared;
 use crate::limit::shared::Link;
+use crate::limit::shared::Worker;
 use crate::store;
 use crate::store::route::Push;
 use crate::store::route::Route;
@@ -94,7 +94,12 @@ pub(super) async fn freezable(handle: Handle, tasks: LocalSet) {
 }
 
 /// An instance from its start to its end.
-pub(super) async fn live(plan: Rc<Plan>, oracle: Rc<Oracle>, handle: Handle, load: watch::Receiver<bool>) {
+pub(super) async fn live(
+    plan: Rc<Plan>,
+    oracle: Rc<Oracle>,
+    handle: Handle,
+    load: watch::Receiver<bool>,
+) {
     let id = oracle.next_id();
     let settings = shared::Settings {
         store: store::Settings::new("redis://redis"),
@@ -260,4 +265,3 @@ async fn is_cut(losses: Option<watch::Receiver<()>>) {
         None => std::future::pending().await,
     }
 }
-

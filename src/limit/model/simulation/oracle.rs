@@ -70,7 +70,7 @@ struct Demand {
     waiting: u32,
     /// Since when a slot has been free for them without anybody being admitted.
     stuck_since: Option<Duration>,
-    /// Slots in use and slots there are, summed over the moments in which enough waited for all.
+    /// Slots in use and slots there are, summed over the moments in which twice as many waited.
     used: u64,
     usable: u64,
 }
@@ -227,7 +227,7 @@ impl Oracle {
             let demand = &mut state.hosts[host];
             if demand.waiting == 0 || used == cap {
                 demand.stuck_since = None;
-            } else if now - *demand.stuck_since.get_or_insert(now) > stuck {
+            } else if now.saturating_sub(*demand.stuck_since.get_or_insert(now)) > stuck {
                 let waiting = demand.waiting;
                 state.violate(format!(
                     "{now:?}: {waiting} wait for host {host} with {used} of {cap} in use, and \
@@ -236,7 +236,7 @@ impl Oracle {
                 return;
             }
             let demand = &mut state.hosts[host];
-            if demand.waiting >= cap {
+            if demand.waiting >= 2 * cap {
                 demand.used += u64::from(used);
                 demand.usable += u64::from(cap);
             }
@@ -249,16 +249,20 @@ impl Oracle {
         for host in 0..self.plan.keys.len() {
             let Demand { used, usable, .. } = state.hosts[host];
             let (percent, least) = (used * 100 / usable.max(1), self.plan.utilisation());
-            let is_long = usable > 100 * u64::from(self.plan.cap(host, self.now.get()));
+            let is_long = usable > 250 * u64::from(self.plan.cap(host, self.now.get()));
             if is_long && self.plan.lost_hints == 0 && percent < least {
                 state.violate(format!("host {host} was used by {percent} %, not by {least} %"));
             }
+            // Who holds its share for long may have to be content with that.
+            let got = |one: &Instance| {
+                let holds = one.open.iter().filter(|open| open.host == host).count();
+                one.served[host] as usize + holds
+            };
             let asked = state.instances.iter().filter(|one| one.is_alive && one.asked[host]);
-            let served: Vec<u32> = asked.map(|one| one.served[host]).collect();
-            let all: u32 = served.iter().sum();
-            let is_lean = u32::try_from(20 * served.len()).is_ok_and(|many| all < many);
-            if !is_lean && served.contains(&0) {
-                state.violate(format!("of host {host} somebody got nothing: {served:?}"));
+            let got: Vec<usize> = asked.map(got).collect();
+            let is_lean = got.iter().sum::<usize>() < 20 * got.len();
+            if !is_lean && got.contains(&0) {
+                state.violate(format!("of host {host} somebody got nothing: {got:?}"));
             }
         }
     }
@@ -272,10 +276,8 @@ impl Oracle {
                 return Err(format!("at rest {id} has {host:?}"));
             }
         }
-        match state.hosts.iter().any(|host| host.asking > 0) || !instance.open.is_empty() {
-            true => Err("somebody still waits".to_owned()),
-            false => Ok(()),
-        }
+        let is_over = state.hosts.iter().all(|host| host.asking == 0) && instance.open.is_empty();
+        if is_over { Ok(()) } else { Err("somebody still waits".to_owned()) }
     }
 
     pub(super) fn violate(&self, what: String) {

@@ -109,7 +109,7 @@ impl Plan {
             let at = millis(&mut rng, 1_000, 8_500);
             let kind = Kind::any(&mut rng, instances);
             let longest = if rng.bool() { 1_000 } else { 5_000 };
-            let lasts = millis(&mut rng, 50, longest).min(FAULTS_END - at);
+            let lasts = millis(&mut rng, 50, longest).min(FAULTS_END.saturating_sub(at));
             Fault { at, lasts, kind }
         });
         let faults = faults.collect();
@@ -149,12 +149,12 @@ impl Plan {
         }
     }
 
-    /// How long a client holds a connection: one of ten longer than a lease and more.
+    /// How long a client holds a connection: one of thirty for longer than a lease, some.
     pub(super) fn any_hold(&self) -> Duration {
-        random(if fastrand::u32(..10) == 0 { LONGEST_HOLD / 2 } else { self.hold })
+        random(if fastrand::u32(..30) == 0 { LONGEST_HOLD / 2 } else { self.hold })
     }
 
-    /// How much of a host is in use at least, in percent, while enough wait for it. Between two
+    /// How much of a host is in use at least, in percent, while twice as many wait. Between two
     /// holders of a slot there are four messages, each of them as late as the network makes it and
     /// up to a tick later.
     pub(super) fn utilisation(&self) -> u64 {

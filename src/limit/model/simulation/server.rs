@@ -322,8 +322,8 @@ fn bulk(text: &str) -> String {
 }
 
 fn integers(numbers: &[i64]) -> String {
-    let all: String = numbers.iter().map(|number| format!(":{number}\r\n")).collect();
-    format!("*{}\r\n{all}", numbers.len())
+    let all: Vec<String> = numbers.iter().map(|number| format!(":{number}\r\n")).collect();
+    format!("*{}\r\n{}", numbers.len(), all.concat())
 }
 
 /// Takes connections, until the host crashes.

@@ -1,9 +1,7 @@
-//! One shard's side of the conversation with Redis: what carries [`super::protocol`] out.
+//! One shard's side of the conversation with Redis: what carries [`crate::limit::protocol`] out.
 //!
-//! [`Desk`] is what the threads that admit leave for it: the hosts that Redis must hear of, and a
-//! few atomics that say what room is measured against. [`Worker`] speaks: on one ordered
-//! connection, everything that is due about all hosts in one write, at most [`BATCHES`] writes
-//! unanswered; hints come back on the same connection.
+//! On one ordered connection, everything that is due about all hosts in one write, at most
+//! [`BATCHES`] writes unanswered; hints come back on the same connection.
 //!
 //! Invariants: at most one message per host is unanswered. A connection that failed in any way is
 //! dropped, never repaired. Nobody waits for a Redis that does not answer: within
@@ -15,11 +13,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::AtomicU8;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -29,23 +22,25 @@ use redis::Pipeline;
 use redis::RedisError;
 use redis::Value;
 use redis::aio::MultiplexedConnection;
-use tokio::sync::Notify;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Limiter;
-use super::host::Again;
-use super::host::Basis;
-use super::host::Host;
-use super::protocol::Act;
-use super::protocol::Event;
-use super::protocol::Session;
-use super::shared::Calls;
-use super::shared::Failure;
-use super::shared::Link;
-use super::shared::Settings;
+use super::Calls;
+use super::Failure;
+use super::Link;
+use super::Settings;
+use super::desk::AWAY;
+use super::desk::CONNECTING;
+use super::desk::Desk;
+use super::desk::UP;
 use crate::base::clock;
 use crate::base::clock::Alarm;
+use crate::limit::Limiter;
+use crate::limit::host::Again;
+use crate::limit::host::Host;
+use crate::limit::protocol::Act;
+use crate::limit::protocol::Event;
+use crate::limit::protocol::Session;
 use crate::store::keys::Keys;
 use crate::store::route::Push;
 use crate::store::route::Route;
@@ -74,149 +69,6 @@ const POLL: Duration = Duration::from_millis(900);
 const LOOK: Duration = Duration::from_secs(1);
 /// How soon those are looked at who wait for a moment.
 const MOMENT: Duration = Duration::from_millis(50);
-
-pub(super) const CONNECTING: u8 = 0;
-pub(super) const UP: u8 = 1;
-pub(super) const AWAY: u8 = 2;
-
-/// What the threads that admit and the one that speaks to Redis share, for one shard.
-#[derive(Debug)]
-pub(crate) struct Desk {
-    listed: Mutex<Vec<Arc<Host>>>,
-    wake: Notify,
-    /// Instants below are nanoseconds after this one; 0 is none.
-    born: Instant,
-    phase: AtomicU8,
-    leased_until: AtomicU64,
-    learning_until: AtomicU64,
-    instances: AtomicU32,
-    epoch: AtomicU64,
-    generation: AtomicU64,
-    hints: AtomicU64,
-    recalls: AtomicU64,
-    messages: AtomicU64,
-    #[cfg(test)]
-    is_reckless: std::sync::atomic::AtomicBool,
-}
-
-/// What a desk is at, for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct DeskSnapshot {
-    /// The messages' epoch: how many connections there have been.
-    pub(crate) epoch: u64,
-    /// Changes with each death and each loss of data.
-    pub(crate) generation: u64,
-    /// How long the lease still holds, and Redis still learns.
-    pub(crate) leased: Option<Duration>,
-    pub(crate) learning: Option<Duration>,
-    /// Hints heard: slots that came to waiters, and calls to give some back.
-    pub(crate) hints: u64,
-    pub(crate) recalls: u64,
-    /// Messages sent, hellos left out.
-    pub(crate) messages: u64,
-}
-
-impl Desk {
-    pub(super) fn new() -> Self {
-        Self {
-            listed: Mutex::default(),
-            wake: Notify::new(),
-            born: clock::now(),
-            phase: AtomicU8::new(CONNECTING),
-            leased_until: AtomicU64::new(0),
-            learning_until: AtomicU64::new(0),
-            instances: AtomicU32::new(1),
-            epoch: AtomicU64::new(0),
-            generation: AtomicU64::new(0),
-            hints: AtomicU64::new(0),
-            recalls: AtomicU64::new(0),
-            messages: AtomicU64::new(0),
-            #[cfg(test)]
-            is_reckless: std::sync::atomic::AtomicBool::new(false),
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn set_reckless(&self, is_reckless: bool) {
-        self.is_reckless.store(is_reckless, Relaxed);
-    }
-
-    pub(super) fn instances(&self) -> u32 {
-        self.instances.load(Relaxed)
-    }
-
-    pub(super) fn phase(&self) -> u8 {
-        self.phase.load(Relaxed)
-    }
-
-    pub(super) fn is_learning(&self) -> bool {
-        self.left(&self.learning_until).is_some()
-    }
-
-    pub(super) fn snapshot(&self) -> DeskSnapshot {
-        DeskSnapshot {
-            epoch: self.epoch.load(Relaxed),
-            generation: self.generation.load(Relaxed),
-            leased: self.left(&self.leased_until),
-            learning: self.left(&self.learning_until),
-            hints: self.hints.load(Relaxed),
-            recalls: self.recalls.load(Relaxed),
-            messages: self.messages.load(Relaxed),
-        }
-    }
-
-    /// Puts a host on the list of those Redis must hear of.
-    pub(super) fn speak(&self, host: Arc<Host>) {
-        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = listed.is_empty();
-        listed.push(host);
-        drop(listed);
-        if first {
-            self.wake.notify_one();
-        }
-    }
-
-    /// What room is measured against now.
-    pub(super) fn basis(&self, failure: Failure, slack: u32) -> Basis {
-        let leased = || {
-            #[cfg(test)]
-            if self.is_reckless.load(Relaxed) {
-                return true;
-            }
-            self.left(&self.leased_until).is_some()
-        };
-        let instances = self.instances();
-        match self.phase() {
-            UP => Basis::Granted { leased: leased(), slack, instances },
-            CONNECTING => Basis::Granted { leased: false, slack: 0, instances },
-            _ => match failure {
-                Failure::Closed => Basis::Away { leased: leased() },
-                Failure::Open => Basis::Open,
-                Failure::Share => Basis::Share { instances },
-            },
-        }
-    }
-
-    /// There is nobody to speak to.
-    pub(super) fn close(&self) {
-        self.phase.store(AWAY, Relaxed);
-    }
-
-    fn take_listed(&self) -> Vec<Arc<Host>> {
-        std::mem::take(&mut *self.listed.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn left(&self, until: &AtomicU64) -> Option<Duration> {
-        let until = self.born + Duration::from_nanos(until.load(Relaxed));
-        // Before its birth's first nanosecond nothing was due.
-        Some(until.saturating_duration_since(clock::now())).filter(|left| !left.is_zero())
-    }
-
-    fn write(&self, to: &AtomicU64, instant: Option<Instant>) {
-        let nanos = instant.map_or(0, |instant| (instant - self.born).as_nanos());
-        to.store(u64::try_from(nanos).unwrap_or(u64::MAX), Relaxed);
-    }
-}
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -279,7 +131,7 @@ struct Told {
 }
 
 /// Who speaks to Redis about the hosts of one shard.
-pub(super) struct Worker {
+pub(crate) struct Worker {
     shard: u16,
     session: Session,
     keys: Keys,
@@ -322,7 +174,7 @@ impl Drop for Worker {
 }
 
 impl Worker {
-    pub(super) fn new(
+    pub(crate) fn new(
         shard: u16,
         limiter: Limiter,
         link: Arc<Link>,
@@ -361,7 +213,7 @@ impl Worker {
     }
 
     /// Works until it is told to stop, and has left the fleet then.
-    pub(super) async fn work(mut self, mut stop: watch::Receiver<bool>) {
+    pub(crate) async fn work(mut self, mut stop: watch::Receiver<bool>) {
         let link = Arc::clone(&self.link);
         let desk = link.desk(self.shard);
         let mut alarm = Alarm::new();
