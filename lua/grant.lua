@@ -229,13 +229,14 @@ elseif not is_again and (want > 0 or queued > 0) then
   waits = limit == 0 and 0 or math.min(want, waits)
   local more = waits - mine
   if more > 0 and not is_asserted then
-    local push = hold > have and 'LPUSH' or 'RPUSH'
     for done = 0, more - 1, 1000 do
       local entries = {}
       for i = 1, math.min(1000, more - done) do
         entries[i] = id
       end
-      if call(push, KEYS[3], unpack(entries)) == #entries then
+      local length = hold > have and call('LPUSH', KEYS[3], unpack(entries))
+        or call('RPUSH', KEYS[3], unpack(entries))
+      if length == #entries then
         call('EXPIRE', KEYS[3], '86400')
       end
     end

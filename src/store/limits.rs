@@ -14,7 +14,7 @@ use super::Away;
 use super::Store;
 use super::keys::LIMITS;
 
-const CHANGE: &str = include_str!("../../lua/limits.lua");
+pub(super) const CHANGE: &str = include_str!("../../lua/limits.lua");
 const VERSION: &str = "#v";
 const STAMP: &str = "#at";
 

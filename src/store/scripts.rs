@@ -50,10 +50,12 @@ pub(crate) fn loads() -> impl Iterator<Item = Cmd> {
     })
 }
 
-/// Every command that a script runs, in lower case.
+/// Every command that a script runs, in lower case, but for those that send hints: which they are
+/// is an argument.
 pub(crate) fn commands() -> BTreeSet<String> {
-    let sources = [&GRANT, &HEARTBEAT, &HELLO, &LEAVE];
-    let calls = sources.into_iter().flat_map(|source| source.code.split("call('").skip(1));
+    let own = [&GRANT, &HEARTBEAT, &HELLO, &LEAVE].map(|source| source.code);
+    let sources = own.into_iter().chain([super::limits::CHANGE]);
+    let calls = sources.flat_map(|code| code.split("call('").skip(1));
     calls.filter_map(|call| call.split_once('\'')).map(|(name, _)| name.to_lowercase()).collect()
 }
 

@@ -32,7 +32,14 @@ async fn share_a_cap_of_one(a: &Proxy, b: &Proxy, to: &str) {
         let what = format!("both count one to {to} in the fleet");
         wait_until(&what, async || proxy.host(to).await.fleet_open == 1).await;
     }
-    drop(held);
+    // Who waits at the other one is given the slot.
+    let mut patient = b.client().await;
+    let (answer, ()) = tokio::join!(patient.connect_with(to, &["Prefer: wait=15"]), async {
+        wait_until("it waits in the queue", async || b.host(to).await.waiting == 1).await;
+        drop(held);
+    });
+    assert_eq!(answer.status(), 200, "{answer:?}");
+    drop(patient);
     wait_until(&format!("the slot of {to} is free"), async || {
         let mut client = b.client().await;
         let is_open = client.connect(to).await.status() == 200;

@@ -286,7 +286,12 @@ impl Worker {
             && now != before
         {
             let (instances, shard) = (self.session.instances(), self.shard);
-            tracing::info!(generation = now, instances, shard, "a new term: an instance is gone, or a loss of data is learnt");
+            tracing::info!(
+                generation = now,
+                instances,
+                shard,
+                "a new term: an instance is gone, or a loss of data is learnt"
+            );
         }
         self.told.generation = generation;
         let learning = self.session.learning_until();
