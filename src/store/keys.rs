@@ -2,9 +2,9 @@
 //!
 //! | key | example | type | life |
 //! |---|---|---|---|
-//! | `host` | `proxy_rate_limiter:{0}:api.example.com:8443` | hash: instance -> slots granted, `#t` their sum, `#g` generation last swept | while somebody holds a slot; one day if a whole fleet vanishes |
+//! | `host` | `proxy_rate_limiter:{0}:api.example.com:8443` | hash: instance -> slots held, and more behind that; `#t` their sum, `#c` limit in force, and what else `lua/grant.lua` says | while somebody holds a slot; one day if a whole fleet vanishes |
 //! | `queue` | `proxy_rate_limiter:{0}:api.example.com:8443~q` | list of instances, one entry for each request that waits | while somebody waits; one day |
-//! | `workers` | `proxy_rate_limiter:{0}:@w` | hash: instance -> epoch, `#s` state and generation, `#run`, `#until`, `#hb`, `#ok` | one day after the last heartbeat |
+//! | `workers` | `proxy_rate_limiter:{0}:@w` | hash: instance -> epoch, `#s` state and generation, `#first`, `#run`, `#until`, `#hb`, `#ok` | one day after the last heartbeat |
 //! | `leases` | `proxy_rate_limiter:{0}:@lease` | sorted set: instance -> end of lease, ms of Redis time | while there is an instance; one day after the last heartbeat |
 //! | `limits` | `proxy_rate_limiter:{0}:@limits` | hash: pattern -> limit, or limit and `/shared`; `#v` version, `#at` time of the last change, us of Redis time | for ever |
 //! | `channel` | `proxy_rate_limiter:{0}:@n:0123456789ab` | pub/sub channel: what one instance is told | no key |
