@@ -196,14 +196,7 @@ impl State {
         let limit = match basis {
             Basis::Open => return u32::MAX,
             // An unlimited host passes at once, where the fleet agrees that it is.
-            Basis::Granted { leased, .. } if self.limit > 0 || !self.is_free => {
-                if leased {
-                    self.granted
-                } else {
-                    0
-                }
-            }
-            _ if self.limit == 0 => return u32::MAX,
+            _ if self.limit == 0 && (self.is_free || !basis.is_shared()) => return u32::MAX,
             Basis::Away { leased } | Basis::Granted { leased, .. } => {
                 if leased {
                     self.granted

@@ -363,19 +363,19 @@ impl Worker {
 
     fn take_hint(&mut self, push: &Push) {
         let desk = self.link.desk(self.shard);
-        let (counter, key, due): (_, _, fn(&Host, u32) -> _) =
-            match Hint::read(&self.keys, &push.payload) {
-                Some(Hint::Granted(key)) => (&desk.hints, (key, 0), |host, _| host.served()),
-                Some(Hint::Recall(key, wanted)) => {
-                    (&desk.recalls, (key, wanted), |host, wanted| host.recalled(wanted))
-                }
-                None => return,
-            };
+        let Some(hint) = Hint::read(&self.keys, &push.payload) else { return };
+        let (key, counter) = match &hint {
+            Hint::Granted(key) => (key, &desk.hints),
+            Hint::Recall(key, _) => (key, &desk.recalls),
+        };
         counter.fetch_add(1, Relaxed);
-        if let Some(host) = self.limiter.find(&key.0) {
-            self.limiter.carry_out(&host, due(&host, key.1));
-            self.collect();
-        }
+        let Some(host) = self.limiter.find(key) else { return };
+        let due = match hint {
+            Hint::Granted(_) => host.served(),
+            Hint::Recall(_, wanted) => host.recalled(wanted),
+        };
+        self.limiter.carry_out(&host, due);
+        self.collect();
     }
 
     /// Each host is asserted anew: Redis may know something else by now, or nothing. Then comes a
@@ -440,8 +440,7 @@ impl Worker {
         }
         let mut connection: MultiplexedConnection = wire.connection.clone();
         let (worker, epoch) = (self.link.worker(), self.session.epoch());
-        let mut messages: Vec<Message> = self.due.drain(..self.due.len().min(BATCH)).collect();
-        messages.shrink_to_fit();
+        let messages: Vec<Message> = self.due.drain(..self.due.len().min(BATCH)).collect();
         let mut pipeline = Pipeline::with_capacity(messages.len());
         let mut loads = 0;
         if std::mem::take(&mut self.loads_due) {
