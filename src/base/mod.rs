@@ -2,4 +2,6 @@
 
 pub mod authority;
 pub mod clock;
+pub(crate) mod framing;
+pub mod identity;
 pub(crate) mod socket;

@@ -10,7 +10,7 @@ use super::report::Report;
 use super::report::Row;
 use crate::base::authority::HostKey;
 use crate::base::clock;
-use crate::limit::Identity;
+use crate::base::identity::Identity;
 use crate::limit::Limiter;
 use crate::limit::Patience;
 use crate::limit::Settings;

@@ -22,7 +22,6 @@ mod model;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -54,6 +53,7 @@ use self::rules::Rule;
 use self::rules::Rules;
 use crate::base::authority::HostKey;
 use crate::base::clock;
+use crate::base::identity::Identity;
 
 /// What the limiter obeys.
 #[derive(Clone, Debug)]
@@ -123,18 +123,6 @@ pub struct Refused {
     pub limit: Limit,
     /// How long the request had waited.
     pub waited: Duration,
-}
-
-/// Who asks for a slot: those who wait are served in turn, one identity after the other.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Identity {
-    /// A client that said who it is, by that name.
-    Name(Arc<str>),
-    /// A client that did not: its address.
-    Address(IpAddr),
-    /// Nobody in particular.
-    #[default]
-    Anonymous,
 }
 
 /// Until when a request may wait for a slot.

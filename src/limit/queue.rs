@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::collections::VecDeque;
 
-use super::Identity;
+use crate::base::identity::Identity;
 
 /// A place in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]

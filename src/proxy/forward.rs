@@ -152,7 +152,13 @@ async fn forward(
     let mut request = Request::from_parts(parts, body);
     let interim = Interim::listen(&mut request, gate);
 
-    let errand = Errand { authority, tls, patience: thread.patience(asked), client: client.peer() };
+    let errand = Errand {
+        authority,
+        tls,
+        patience: thread.patience(asked),
+        client: client.peer(),
+        identity: client.identity(),
+    };
     let mut sending = std::pin::pin!(thread.upstream.send(errand, request, client.pulse()));
     let sent = client.unless_left(std::future::poll_fn(|cx| {
         let sent = sending.as_mut().poll(cx);

@@ -26,8 +26,9 @@ use tokio::net::TcpStream;
 use super::head;
 use super::head::Connect;
 use super::head::Flaw;
-use super::head::Framing;
 use crate::base::clock::Pulse;
+use crate::base::framing::Framing;
+use crate::base::identity::Identity;
 use crate::base::socket;
 use crate::base::socket::ReadSide;
 use crate::base::socket::with_scratch;
@@ -63,6 +64,7 @@ pub(crate) enum Next {
 /// A client's connection.
 pub(crate) struct Client {
     peer: SocketAddr,
+    identity: Identity,
     near: RefCell<Near>,
     phase: Cell<Phase>,
     pulse: Rc<Pulse>,
@@ -116,6 +118,7 @@ impl Client {
         };
         Rc::new(Self {
             peer,
+            identity: Identity::of_address(peer.ip()),
             near: RefCell::new(near),
             phase: Cell::new(Phase::Idle),
             pulse: Rc::new(Pulse::new()),
@@ -126,6 +129,11 @@ impl Client {
 
     pub(crate) fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// Who asks, as far as the connection itself tells.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     pub(crate) fn pulse(&self) -> &Rc<Pulse> {

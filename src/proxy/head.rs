@@ -5,33 +5,32 @@
 
 use std::mem::MaybeUninit;
 
-use memchr::memchr2_iter;
 use thiserror::Error;
 
 use super::headers;
+use crate::base::framing;
+use crate::base::framing::Chunk;
+use crate::base::framing::Framing;
+use crate::base::framing::Malformed;
+use crate::telemetry::metrics::Bound;
 
 /// The longest head, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 /// Fields in a head; as many as hyper takes without more room on its stack.
 const MAX_FIELDS: usize = 100;
-/// Bytes of chunk extensions in one body, and of its trailer section.
-const MAX_CHUNK_EXTRAS: u32 = 16 * 1024;
 
 /// What is wrong with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum Flaw {
-    /// A chunk that RFC 9112 §7.1 does not allow.
-    #[error("the chunked body is malformed")]
-    Chunk,
     /// A CONNECT with a body (RFC 9110 §9.3.6).
     #[error("CONNECT must not have Content-Length or Transfer-Encoding")]
     ConnectBody,
-    /// CR without LF, LF without CR, NUL or another control character.
-    #[error("the head holds a bare CR, a bare LF or a control character")]
-    Control,
     /// More than one Host (RFC 9112 §3.2).
     #[error("there is more than one Host field")]
     Host,
+    /// Its lines or chunks are not what they must be.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
     /// Lengths that contradict each other, or are no numbers.
     #[error("Content-Length must be one decimal number")]
     Length,
@@ -66,24 +65,32 @@ impl Flaw {
             Self::TooLarge => 431,
             Self::TransferCoding => 501,
             Self::Version => 505,
-            Self::Chunk
-            | Self::ConnectBody
-            | Self::Control
+            Self::ConnectBody
             | Self::Host
             | Self::Length
             | Self::LengthAndCoding
+            | Self::Malformed(_)
             | Self::Syntax(_)
             | Self::Target => 400,
         }
     }
-}
 
-/// What follows a head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
-    None,
-    Length(u64),
-    Chunked(Chunk),
+    /// The bound that was met, if it was one.
+    pub(crate) fn bound(self) -> Option<Bound> {
+        match self {
+            Self::TooLarge => Some(Bound::HeadSize),
+            Self::Timeout => Some(Bound::HeadTime),
+            Self::ConnectBody
+            | Self::Host
+            | Self::Length
+            | Self::LengthAndCoding
+            | Self::Malformed(_)
+            | Self::Syntax(_)
+            | Self::Target
+            | Self::TransferCoding
+            | Self::Version => None,
+        }
+    }
 }
 
 /// A head that is complete and sound.
@@ -113,7 +120,7 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<Option<Head>, Flaw> {
     while bytes[start..].starts_with(b"\r\n") && start < 4 {
         start += 2;
     }
-    let Some(end) = end_of_head(&bytes[start..])? else {
+    let Some(end) = framing::end_of_head(&bytes[start..])? else {
         let partial = bytes.len() - start;
         return if partial > MAX_HEAD { Err(Flaw::TooLarge) } else { Ok(None) };
     };
@@ -134,7 +141,7 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<Option<Head>, Flaw> {
         }
     }
     let connect = request.method == Some("CONNECT");
-    let framing = framing(request.headers, request.version == Some(0))?;
+    let framing = body_framing(request.headers, request.version == Some(0))?;
     let connect = if connect {
         if framing != Framing::None || has_length(request.headers) {
             return Err(Flaw::ConnectBody);
@@ -173,35 +180,6 @@ fn is_usual(target: &str) -> bool {
         && path.bytes().all(in_path)
 }
 
-/// The length of the head, if it is whole. Lines end in CRLF and nothing else.
-fn end_of_head(bytes: &[u8]) -> Result<Option<usize>, Flaw> {
-    let mut line = 0;
-    let mut after_cr = usize::MAX;
-    for at in memchr2_iter(b'\r', b'\n', bytes) {
-        if bytes[at] == b'\r' {
-            if bytes.get(at + 1).is_some_and(|next| *next != b'\n') {
-                return Err(Flaw::Control);
-            }
-            after_cr = at + 1;
-        } else {
-            if at != after_cr {
-                return Err(Flaw::Control);
-            }
-            let content = &bytes[line..at - 1];
-            if content.is_empty() {
-                return Ok(Some(at + 1));
-            }
-            // PERF: without an early end, so that many bytes are looked at in one step.
-            let control = |byte: u8| (byte < 0x20 && byte != b'\t') || byte == 0x7f;
-            if content.iter().fold(false, |found, byte| found | control(*byte)) {
-                return Err(Flaw::Control);
-            }
-            line = at + 1;
-        }
-    }
-    Ok(None)
-}
-
 fn is(field: &httparse::Header<'_>, name: &str) -> bool {
     field.name.eq_ignore_ascii_case(name)
 }
@@ -210,7 +188,7 @@ fn has_length(fields: &[httparse::Header<'_>]) -> bool {
     fields.iter().any(|field| is(field, "content-length"))
 }
 
-fn framing(fields: &[httparse::Header<'_>], old: bool) -> Result<Framing, Flaw> {
+fn body_framing(fields: &[httparse::Header<'_>], old: bool) -> Result<Framing, Flaw> {
     let mut length = None;
     let mut coding = None;
     let mut hosts = 0;
@@ -246,123 +224,6 @@ fn framing(fields: &[httparse::Header<'_>], old: bool) -> Result<Framing, Flaw> 
         }
         (None, Some(_)) => Err(Flaw::TransferCoding),
     }
-}
-
-/// Where in a chunked body one is (RFC 9112 §7.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Chunk {
-    state: ChunkState,
-    /// The size being read, or what is left of the data.
-    left: u64,
-    digits: u8,
-    extras: u32,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum ChunkState {
-    #[default]
-    Size,
-    Extension,
-    SizeLf,
-    Data,
-    DataCr,
-    DataLf,
-    /// At the start of a trailer line, or of the empty line that ends it all.
-    Trailer,
-    TrailerLine,
-    TrailerLf,
-    LastLf,
-}
-
-impl Framing {
-    /// How many of `bytes` belong to this body, and whether it ends there.
-    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(usize, bool), Flaw> {
-        match self {
-            Self::None => Ok((0, true)),
-            Self::Length(left) => {
-                let taken = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                *left -= taken as u64;
-                Ok((taken, *left == 0))
-            }
-            Self::Chunked(chunk) => chunk.take(bytes),
-        }
-    }
-}
-
-impl Chunk {
-    fn take(&mut self, bytes: &[u8]) -> Result<(usize, bool), Flaw> {
-        let mut at = 0;
-        while at < bytes.len() {
-            if self.state == ChunkState::Data {
-                let taken =
-                    (bytes.len() - at).min(usize::try_from(self.left).unwrap_or(usize::MAX));
-                self.left -= taken as u64;
-                at += taken;
-                if self.left == 0 {
-                    self.state = ChunkState::DataCr;
-                }
-                continue;
-            }
-            let byte = bytes[at];
-            at += 1;
-            self.state = match (self.state, byte) {
-                (ChunkState::Size, _) if byte.is_ascii_hexdigit() => {
-                    self.digits += 1;
-                    // 15 digits are 2^60 bytes: more is an overflow in the making.
-                    if self.digits > 15 {
-                        return Err(Flaw::Chunk);
-                    }
-                    let digit = (byte as char).to_digit(16).unwrap_or(0);
-                    self.left = self.left << 4 | u64::from(digit);
-                    ChunkState::Size
-                }
-                (ChunkState::Size, b';') if self.digits > 0 => ChunkState::Extension,
-                (ChunkState::Size, b'\r') if self.digits > 0 => ChunkState::SizeLf,
-                (ChunkState::Extension, b'\r') => ChunkState::SizeLf,
-                (ChunkState::Extension, _) if is_text(byte) => {
-                    self.count_extra()?;
-                    ChunkState::Extension
-                }
-                (ChunkState::SizeLf, b'\n') => {
-                    self.digits = 0;
-                    if self.left == 0 { ChunkState::Trailer } else { ChunkState::Data }
-                }
-                (ChunkState::DataCr, b'\r') => ChunkState::DataLf,
-                (ChunkState::DataLf, b'\n') => ChunkState::Size,
-                (ChunkState::Trailer, b'\r') => ChunkState::LastLf,
-                (ChunkState::Trailer | ChunkState::TrailerLine, _) if is_text(byte) => {
-                    self.count_extra()?;
-                    ChunkState::TrailerLine
-                }
-                (ChunkState::TrailerLine, b'\r') => ChunkState::TrailerLf,
-                (ChunkState::TrailerLf, b'\n') => ChunkState::Trailer,
-                (ChunkState::LastLf, b'\n') => return Ok((at, true)),
-                (
-                    ChunkState::Size
-                    | ChunkState::Extension
-                    | ChunkState::SizeLf
-                    | ChunkState::Data
-                    | ChunkState::DataCr
-                    | ChunkState::DataLf
-                    | ChunkState::Trailer
-                    | ChunkState::TrailerLine
-                    | ChunkState::TrailerLf
-                    | ChunkState::LastLf,
-                    _,
-                ) => return Err(Flaw::Chunk),
-            };
-        }
-        Ok((at, false))
-    }
-
-    fn count_extra(&mut self) -> Result<(), Flaw> {
-        self.extras += 1;
-        if self.extras > MAX_CHUNK_EXTRAS { Err(Flaw::Chunk) } else { Ok(()) }
-    }
-}
-
-fn is_text(byte: u8) -> bool {
-    byte == b'\t' || (byte >= 0x20 && byte != 0x7f)
 }
 
 #[cfg(test)]
@@ -407,9 +268,9 @@ mod tests {
             ("Host: other\r\n", Flaw::Host),
             ("X : y\r\n", Flaw::Syntax("a field name")),
             ("X: y\r\n folded\r\n", Flaw::Syntax("a field name")),
-            ("X: a\rb\r\n", Flaw::Control),
-            ("X: a\nb\r\n", Flaw::Control),
-            ("X: a\0b\r\n", Flaw::Control),
+            ("X: a\rb\r\n", Malformed::Control.into()),
+            ("X: a\nb\r\n", Malformed::Control.into()),
+            ("X: a\0b\r\n", Malformed::Control.into()),
         ] {
             assert_eq!(framing_of(fields), Err(flaw), "{fields:?}");
         }
@@ -419,31 +280,5 @@ mod tests {
             Err(Flaw::ConnectBody)
         );
         assert_eq!(scan(&vec![b'a'; MAX_HEAD + 1]), Err(Flaw::TooLarge));
-    }
-
-    #[test]
-    fn the_end_of_a_chunked_body_is_found_at_every_cut() {
-        let body = b"5;x=y\r\nhello\r\n1\r\n!\r\n0\r\nA: b\r\n\r\n";
-        let next = b"GET ";
-        for cut in 0..=body.len() {
-            let mut framing = Framing::Chunked(Chunk::default());
-            let all = [body.as_slice(), next].concat();
-            let (first, ended) = framing.take(&all[..cut]).unwrap();
-            assert_eq!((first, ended), (cut, cut == body.len()));
-            if !ended {
-                let (second, ended) = framing.take(&all[cut..]).unwrap();
-                assert_eq!((cut + second, ended), (body.len(), true));
-            }
-        }
-    }
-
-    #[test]
-    fn a_malformed_chunk_is_a_flaw() {
-        for body in
-            ["\r\n", "g\r\n", "1\nx", "1\r\nxy", "1 \r\n", "1000000000000000\r\n", "0\r\n\n"]
-        {
-            let mut framing = Framing::Chunked(Chunk::default());
-            assert_eq!(framing.take(body.as_bytes()), Err(Flaw::Chunk), "{body:?}");
-        }
     }
 }

@@ -156,6 +156,9 @@ pub(crate) async fn serve(thread: Rc<Thread>, stream: TcpStream, peer: SocketAdd
         Next::Flaw(flaw) => {
             let answer = Reject::Flaw(flaw).answer(thread.settings.refuse_status);
             thread.cells.answered(Route::Own, answer.status.as_u16());
+            if let Some(bound) = flaw.bound() {
+                thread.cells.bounded(bound);
+            }
             client.write(&answer.bytes());
             linger(&client).await;
         }

@@ -237,6 +237,7 @@ impl Answer {
 mod tests {
     use super::*;
     use crate::base::authority::HostKey;
+    use crate::base::framing::Malformed;
 
     fn refused(reason: Reason) -> Reject {
         let host = HostKey::parse("api.example.com").unwrap();
@@ -261,7 +262,7 @@ mod tests {
                 "http_request_error",
             ),
             (Reject::BadScheme, 400, "http_request_error"),
-            (Reject::Flaw(Flaw::Control), 400, "http_request_error"),
+            (Reject::Flaw(Malformed::Control.into()), 400, "http_request_error"),
             (Reject::Flaw(Flaw::Timeout), 408, "http_request_error"),
             (Reject::Flaw(Flaw::TooLarge), 431, "http_request_error"),
             (Reject::NotForProxy, 404, "destination_not_found"),

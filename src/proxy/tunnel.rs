@@ -71,7 +71,13 @@ async fn open(
     };
     line.host = Some(authority.key().clone());
     let patience = thread.patience(wait);
-    let errand = Errand { authority: &authority, tls: false, patience, client: client.peer() };
+    let errand = Errand {
+        authority: &authority,
+        tls: false,
+        patience,
+        client: client.peer(),
+        identity: client.identity(),
+    };
     let connected = client.unless_left(thread.upstream.connect(errand)).await?;
     line.waited = connected.as_ref().map_or_else(DialError::waited, Conn::waited);
     Some(connected.map_err(Reject::from))

@@ -129,6 +129,27 @@ impl Yielded {
     }
 }
 
+/// A bound on what a client or an upstream may do, and that one of them met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bound {
+    /// The size of a request's head.
+    HeadSize,
+    /// The time that a request's head took.
+    HeadTime,
+}
+
+impl Bound {
+    const ALL: [Self; 2] = [Self::HeadSize, Self::HeadTime];
+
+    /// The word for metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::HeadSize => "head_size",
+            Self::HeadTime => "head_time",
+        }
+    }
+}
+
 /// Upper bounds of the buckets of dial times, in microseconds: 1 ms to 60 s.
 const DIAL_BOUNDS: [u64; 15] = [
     1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
@@ -160,6 +181,7 @@ pub(crate) struct Cells {
     parked: Cell,
     unparked: Cell,
     yielded: [Cell; Yielded::ALL.len()],
+    bounded: [Cell; Bound::ALL.len()],
     dials: [Cell; DialResult::ALL.len()],
     dial_micros: Cell,
     dial_buckets: [Cell; DIAL_BOUNDS.len() + 1],
@@ -218,6 +240,11 @@ impl Cells {
     /// Something idle was closed for somebody who waited.
     pub(crate) fn yielded(&self, what: Yielded) {
         self.yielded[what as usize].add(1);
+    }
+
+    /// Somebody met a bound, and what went beyond it was refused or cut.
+    pub(crate) fn bounded(&self, what: Bound) {
+        self.bounded[what as usize].add(1);
     }
 }
 
@@ -367,6 +394,15 @@ impl Collector for Metrics {
         for what in Yielded::ALL {
             let n = self.sum(|cells| &cells.yielded[what as usize]);
             counter(&mut family, &[("kind", what.as_str())], n)?;
+        }
+
+        let help =
+            "Bounds that a client or an upstream met, and what went beyond was refused or cut";
+        let mut family =
+            encoder.encode_descriptor("narrows_bounds_met", help, None, MetricType::Counter)?;
+        for what in Bound::ALL {
+            let n = self.sum(|cells| &cells.bounded[what as usize]);
+            counter(&mut family, &[("bound", what.as_str())], n)?;
         }
 
         let Some(redis) = &self.redis else { return Ok(()) };

@@ -24,7 +24,7 @@ use super::tls::Tls;
 use super::tls::TlsError;
 use crate::base::authority::Authority;
 use crate::base::clock;
-use crate::limit::Identity;
+use crate::base::identity::Identity;
 use crate::limit::Limiter;
 use crate::limit::Patience;
 use crate::limit::Permit;
@@ -103,13 +103,8 @@ pub(crate) struct Errand<'a> {
     pub(crate) tls: bool,
     pub(crate) patience: Patience,
     pub(crate) client: SocketAddr,
-}
-
-impl Errand<'_> {
-    /// Who waits for a slot: a client is its address, by whichever kind of socket it came.
-    fn identity(&self) -> Identity {
-        Identity::Address(self.client.ip().to_canonical())
-    }
+    /// Who asks, for the limits.
+    pub(crate) identity: &'a Identity,
 }
 
 impl Dialer {
@@ -128,8 +123,8 @@ impl Dialer {
     /// Takes a slot, finds the addresses, connects to one of them, puts TLS on it if asked.
     pub(crate) async fn connect(&self, errand: Errand<'_>) -> Result<Conn, DialError> {
         let asked = clock::now();
-        let (key, identity) = (errand.authority.key(), errand.identity());
-        let permit = self.limiter.acquire_as(key, errand.patience, &identity).await?;
+        let key = errand.authority.key();
+        let permit = self.limiter.acquire_as(key, errand.patience, errand.identity).await?;
         let started = clock::now();
         let mut left = Unfinished { cells: &self.cells, started, done: false };
         let result = self.open(errand, permit, started - asked).await;
@@ -153,7 +148,7 @@ impl Dialer {
             let attempt = self.attempt(address, permit, timeout);
             attempt.await.map_err(|(error, _permit)| error)?
         } else {
-            let race = self.race(addresses, permit, errand.identity());
+            let race = self.race(addresses, permit, errand.identity);
             match tokio::time::timeout(timeout, race).await {
                 Ok(connected) => connected?,
                 Err(_elapsed) => return Err(DialError::TimedOut(timeout)),
@@ -177,7 +172,7 @@ impl Dialer {
         &self,
         addresses: Vec<SocketAddr>,
         permit: Permit,
-        identity: Identity,
+        identity: &Identity,
     ) -> Result<(TcpStream, Permit, SocketAddr), DialError> {
         let key = permit.key().clone();
         // Where there is no second slot, an address that does not answer must not use up the time
@@ -198,7 +193,7 @@ impl Dialer {
                     return std::future::pending().await;
                 }
                 tokio::time::sleep(ATTEMPT_DELAY).await;
-                match self.limiter.acquire_as(&key, Patience::None, &identity).await {
+                match self.limiter.acquire_as(&key, Patience::None, identity).await {
                     Ok(permit) => permit,
                     Err(_full) => std::future::pending().await,
                 }
@@ -260,23 +255,5 @@ impl Drop for Unfinished<'_> {
         if !self.done {
             self.cells.dialled(DialResult::Cancelled, clock::now() - self.started);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_is_its_address_whatever_its_port_and_its_kind_of_socket() {
-        let authority = Authority::parse("a.test:1", None).unwrap();
-        let of = |client: &str| {
-            let client = client.parse().unwrap();
-            Errand { authority: &authority, tls: false, patience: Patience::None, client }
-                .identity()
-        };
-        assert_eq!(of("192.0.2.1:5"), Identity::Address("192.0.2.1".parse().unwrap()));
-        assert_eq!(of("[::ffff:192.0.2.1]:6"), of("192.0.2.1:5"));
-        assert_ne!(of("[2001:db8::1]:5"), of("[2001:db8::2]:5"));
     }
 }

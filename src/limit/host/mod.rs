@@ -32,13 +32,13 @@ use self::state::Hope;
 use self::state::STARVED;
 use self::state::State;
 use self::state::Waiter;
-use super::Identity;
 use super::Reason;
 use super::queue::Place;
 use super::rules::Limit;
 use super::rules::Ruling;
 use crate::base::authority::HostKey;
 use crate::base::clock;
+use crate::base::identity::Identity;
 use crate::store::scripts::Claim;
 use crate::store::scripts::Granted;
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Mutant;
 use super::redis::Grant;
 use super::redis::Id;
-use crate::limit::Identity;
+use crate::base::identity::Identity;
 use crate::limit::host::Again;
 use crate::limit::host::Asker;
 use crate::limit::host::Basis;
