@@ -30,12 +30,15 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use super::Thread;
+use super::front;
 use super::guard::Client;
 use super::headers;
 use super::reject::Answer;
 use super::reject::Reject;
 use crate::base::authority::Authority;
 use crate::base::clock;
+use crate::base::identity::Identity;
+use crate::policy::access::Given;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Route;
 use crate::upstream::SendError;
@@ -62,13 +65,21 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Left> {
     let mut story = Story::begin(&thread, &client, &request);
-    let result = match Wish::read(&thread, &request) {
-        Ok(Wish::Health) => Ok(health()),
-        Ok(Wish::Forward { authority, tls }) => {
-            story.host(&authority);
-            forward(&thread, &client, request, &authority, tls, &mut story).await?
+    let wish = Wish::read(&thread, &request);
+    let admitted = match wish {
+        // Whoever asks how it is may be a machine that knows no password.
+        Ok(Wish::Health) => Ok(Identity::Anonymous),
+        Ok(Wish::Forward { .. }) | Err(_) => {
+            front::admit(&thread, &client, Given::of(request.headers())).await.ok_or(Left)?
         }
-        Err(reject) => Err(reject),
+    };
+    let result = match (admitted, wish) {
+        (Err(reject), _) | (Ok(_), Err(reject)) => Err(reject),
+        (Ok(_), Ok(Wish::Health)) => Ok(health()),
+        (Ok(identity), Ok(Wish::Forward { authority, tls })) => {
+            story.host(&authority, &identity);
+            forward(&thread, &client, request, &authority, tls, &identity, &mut story).await?
+        }
     };
     client.begin_answer();
     Ok(match result {
@@ -79,7 +90,12 @@ pub(crate) async fn serve(
         Err(reject) => {
             let answer = reject.answer(thread.settings.refuse_status);
             story.answered(answer.status.as_u16(), Some(answer.error));
-            respond(answer).map(|kind| Body { kind, story })
+            let mut response = respond(answer);
+            if reject.closes() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            response.map(|kind| Body { kind, story })
         }
     })
 }
@@ -119,6 +135,7 @@ async fn forward(
     request: Request<Incoming>,
     authority: &Authority,
     tls: bool,
+    identity: &Identity,
     story: &mut Story,
 ) -> Result<Result<Response<Kind>, Reject>, Left> {
     let (mut parts, body) = request.into_parts();
@@ -157,7 +174,7 @@ async fn forward(
         tls,
         patience: thread.patience(asked),
         client: client.peer(),
-        identity: client.identity(),
+        identity,
     };
     let mut sending = std::pin::pin!(thread.upstream.send(errand, request, client.pulse()));
     let sent = client.unless_left(std::future::poll_fn(|cx| {
@@ -360,6 +377,7 @@ struct Story {
 struct Told {
     time: SystemTime,
     started: Instant,
+    identity: Option<Arc<str>>,
     method: String,
     target: String,
     host: String,
@@ -374,6 +392,7 @@ impl Story {
             Box::new(Told {
                 time: clock::wall(),
                 started: clock::now(),
+                identity: None,
                 method: request.method().to_string(),
                 target: request.uri().to_string(),
                 host: String::new(),
@@ -393,9 +412,10 @@ impl Story {
         }
     }
 
-    fn host(&mut self, authority: &Authority) {
+    fn host(&mut self, authority: &Authority, identity: &Identity) {
         self.route = Route::Forward;
         if let Some(log) = &mut self.log {
+            log.identity = identity.name().map(Arc::clone);
             log.host = authority.key().to_string();
         }
     }
@@ -425,6 +445,7 @@ impl Drop for Story {
             self.thread.log.write(&Record {
                 time: log.time,
                 client: self.client.peer(),
+                identity: log.identity,
                 method: log.method,
                 target: log.target,
                 host: log.host,

@@ -7,6 +7,7 @@
 //! from [`reject`] alone; a client that leaves takes all it asked for with it.
 
 mod forward;
+mod front;
 mod guard;
 mod head;
 mod headers;
@@ -44,6 +45,7 @@ use crate::limit::Patience;
 use crate::listen::Counted;
 use crate::listen::Drain;
 use crate::listen::Load;
+use crate::policy::access::Gate;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Cells;
 use crate::telemetry::metrics::Route;
@@ -70,6 +72,8 @@ pub struct Settings {
 /// What a thread needs to serve its clients.
 pub(crate) struct Thread {
     pub(crate) limiter: Limiter,
+    /// Who may use it; none lets all.
+    pub(crate) gate: Option<Arc<Gate>>,
     pub(crate) upstream: Rc<Upstream>,
     pub(crate) cells: Arc<Cells>,
     pub(crate) log: Log,

@@ -37,6 +37,7 @@ use super::pool::Pool;
 use super::pool::PoolKey;
 use crate::base::clock::Pulse;
 use crate::limit::Seat;
+use crate::limit::Share;
 
 /// How long a request's body waits for the upstream's 100 before it is sent all the same
 /// (RFC 9110 §10.1.1).
@@ -82,6 +83,8 @@ struct Halves {
     waker: Waker,
     /// hyper's part has ended, and must not be driven on.
     over: bool,
+    /// Of whoever has a request on it. Behind the driver, which has the socket.
+    share: Option<Box<Share>>,
 }
 
 /// Turns per poll in which a line may wake itself.
@@ -139,8 +142,8 @@ impl Stir {
 }
 
 impl Line {
-    pub(crate) async fn new(conn: Conn) -> Result<Self, ExchangeError> {
-        let (seat, tally) = (conn.seat(), conn.tally());
+    pub(crate) async fn new(mut conn: Conn) -> Result<Self, ExchangeError> {
+        let (seat, tally, share) = (conn.seat(), conn.tally(), conn.take_share());
         let (sender, driver) = http1::Builder::new()
             .preserve_header_case(true)
             .title_case_headers(true)
@@ -149,11 +152,17 @@ impl Line {
             .map_err(|error| ExchangeError::Malformed(error.to_string()))?;
         let stir = Arc::<Stir>::default();
         let waker = Waker::from(Arc::clone(&stir));
-        Ok(Self(Box::new(Halves { sender, driver, seat, tally, stir, waker, over: false })))
+        let over = false;
+        Ok(Self(Box::new(Halves { sender, driver, seat, tally, stir, waker, over, share })))
     }
 
     pub(crate) fn seat(&self) -> &Seat {
         &self.0.seat
+    }
+
+    /// Whoever has it now holds this of the host; what the one before held is given back.
+    pub(crate) fn lend(&mut self, share: Option<Box<Share>>) {
+        self.0.share = share;
     }
 
     /// Whether something has happened on the line since this was asked last.
@@ -237,7 +246,9 @@ impl Line {
             let _ended = std::future::poll_fn(|cx| self.0.driver.poll_without_shutdown(cx)).await;
         }
         let parts = self.0.driver.into_parts();
-        (parts.io.into_inner(), parts.read_buf)
+        let mut conn = parts.io.into_inner();
+        conn.set_share(self.0.share);
+        (conn, parts.read_buf)
     }
 }
 
