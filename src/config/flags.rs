@@ -201,11 +201,11 @@ settings! {
         "The same for one host, over --max-connections. HOST is a name (its other ports counted \
          apart, each with this limit), HOST:PORT just that, *.example.com each deeper name (with \
          /shared behind N all of them together); the most exact rule wins. Repeatable, or separated by commas.").takes(Values::Many);
-    IDENTITY_LIMIT = row(Limits, "identity-limit", "NAME=N", &["NARROWS_IDENTITY_LIMITS"], Nothing,
+    IDENTITY_LIMIT = row(Limits, "identity-limit", "NAME=N", &["NARROWS_IDENTITY_LIMIT"], Nothing,
         "Connections at once to each host that one user (or certificate) may have, within the \
          host's own limit; * is each user, and each address of those who have no name. Repeatable, or \
          separated by commas.").takes(Values::Many);
-    IDENTITY_WEIGHT = row(Limits, "identity-weight", "NAME=N", &["NARROWS_IDENTITY_WEIGHTS"],
+    IDENTITY_WEIGHT = row(Limits, "identity-weight", "NAME=N", &["NARROWS_IDENTITY_WEIGHT"],
         Nothing,
         "Turns of one user in each round of those who wait for a host, 1 to 100; all others have \
          one, or what * says. Repeatable, or separated by commas.").takes(Values::Many);
