@@ -17,7 +17,6 @@ mod tunnel;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
@@ -28,7 +27,6 @@ use http::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use self::guard::Client;
 use self::guard::Guarded;
@@ -41,6 +39,7 @@ use crate::base::authority::BadAuthority;
 use crate::base::clock;
 use crate::limit::Limiter;
 use crate::limit::Patience;
+use crate::listen::Accepted;
 use crate::listen::Counted;
 use crate::listen::Drain;
 use crate::listen::Load;
@@ -143,9 +142,9 @@ pub(crate) fn spawn(thread: &Thread, task: impl Future<Output = ()> + 'static) {
 }
 
 /// Serves one client connection to its end.
-pub(crate) async fn serve(thread: Rc<Thread>, stream: TcpStream, peer: SocketAddr) {
+pub(crate) async fn serve(thread: Rc<Thread>, accepted: Accepted) {
     let _open = Open::count(&thread);
-    let client = Client::new(stream, peer);
+    let client = Client::new(accepted);
     let mut next = watched(&thread, &client, client.next()).await;
     if let Next::Plain = next {
         // Boxed, so that a connection that becomes a tunnel does not keep the room for this.
