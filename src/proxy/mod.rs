@@ -6,10 +6,12 @@
 //! Invariants: no 200 to a CONNECT before its upstream is connected; an answer of our own comes
 //! from [`reject`] alone; a client that leaves takes all it asked for with it.
 
+mod asker;
 mod forward;
 mod guard;
 mod head;
 mod headers;
+mod http2;
 mod reject;
 mod relay;
 mod tunnel;
@@ -25,11 +27,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::HeaderValue;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use self::asker::Asker;
 use self::guard::Client;
 use self::guard::Guarded;
 use self::guard::Next;
@@ -48,6 +53,7 @@ use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Cells;
 use crate::telemetry::metrics::Route;
 use crate::upstream::Upstream;
+use crate::upstream::source::Source;
 
 /// How narrows speaks with clients.
 #[derive(Clone, Debug)]
@@ -199,8 +205,10 @@ async fn linger(client: &Client) {
 
 /// Lets hyper serve plain requests until something else comes, or the end.
 async fn plain(thread: &Rc<Thread>, client: &Rc<Client>) -> Next {
-    let service =
-        service_fn(|request| forward::serve(Rc::clone(thread), Rc::clone(client), request));
+    let service = service_fn(|request: Request<Incoming>| {
+        let asker = Asker::Connection(Rc::clone(client));
+        forward::serve(Rc::clone(thread), asker, request.map(Source::from))
+    });
     let next = {
         let io = TokioIo::new(Guarded(Rc::clone(client)));
         let mut hyper = std::pin::pin!(

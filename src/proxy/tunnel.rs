@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Open;
 use super::Thread;
+use super::asker::Asker;
 use super::guard::Client;
 use super::guard::Detached;
 use super::head::Connect;
@@ -33,7 +34,8 @@ const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 /// Serves a CONNECT, to the end of its tunnel or of its refusal.
 pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Connect) {
     let mut line = Line::begin(client.peer(), connect.target);
-    let reject = match open(thread, client, &mut line, connect.wait).await {
+    let asker = Asker::Connection(Rc::clone(client));
+    let reject = match open(thread, &asker, &mut line, connect.wait).await {
         Some(Ok(upstream)) => {
             thread.cells.answered(Route::Connect, 200);
             client.write(ESTABLISHED);
@@ -57,9 +59,9 @@ pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Con
 }
 
 /// The connection that a CONNECT asks for; none if the client left.
-async fn open(
+pub(super) async fn open(
     thread: &Thread,
-    client: &Client,
+    client: &Asker,
     line: &mut Line,
     wait: Option<u64>,
 ) -> Option<Result<Conn, Reject>> {
