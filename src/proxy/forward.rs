@@ -31,6 +31,7 @@ use tokio::time::Instant;
 use super::Thread;
 use super::asker::Asker;
 use super::headers;
+use super::http2;
 use super::reject::Answer;
 use super::reject::Reject;
 use crate::base::authority::Authority;
@@ -92,6 +93,9 @@ enum Wish {
 
 impl Wish {
     fn read(thread: &Thread, request: &Request<Source>) -> Result<Self, Reject> {
+        if request.version() == Version::HTTP_2 {
+            http2::check(thread, request)?;
+        }
         let uri = request.uri();
         let Some(authority) = uri.authority() else {
             let asks = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -197,7 +201,11 @@ async fn forward(
 
 fn add_via(headers: &mut HeaderMap, version: Version, thread: &Thread) {
     if let Some(via) = &thread.via {
-        let via = if version == Version::HTTP_10 { &via.old } else { &via.new };
+        let via = match version {
+            Version::HTTP_10 => &via.old,
+            Version::HTTP_2 => &via.two,
+            _ => &via.new,
+        };
         headers.append(header::VIA, via.clone());
     }
 }

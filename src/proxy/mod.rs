@@ -40,6 +40,8 @@ use self::guard::Guarded;
 use self::guard::Next;
 use self::guard::Phase;
 use self::head::Flaw;
+use self::http2::Ahead;
+pub use self::http2::Settings as Http2;
 use self::reject::Reject;
 use crate::base::authority::Authority;
 use crate::base::authority::BadAuthority;
@@ -69,6 +71,8 @@ pub struct Settings {
     pub idle_reclaim: Option<Duration>,
     /// The name put into Via (RFC 9110 §7.6.3); none leaves the field out.
     pub via: Option<String>,
+    /// What a connection of HTTP/2 may have.
+    pub http2: Http2,
     /// The status of a refusal by the cap, 400 to 599.
     pub refuse_status: u16,
 }
@@ -91,13 +95,14 @@ pub(crate) struct Thread {
 pub(crate) struct Via {
     new: HeaderValue,
     old: HeaderValue,
+    two: HeaderValue,
 }
 
 impl Via {
     /// The fields for a pseudonym; none if it is no token.
     pub(crate) fn new(name: &str) -> Option<Self> {
         let field = |version: &str| HeaderValue::try_from(format!("{version} {name}")).ok();
-        Some(Self { new: field("1.1")?, old: field("1.0")? })
+        Some(Self { new: field("1.1")?, old: field("1.0")?, two: field("2.0")? })
     }
 }
 
@@ -150,7 +155,7 @@ pub(crate) fn spawn(thread: &Thread, task: impl Future<Output = ()> + 'static) {
 
 /// Serves one client connection to its end.
 pub(crate) async fn serve(thread: Rc<Thread>, stream: TcpStream, peer: SocketAddr) {
-    let _open = Open::count(&thread);
+    let open = Open::count(&thread);
     let client = Client::new(stream, peer);
     let mut next = watched(&thread, &client, client.next()).await;
     if let Next::Plain = next {
@@ -167,6 +172,12 @@ pub(crate) async fn serve(thread: Rc<Thread>, stream: TcpStream, peer: SocketAdd
             }
             client.write(&answer.bytes());
             linger(&client).await;
+        }
+        Next::Http2 => {
+            if let Some(near) = client.detach() {
+                let near = Ahead::new(near.early, near.stream);
+                Box::pin(http2::serve(&thread, &client, near, open)).await;
+            }
         }
         Next::Left | Next::Plain => {}
     }
@@ -238,7 +249,7 @@ async fn plain(thread: &Rc<Thread>, client: &Rc<Client>) -> Next {
     }
     match next {
         Next::Plain => client.take_next().unwrap_or(Next::Left),
-        Next::Connect(_) | Next::Flaw(_) | Next::Left => next,
+        Next::Connect(_) | Next::Flaw(_) | Next::Http2 | Next::Left => next,
     }
 }
 

@@ -99,7 +99,7 @@ pub(crate) async fn switched(thread: &Thread, client: &Client, upstream: Conn, e
     count(thread, &moved);
 }
 
-fn count(thread: &Thread, moved: &Moved) {
+pub(super) fn count(thread: &Thread, moved: &Moved) {
     thread.cells.sent(moved.sent);
     thread.cells.received(moved.received);
     if moved.end == End::Yielded {
@@ -107,7 +107,7 @@ fn count(thread: &Thread, moved: &Moved) {
     }
 }
 
-fn told(end: End) -> &'static str {
+pub(super) fn told(end: End) -> &'static str {
     match end {
         End::Client => "reset by client",
         End::Complete => "complete",
@@ -118,7 +118,7 @@ fn told(end: End) -> &'static str {
 }
 
 /// What the access log will say of a tunnel; a few words kept while it lives.
-struct Line {
+pub(super) struct Line {
     client: SocketAddr,
     target: String,
     host: Option<HostKey>,
@@ -128,12 +128,12 @@ struct Line {
 }
 
 impl Line {
-    fn begin(client: SocketAddr, target: String) -> Self {
+    pub(super) fn begin(client: SocketAddr, target: String) -> Self {
         let (time, started) = (clock::wall(), clock::now());
         Self { client, target, host: None, time, started, waited: Duration::ZERO }
     }
 
-    fn end(
+    pub(super) fn end(
         self,
         thread: &Thread,
         status: u16,

@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
@@ -15,6 +16,7 @@ use http::HeaderMap;
 use http::Response;
 use http::StatusCode;
 
+use super::wire::Wire;
 use crate::base::clock::Pulse;
 use crate::proxy::guard::Client;
 use crate::upstream::conn::Conn;
@@ -22,20 +24,29 @@ use crate::upstream::conn::Conn;
 /// A stream of a client's connection, from the side that answers.
 pub(crate) struct Stream {
     client: Rc<Client>,
+    wire: Rc<Wire>,
     pulse: Rc<Pulse>,
     respond: RefCell<SendResponse<Bytes>>,
     switched: RefCell<Option<(Conn, Bytes)>>,
 }
 
 impl Stream {
-    pub(super) fn new(client: Rc<Client>, respond: SendResponse<Bytes>) -> Rc<Self> {
+    pub(super) fn new(
+        client: Rc<Client>,
+        wire: Rc<Wire>,
+        respond: SendResponse<Bytes>,
+    ) -> Rc<Self> {
         let (pulse, respond) = (Rc::new(Pulse::new()), RefCell::new(respond));
-        Rc::new(Self { client, pulse, respond, switched: RefCell::default() })
+        Rc::new(Self { client, wire, pulse, respond, switched: RefCell::default() })
     }
 
     /// The connection that it is a part of.
     pub(crate) fn client(&self) -> &Rc<Client> {
         &self.client
+    }
+
+    pub(super) fn wire(&self) -> &Rc<Wire> {
+        &self.wire
     }
 
     pub(crate) fn pulse(&self) -> &Rc<Pulse> {
@@ -49,6 +60,19 @@ impl Stream {
         poll_fn(|cx| match future.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending => self.poll_left(cx).map(|()| None),
+        })
+        .await
+    }
+
+    /// Waits for one thing of the stream; none if nothing moved on it for too long.
+    pub(super) async fn unless_silent<T>(
+        &self,
+        limit: Duration,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Option<T> {
+        poll_fn(|cx| match poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => self.pulse.poll_silent(cx, limit).map(|()| None),
         })
         .await
     }
