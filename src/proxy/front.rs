@@ -4,7 +4,7 @@
 //! decided by [`access`](crate::policy::access); what is told to whom it turns away by [`super::reject`].
 
 use super::Thread;
-use super::guard::Client;
+use super::asker::Asker;
 use super::reject::Reject;
 use crate::base::identity::Identity;
 use crate::policy::access::Caller;
@@ -16,13 +16,13 @@ use crate::telemetry::metrics::Bound;
 /// left meanwhile.
 pub(crate) async fn admit(
     thread: &Thread,
-    client: &Client,
+    client: &Asker,
     given: Given<'_>,
 ) -> Option<Result<Identity, Reject>> {
     if thread.gate.is_none() {
         return Some(Ok(client.identity().clone()));
     }
-    let caller = Caller { address: client.peer().ip(), certificate: None };
+    let caller = Caller { address: client.peer().ip(), certificate: client.certificate() };
     client.unless_left(judge(thread, caller, given)).await
 }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Open;
 use super::Thread;
+use super::asker::Asker;
 use super::front;
 use super::guard::Client;
 use super::guard::Detached;
@@ -22,7 +23,7 @@ use crate::base::authority::Authority;
 use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::base::clock::Pulse;
-use crate::base::identity::Identity;
+use crate::policy::access::Given;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Route;
 use crate::telemetry::metrics::Yielded;
@@ -36,15 +37,9 @@ const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 /// Serves a CONNECT, to the end of its tunnel or of its refusal.
 pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Connect) {
     let mut line = Line::begin(client.peer(), connect.target);
-    let opened = match front::admit(thread, client, connect.authorization.given()).await {
-        Some(Ok(identity)) => {
-            line.identity = identity.name().map(Arc::clone);
-            open(thread, client, &mut line, connect.wait, &identity).await
-        }
-        Some(Err(reject)) => Some(Err(reject)),
-        None => None,
-    };
-    let reject = match opened {
+    let asker = Asker::Connection(Rc::clone(client));
+    let given = connect.authorization.given();
+    let reject = match open(thread, &asker, &mut line, connect.wait, given).await {
         Some(Ok(upstream)) => {
             thread.cells.answered(Route::Connect, 200);
             client.write(ESTABLISHED);
@@ -68,13 +63,18 @@ pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Con
 }
 
 /// The connection that a CONNECT asks for; none if the client left.
-async fn open(
+pub(super) async fn open(
     thread: &Thread,
-    client: &Client,
+    client: &Asker,
     line: &mut Line,
     wait: Option<u64>,
-    identity: &Identity,
+    given: Given<'_>,
 ) -> Option<Result<Conn, Reject>> {
+    let identity = match front::admit(thread, client, given).await? {
+        Ok(identity) => identity,
+        Err(reject) => return Some(Err(reject)),
+    };
+    line.identity = identity.name().map(Arc::clone);
     let authority = match Authority::parse(&line.target, None) {
         Ok(authority) => authority,
         Err(why) => {
@@ -83,8 +83,13 @@ async fn open(
     };
     line.host = Some(authority.key().clone());
     let patience = thread.patience(wait);
-    let errand =
-        Errand { authority: &authority, tls: false, patience, client: client.peer(), identity };
+    let errand = Errand {
+        authority: &authority,
+        tls: false,
+        patience,
+        client: client.peer(),
+        identity: &identity,
+    };
     let connected = client.unless_left(thread.upstream.connect(errand)).await?;
     line.waited = connected.as_ref().map_or_else(DialError::waited, Conn::waited);
     Some(connected.map_err(Reject::from))
@@ -104,7 +109,7 @@ pub(crate) async fn switched(thread: &Thread, client: &Client, upstream: Conn, e
     count(thread, &moved);
 }
 
-fn count(thread: &Thread, moved: &Moved) {
+pub(super) fn count(thread: &Thread, moved: &Moved) {
     thread.cells.sent(moved.sent);
     thread.cells.received(moved.received);
     if moved.end == End::Yielded {
@@ -112,7 +117,7 @@ fn count(thread: &Thread, moved: &Moved) {
     }
 }
 
-fn told(end: End) -> &'static str {
+pub(super) fn told(end: End) -> &'static str {
     match end {
         End::Client => "reset by client",
         End::Complete => "complete",
@@ -123,7 +128,7 @@ fn told(end: End) -> &'static str {
 }
 
 /// What the access log will say of a tunnel; a few words kept while it lives.
-struct Line {
+pub(super) struct Line {
     client: SocketAddr,
     identity: Option<Arc<str>>,
     target: String,
@@ -134,13 +139,13 @@ struct Line {
 }
 
 impl Line {
-    fn begin(client: SocketAddr, target: String) -> Self {
+    pub(super) fn begin(client: SocketAddr, target: String) -> Self {
         let (time, started) = (clock::wall(), clock::now());
         let (identity, host, waited) = (None, None, Duration::ZERO);
         Self { client, identity, target, host, time, started, waited }
     }
 
-    fn end(
+    pub(super) fn end(
         self,
         thread: &Thread,
         status: u16,
