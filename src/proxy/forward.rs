@@ -71,7 +71,7 @@ pub(crate) async fn serve(
         // Whoever asks how it is may be a machine that knows no password.
         Ok(Wish::Health) => Ok(Identity::Anonymous),
         Ok(Wish::Forward { .. }) | Err(_) => {
-            front::admit(&thread, &client, Given::of(request.headers())).await.ok_or(Left)?
+            front::admit(&thread, &client, || Given::of(request.headers())).await.ok_or(Left)?
         }
     };
     let result = match (admitted, wish) {

@@ -38,7 +38,8 @@ const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Connect) {
     let mut line = Line::begin(client.peer(), connect.target);
     let asker = Asker::Connection(Rc::clone(client));
-    let given = connect.authorization.given();
+    let authorization = connect.authorization;
+    let given = || authorization.given();
     let reject = match open(thread, &asker, &mut line, connect.wait, given).await {
         Some(Ok(upstream)) => {
             thread.cells.answered(Route::Connect, 200);
@@ -63,12 +64,12 @@ pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Con
 }
 
 /// The connection that a CONNECT asks for; none if the client left.
-pub(super) async fn open(
+pub(super) async fn open<'a>(
     thread: &Thread,
     client: &Asker,
     line: &mut Line,
     wait: Option<u64>,
-    given: Given<'_>,
+    given: impl FnOnce() -> Given<'a>,
 ) -> Option<Result<Conn, Reject>> {
     let identity = match front::admit(thread, client, given).await? {
         Ok(identity) => identity,

@@ -366,6 +366,9 @@ async fn one_user_has_no_more_connections_to_a_host_than_it_may() {
     assert_eq!(refused.head.reason(), format!("identity limit 2/2 {to}"));
     assert_eq!(refused.json()["limit"], 2);
     assert_eq!(origin.current(), 2);
+    let limit = [("reason", "limit")];
+    proxy.wait_until_metric("narrows_identity_refused_total", &limit, 1.0).await;
+    proxy.wait_until_metric("narrows_refused_total", &limit, 0.0).await;
     let _elsewhere = tunnel(&proxy, &other.authority(), "alice").await;
     held.push(tunnel(&proxy, &to, "bob").await);
     held.push(tunnel(&proxy, &to, "bob").await);

@@ -55,7 +55,7 @@ pub(super) async fn serve(
     let opened = match judge(thread, &head) {
         // Boxed, so that the tunnel does not keep the room for a dial.
         Ok(()) => {
-            let given = Given::of(head.headers());
+            let given = || Given::of(head.headers());
             Box::pin(tunnel::open(thread, &asker, &mut line, wait, given)).await
         }
         Err(reject) => Some(Err(reject)),
