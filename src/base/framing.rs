@@ -8,11 +8,11 @@ use thiserror::Error;
 
 /// Bytes that a chunked body may hold beside its data. No more than hyper takes, 16 KiB each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Extras {
+pub struct Extras {
     /// Of chunk extensions, all of one body together.
-    pub(crate) extensions: u32,
+    pub extensions: u32,
     /// Of the trailer section.
-    pub(crate) trailers: u32,
+    pub trailers: u32,
 }
 
 impl Default for Extras {

@@ -12,7 +12,12 @@
 //! | no connection | 502, 504 when it took too long | `connection_refused`, `connection_timeout`, `destination_ip_unroutable` | |
 //! | TLS failed | 502 | `tls_certificate_error`, `tls_protocol_error` | |
 //! | closed before the response's head | 502 | `connection_terminated` | |
-//! | not a response | 502 | `http_protocol_error` | |
+//! | a head that is cut off | 502 | `http_response_incomplete` | |
+//! | a head that is too long | 502 | `http_response_header_section_size` | |
+//! | a transfer coding that is malformed, or not chunked | 502 | `http_response_transfer_coding` | |
+//! | trailers that are too long | 502 | `http_response_trailer_section_size` | |
+//! | another protocol than was asked for | 502 | `http_upgrade_failed` | |
+//! | not a response, or one that can be read in two ways | 502 | `http_protocol_error` | |
 //! | no response in time | 504 | `http_response_timeout` | |
 //!
 //! No other module chooses a status of our own.
@@ -32,6 +37,7 @@ use crate::upstream::SendError;
 use crate::upstream::dial::DialError;
 use crate::upstream::exchange::ExchangeError;
 use crate::upstream::resolve::ResolveError;
+use crate::upstream::screen::Fault;
 use crate::upstream::tls::TlsError;
 
 /// Why narrows answers by itself.
@@ -138,16 +144,38 @@ fn classify(error: &SendError) -> (u16, &'static str) {
                     (502, "destination_ip_unroutable")
                 }
             }
-            DialError::TimedOut(_) => (504, "connection_timeout"),
+            DialError::TimedOut(_) | DialError::TlsTimedOut(_) => (504, "connection_timeout"),
             DialError::Tls(TlsError::Certificate(_)) => (502, "tls_certificate_error"),
             DialError::Tls(TlsError::Protocol(_)) => (502, "tls_protocol_error"),
         },
         SendError::Exchange(error) => match error {
             ExchangeError::Closed => (502, "connection_terminated"),
+            ExchangeError::Fault(fault) => (502, word(*fault)),
             ExchangeError::Malformed(_) => (502, "http_protocol_error"),
             ExchangeError::Request => (400, "http_request_error"),
             ExchangeError::TimedOut(_) => (504, "http_response_timeout"),
+            ExchangeError::Upgrade => (502, "http_upgrade_failed"),
         },
+    }
+}
+
+fn word(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Incomplete => "http_response_incomplete",
+        Fault::Fields | Fault::HeadSize => "http_response_header_section_size",
+        Fault::Chunk | Fault::Coding | Fault::Extensions | Fault::OldCoding => {
+            "http_response_transfer_coding"
+        }
+        Fault::Switch => "http_upgrade_failed",
+        Fault::Trailers => "http_response_trailer_section_size",
+        Fault::Control
+        | Fault::Field
+        | Fault::Interim
+        | Fault::Length
+        | Fault::LengthAndCoding
+        | Fault::NotHttp
+        | Fault::StatusLine
+        | Fault::Unsolicited => "http_protocol_error",
     }
 }
 
@@ -278,6 +306,16 @@ mod tests {
             (dial(TlsError::Certificate("x".to_owned()).into()), 502, "tls_certificate_error"),
             (dial(TlsError::Protocol("x".to_owned()).into()), 502, "tls_protocol_error"),
             (exchange(ExchangeError::Closed), 502, "connection_terminated"),
+            (exchange(Fault::Incomplete.into()), 502, "http_response_incomplete"),
+            (exchange(Fault::HeadSize.into()), 502, "http_response_header_section_size"),
+            (exchange(Fault::Fields.into()), 502, "http_response_header_section_size"),
+            (exchange(Fault::Coding.into()), 502, "http_response_transfer_coding"),
+            (exchange(Fault::Chunk.into()), 502, "http_response_transfer_coding"),
+            (exchange(Fault::Trailers.into()), 502, "http_response_trailer_section_size"),
+            (exchange(Fault::Switch.into()), 502, "http_upgrade_failed"),
+            (exchange(Fault::LengthAndCoding.into()), 502, "http_protocol_error"),
+            (exchange(ExchangeError::Upgrade), 502, "http_upgrade_failed"),
+            (dial(DialError::TlsTimedOut(second)), 504, "connection_timeout"),
             (exchange(ExchangeError::Malformed("x".to_owned())), 502, "http_protocol_error"),
             (exchange(ExchangeError::TimedOut(second)), 504, "http_response_timeout"),
         ]

@@ -132,20 +132,63 @@ impl Yielded {
 /// A bound on what a client or an upstream may do, and that one of them met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bound {
+    /// The silence within a response's body.
+    BodyIdle,
+    /// The time that connecting took.
+    ConnectTime,
+    /// The number of addresses of a name.
+    DnsAddresses,
+    /// The time that a look-up took.
+    DnsTime,
     /// The size of a request's head.
     HeadSize,
     /// The time that a request's head took.
     HeadTime,
+    /// The size of the chunk extensions of a response.
+    ResponseExtensions,
+    /// The number of fields of a response.
+    ResponseFields,
+    /// The size of a response's head.
+    ResponseHead,
+    /// The time that a response's head took.
+    ResponseTime,
+    /// The size of a response's trailer section.
+    ResponseTrailers,
+    /// The time that a TLS handshake with an upstream took.
+    TlsTime,
 }
 
 impl Bound {
-    const ALL: [Self; 2] = [Self::HeadSize, Self::HeadTime];
+    const ALL: [Self; 12] = [
+        Self::BodyIdle,
+        Self::ConnectTime,
+        Self::DnsAddresses,
+        Self::DnsTime,
+        Self::HeadSize,
+        Self::HeadTime,
+        Self::ResponseExtensions,
+        Self::ResponseFields,
+        Self::ResponseHead,
+        Self::ResponseTime,
+        Self::ResponseTrailers,
+        Self::TlsTime,
+    ];
 
     /// The word for metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Self::BodyIdle => "body_idle",
+            Self::ConnectTime => "connect_time",
+            Self::DnsAddresses => "dns_addresses",
+            Self::DnsTime => "dns_time",
             Self::HeadSize => "head_size",
             Self::HeadTime => "head_time",
+            Self::ResponseExtensions => "response_chunk_extensions",
+            Self::ResponseFields => "response_fields",
+            Self::ResponseHead => "response_head",
+            Self::ResponseTime => "response_time",
+            Self::ResponseTrailers => "response_trailers",
+            Self::TlsTime => "tls_time",
         }
     }
 }
