@@ -33,3 +33,4 @@ mod stop;
 mod table;
 mod tunnel;
 mod waiting;
+mod wire;
