@@ -277,11 +277,27 @@ settings! {
          and is closed first when its host is full. 0 keeps none.");
     POOL_SIZE = row(Upstream, "pool-size", "N", &["NARROWS_POOL_SIZE"], Text("256"),
         "Connections kept per thread.");
+    MAX_ADDRESSES = row(Upstream, "max-addresses", "N", &["NARROWS_MAX_ADDRESSES"], Text("32"),
+        "Addresses of one name that are tried; further ones are left out.");
+    MAX_RESPONSE_HEAD = row(Upstream, "max-response-head", "BYTES",
+        &["NARROWS_MAX_RESPONSE_HEAD"], Text("65536"),
+        "Length of the head of an upstream's response, at most 262144; a longer one is a 502.");
+    MAX_RESPONSE_FIELDS = row(Upstream, "max-response-fields", "N",
+        &["NARROWS_MAX_RESPONSE_FIELDS"], Text("100"),
+        "Fields in it, at most 1000; up to 100 cost nothing.");
+    MAX_RESPONSE_CHUNK_EXTENSIONS = row(Upstream, "max-response-chunk-extensions", "BYTES",
+        &["NARROWS_MAX_RESPONSE_CHUNK_EXTENSIONS"], Text("16384"),
+        "Chunk extensions in one chunked body of an upstream, at most 16384; more cut it short.");
+    MAX_RESPONSE_TRAILERS = row(Upstream, "max-response-trailers", "BYTES",
+        &["NARROWS_MAX_RESPONSE_TRAILERS"], Text("16384"),
+        "Trailer section of one chunked body of an upstream, at most 16384; more cut it short.");
 
     CONNECT_TIMEOUT = row(Timeouts, "connect-timeout", "TIME", &["NARROWS_CONNECT_TIMEOUT"],
         Text("10s"), "For a connection to an upstream, all its addresses together.");
     DNS_TIMEOUT = row(Timeouts, "dns-timeout", "TIME", &["NARROWS_DNS_TIMEOUT"], Text("5s"),
         "For looking up a name.");
+    TLS_TIMEOUT = row(Timeouts, "tls-timeout", "TIME", &["NARROWS_TLS_TIMEOUT"], Text("10s"),
+        "For a TLS handshake with an upstream, for https:// requests that narrows makes itself.");
     RESPONSE_TIMEOUT = row(Timeouts, "response-timeout", "TIME|off", &["NARROWS_RESPONSE_TIMEOUT"],
         Text("300s"), "From a sent request to the head of its response.");
     IDLE_TIMEOUT = row(Timeouts, "idle-timeout", "TIME|off", &["NARROWS_IDLE_TIMEOUT"],

@@ -12,6 +12,7 @@ mod limits;
 mod redis;
 mod source;
 mod units;
+mod upstream;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -52,7 +53,6 @@ use crate::store;
 use crate::store::Secret;
 use crate::telemetry::access::Target;
 use crate::telemetry::trace;
-use crate::upstream;
 use crate::upstream::Pinned;
 use crate::upstream::Resolver;
 
@@ -72,7 +72,7 @@ pub struct Config {
     /// Through Redis; none counts in memory.
     pub shared: Option<shared::Settings>,
     /// The far side.
-    pub upstream: upstream::Settings,
+    pub upstream: crate::upstream::Settings,
     /// The near side.
     pub proxy: proxy::Settings,
     /// The admin port; none leaves it closed.
@@ -243,6 +243,8 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let pool_idle = source.read_if(&flags::POOL_IDLE, units::duration);
     let pool_size = source.read(&flags::POOL_SIZE, |text| whole(text, 0, 1_000_000, ""));
 
+    let bounds = upstream::bounds(source);
+
     let connect_timeout = source.read(&flags::CONNECT_TIMEOUT, some_time);
     let dns_timeout = source.read(&flags::DNS_TIMEOUT, some_time);
     let response_timeout = source.read(&flags::RESPONSE_TIMEOUT, time_or_off);
@@ -303,7 +305,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             queue_timeout_max: queue_timeout_max?,
         },
         shared,
-        upstream: upstream::Settings {
+        upstream: crate::upstream::Settings {
             connect_timeout: connect_timeout?,
             dns_timeout: dns_timeout?,
             response_timeout: response_timeout?,
@@ -313,6 +315,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             pool_size: if pool_idle.is_zero() { 0 } else { pool_size? },
             resolver: resolver?,
             pinned: pinned?,
+            bounds: bounds?,
             authorities: authorities?,
         },
         proxy: proxy::Settings {

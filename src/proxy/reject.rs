@@ -13,7 +13,12 @@
 //! | no connection | 502, 504 when it took too long | `connection_refused`, `connection_timeout`, `destination_ip_unroutable` | |
 //! | TLS failed | 502 | `tls_certificate_error`, `tls_protocol_error` | |
 //! | closed before the response's head | 502 | `connection_terminated` | |
-//! | not a response | 502 | `http_protocol_error` | |
+//! | a head that is cut off | 502 | `http_response_incomplete` | |
+//! | a head that is too long | 502 | `http_response_header_section_size` | |
+//! | a transfer coding that is malformed, or not chunked | 502 | `http_response_transfer_coding` | |
+//! | trailers that are too long | 502 | `http_response_trailer_section_size` | |
+//! | another protocol than was asked for | 502 | `http_upgrade_failed` | |
+//! | not a response, or one that can be read in two ways | 502 | `http_protocol_error` | |
 //! | no response in time | 504 | `http_response_timeout` | |
 //!
 //! No other module chooses a status of our own.
@@ -34,6 +39,7 @@ use crate::upstream::SendError;
 use crate::upstream::dial::DialError;
 use crate::upstream::exchange::ExchangeError;
 use crate::upstream::resolve::ResolveError;
+use crate::upstream::screen;
 use crate::upstream::tls::TlsError;
 
 /// Why narrows answers by itself.
@@ -144,16 +150,39 @@ fn classify(error: &SendError) -> (u16, &'static str) {
                     (502, "destination_ip_unroutable")
                 }
             }
-            DialError::TimedOut(_) => (504, "connection_timeout"),
+            DialError::TimedOut(_) | DialError::TlsTimedOut(_) => (504, "connection_timeout"),
             DialError::Tls(TlsError::Certificate(_)) => (502, "tls_certificate_error"),
             DialError::Tls(TlsError::Protocol(_)) => (502, "tls_protocol_error"),
         },
         SendError::Exchange(error) => match error {
             ExchangeError::Closed => (502, "connection_terminated"),
+            ExchangeError::Fault(fault) => (502, word(*fault)),
             ExchangeError::Malformed(_) => (502, "http_protocol_error"),
             ExchangeError::Request => (400, "http_request_error"),
             ExchangeError::TimedOut(_) => (504, "http_response_timeout"),
+            ExchangeError::Upgrade => (502, "http_upgrade_failed"),
         },
+    }
+}
+
+fn word(fault: screen::Fault) -> &'static str {
+    match fault {
+        screen::Fault::Incomplete => "http_response_incomplete",
+        screen::Fault::Fields | screen::Fault::HeadSize => "http_response_header_section_size",
+        screen::Fault::Chunk
+        | screen::Fault::Coding
+        | screen::Fault::Extensions
+        | screen::Fault::OldCoding => "http_response_transfer_coding",
+        screen::Fault::Switch => "http_upgrade_failed",
+        screen::Fault::Trailers => "http_response_trailer_section_size",
+        screen::Fault::Control
+        | screen::Fault::Field
+        | screen::Fault::Interim
+        | screen::Fault::Length
+        | screen::Fault::LengthAndCoding
+        | screen::Fault::NotHttp
+        | screen::Fault::StatusLine
+        | screen::Fault::Unsolicited => "http_protocol_error",
     }
 }
 
@@ -286,6 +315,16 @@ mod tests {
             (dial(TlsError::Certificate("x".to_owned()).into()), 502, "tls_certificate_error"),
             (dial(TlsError::Protocol("x".to_owned()).into()), 502, "tls_protocol_error"),
             (exchange(ExchangeError::Closed), 502, "connection_terminated"),
+            (exchange(screen::Fault::Incomplete.into()), 502, "http_response_incomplete"),
+            (exchange(screen::Fault::HeadSize.into()), 502, "http_response_header_section_size"),
+            (exchange(screen::Fault::Fields.into()), 502, "http_response_header_section_size"),
+            (exchange(screen::Fault::Coding.into()), 502, "http_response_transfer_coding"),
+            (exchange(screen::Fault::Chunk.into()), 502, "http_response_transfer_coding"),
+            (exchange(screen::Fault::Trailers.into()), 502, "http_response_trailer_section_size"),
+            (exchange(screen::Fault::Switch.into()), 502, "http_upgrade_failed"),
+            (exchange(screen::Fault::LengthAndCoding.into()), 502, "http_protocol_error"),
+            (exchange(ExchangeError::Upgrade), 502, "http_upgrade_failed"),
+            (dial(DialError::TlsTimedOut(second)), 504, "connection_timeout"),
             (exchange(ExchangeError::Malformed("x".to_owned())), 502, "http_protocol_error"),
             (exchange(ExchangeError::TimedOut(second)), 504, "http_response_timeout"),
         ]

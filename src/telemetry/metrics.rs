@@ -129,28 +129,51 @@ impl Yielded {
     }
 }
 
-/// A bound on what a client or an upstream may do, and that one of them met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bound {
-    /// The size of a request's head.
-    HeadSize,
-    /// The time that a request's head took.
-    HeadTime,
-    /// What a client may do to streams of HTTP/2, resets most of all.
-    Http2Calm,
+/// The bounds on what a client or an upstream may do, each with its word for metrics.
+macro_rules! bounds {
+    ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
+        /// A bound on what a client or an upstream may do, and that one of them met.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Bound { $($(#[$doc])* $name,)* }
+
+        impl Bound {
+            const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The word for metrics.
+            pub(crate) fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+        }
+    };
 }
 
-impl Bound {
-    const ALL: [Self; 3] = [Self::HeadSize, Self::HeadTime, Self::Http2Calm];
-
-    /// The word for metrics.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::HeadSize => "head_size",
-            Self::HeadTime => "head_time",
-            Self::Http2Calm => "http2_calm",
-        }
-    }
+bounds! {
+    /// The silence within a response's body.
+    BodyIdle = "body_idle";
+    /// The time that connecting took.
+    ConnectTime = "connect_time";
+    /// The number of addresses of a name.
+    DnsAddresses = "dns_addresses";
+    /// The time that a look-up took.
+    DnsTime = "dns_time";
+    /// The size of a request's head.
+    HeadSize = "head_size";
+    /// The time that a request's head took.
+    HeadTime = "head_time";
+    /// What a client may do to streams of HTTP/2, resets most of all.
+    Http2Calm = "http2_calm";
+    /// The size of the chunk extensions of a response.
+    ResponseExtensions = "response_chunk_extensions";
+    /// The number of fields of a response.
+    ResponseFields = "response_fields";
+    /// The size of a response's head.
+    ResponseHead = "response_head";
+    /// The time that a response's head took.
+    ResponseTime = "response_time";
+    /// The size of a response's trailer section.
+    ResponseTrailers = "response_trailers";
+    /// The time that a TLS handshake with an upstream took.
+    TlsTime = "tls_time";
 }
 
 /// Upper bounds of the buckets of dial times, in microseconds: 1 ms to 60 s.
@@ -404,7 +427,7 @@ impl Collector for Metrics {
         let mut family =
             encoder.encode_descriptor("narrows_bounds_met", help, None, MetricType::Counter)?;
         for what in Bound::ALL {
-            let n = self.sum(|cells| &cells.bounded[what as usize]);
+            let n = self.sum(|cells| &cells.bounded[*what as usize]);
             counter(&mut family, &[("bound", what.as_str())], n)?;
         }
 

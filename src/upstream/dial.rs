@@ -15,6 +15,7 @@ use thiserror::Error;
 use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 
+use super::Bounds;
 use super::Settings;
 use super::conn::Conn;
 use super::conn::Socket;
@@ -30,6 +31,7 @@ use crate::limit::Patience;
 use crate::limit::Permit;
 use crate::limit::Reason;
 use crate::limit::Refused;
+use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Cells;
 use crate::telemetry::metrics::DialResult;
 
@@ -59,6 +61,9 @@ pub enum DialError {
     /// TLS failed.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// TLS did not come about in time.
+    #[error("no TLS within {0:?}")]
+    TlsTimedOut(Duration),
 }
 
 impl DialError {
@@ -66,9 +71,11 @@ impl DialError {
     pub(crate) fn waited(&self) -> Duration {
         match self {
             Self::Refused(refused) => refused.waited,
-            Self::Connect { .. } | Self::Resolve(_) | Self::TimedOut(_) | Self::Tls(_) => {
-                Duration::ZERO
-            }
+            Self::Connect { .. }
+            | Self::Resolve(_)
+            | Self::TimedOut(_)
+            | Self::Tls(_)
+            | Self::TlsTimedOut(_) => Duration::ZERO,
         }
     }
 
@@ -81,9 +88,22 @@ impl DialError {
                 DialResult::Refused
             }
             Self::Connect { .. } => DialResult::Unreachable,
-            Self::TimedOut(_) => DialResult::Timeout,
+            Self::TimedOut(_) | Self::TlsTimedOut(_) => DialResult::Timeout,
             Self::Tls(_) => DialResult::Tls,
         })
+    }
+
+    /// The bound that was met, if it was one.
+    fn bound(&self) -> Option<Bound> {
+        match self {
+            Self::Resolve(ResolveError::TimedOut(_)) => Some(Bound::DnsTime),
+            Self::TimedOut(_) => Some(Bound::ConnectTime),
+            Self::TlsTimedOut(_) => Some(Bound::TlsTime),
+            Self::Connect { .. }
+            | Self::Refused(_)
+            | Self::Resolve(ResolveError::Failed(_))
+            | Self::Tls(_) => None,
+        }
     }
 }
 
@@ -93,6 +113,7 @@ pub(crate) struct Dialer {
     lookup: Lookup,
     tls: Tls,
     connect_timeout: Duration,
+    bounds: Bounds,
     cells: Arc<Cells>,
 }
 
@@ -116,8 +137,8 @@ impl Dialer {
     ) -> io::Result<Self> {
         let pinned = settings.pinned.clone();
         let lookup = Lookup::new(&settings.resolver, pinned, settings.dns_timeout)?;
-        let connect_timeout = settings.connect_timeout;
-        Ok(Self { limiter, lookup, tls, connect_timeout, cells })
+        let (connect_timeout, bounds) = (settings.connect_timeout, settings.bounds);
+        Ok(Self { limiter, lookup, tls, connect_timeout, bounds, cells })
     }
 
     /// Takes a slot, finds the addresses, connects to one of them, puts TLS on it if asked.
@@ -133,6 +154,9 @@ impl Dialer {
         if let Some(told) = told {
             self.cells.dialled(told, clock::now() - started);
         }
+        if let Some(bound) = result.as_ref().err().and_then(DialError::bound) {
+            self.cells.bounded(bound);
+        }
         result
     }
 
@@ -142,7 +166,11 @@ impl Dialer {
         permit: Permit,
         waited: Duration,
     ) -> Result<Conn, DialError> {
-        let addresses = self.lookup.addresses(errand.authority).await?;
+        let mut addresses = self.lookup.addresses(errand.authority).await?;
+        if addresses.len() > self.bounds.addresses {
+            self.cells.bounded(Bound::DnsAddresses);
+            addresses.truncate(self.bounds.addresses);
+        }
         let timeout = self.connect_timeout;
         let (stream, permit, address) = if let [address] = addresses[..] {
             let attempt = self.attempt(address, permit, timeout);
@@ -156,9 +184,10 @@ impl Dialer {
         };
         let socket = if errand.tls {
             let handshake = self.tls.handshake(errand.authority.host(), stream);
+            let timeout = self.bounds.tls_timeout;
             match tokio::time::timeout(timeout, handshake).await {
                 Ok(stream) => Socket::Tls(Box::new(stream?)),
-                Err(_elapsed) => return Err(DialError::TimedOut(timeout)),
+                Err(_elapsed) => return Err(DialError::TlsTimedOut(timeout)),
             }
         } else {
             Socket::Plain(stream)

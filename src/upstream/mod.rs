@@ -6,6 +6,7 @@ pub(crate) mod exchange;
 pub(crate) mod idle;
 pub(crate) mod pool;
 pub(crate) mod resolve;
+pub(crate) mod screen;
 pub(crate) mod source;
 pub(crate) mod tls;
 
@@ -82,8 +83,21 @@ pub struct Settings {
     pub resolver: Resolver,
     /// Names that are not looked up.
     pub pinned: Vec<Pinned>,
+    /// What upstreams may do to us.
+    pub bounds: Bounds,
     /// PEM files of certificate authorities trusted beside the system's.
     pub authorities: Vec<PathBuf>,
+}
+
+/// How far upstreams are let go, beside the times above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// For a TLS handshake.
+    pub tls_timeout: Duration,
+    /// Addresses of a name that are tried, at least one; further ones are left.
+    pub addresses: usize,
+    /// Of responses.
+    pub responses: screen::Bounds,
 }
 
 /// The far side as one thread sees it.
@@ -176,7 +190,7 @@ impl Upstream {
                 }
                 Err(Failed { error, unsent, silent }) => {
                     let spare = spare.filter(|_| silent && matches!(error, ExchangeError::Closed));
-                    let Some(again) = unsent.or(spare) else { return Err(error.into()) };
+                    let Some(again) = unsent.or(spare) else { return Err(self.give_up(error)) };
                     request = again;
                 }
             }
@@ -184,10 +198,19 @@ impl Upstream {
         // PERF: boxed, so that a request on a kept connection does not carry the room for a dial.
         let conn = Box::pin(self.dialer.connect(errand)).await?;
         let waited = conn.waited();
-        let line = Line::new(conn).await?;
-        let (response, line) =
-            line.exchange(request, pulse, timeout).await.map_err(|failed| failed.error)?;
+        let line = Line::new(conn, self.settings.bounds.responses).await?;
+        let (response, line) = line
+            .exchange(request, pulse, timeout)
+            .await
+            .map_err(|failed| self.give_up(failed.error))?;
         Ok(Sent { response: self.carry(response, line, key, pulse), reused: false, waited })
+    }
+
+    fn give_up(&self, error: ExchangeError) -> SendError {
+        if let Some(bound) = error.bound() {
+            self.cells.bounded(bound);
+        }
+        error.into()
     }
 
     fn carry(
