@@ -12,6 +12,7 @@ use clap::ArgAction;
 use clap::Command;
 use clap::builder::OsStringValueParser;
 
+use super::access;
 use super::bench;
 use super::limits;
 
@@ -19,6 +20,7 @@ use super::limits;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Group {
     Proxy,
+    Access,
     Limits,
     Fleet,
     Upstream,
@@ -28,8 +30,9 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Proxy,
+        Self::Access,
         Self::Limits,
         Self::Fleet,
         Self::Upstream,
@@ -41,6 +44,7 @@ impl Group {
     fn title(self) -> &'static str {
         match self {
             Self::Proxy => "Proxy",
+            Self::Access => "Access",
             Self::Limits => "Limits",
             Self::Fleet => "Fleet",
             Self::Upstream => "Upstream",
@@ -150,6 +154,7 @@ macro_rules! settings {
     };
 }
 
+use Group::Access;
 use Group::Admin;
 use Group::Fleet;
 use Group::Limits;
@@ -187,6 +192,18 @@ settings! {
         "On SIGTERM or SIGINT, how long what runs may take to end before it is cut; a second \
          signal cuts it at once.");
 
+    PROXY_AUTH = row(Access, "proxy-auth", "FILE", &["NARROWS_PROXY_AUTH"], Nothing,
+        "Users who may use the proxy, one a line: NAME:HASH as `narrows passwd NAME` prints it, and \
+         :limit=N,weight=N behind it if wanted. Others are asked for a user and password (Basic). \
+         Obeyed within a second of a change.");
+    PROXY_AUTH_QUEUE = row(Access, "proxy-auth-queue", "N", &["NARROWS_PROXY_AUTH_QUEUE"],
+        Text("256"),
+        "Passwords that may wait to be verified, a quarter of them for one client address; further \
+         ones are told to come again. Those verified in the last minutes do not wait.");
+    ALLOW_FROM = row(Access, "allow-from", "NETWORK", &["NARROWS_ALLOW_FROM"], Nothing,
+        "Networks whose clients may use the proxy, such as 10.0.0.0/8 or ::1; others are refused. \
+         Repeatable, or separated by commas.").takes(Values::Many);
+
     MAX_CONNECTIONS = row(Limits, "max-connections", "N",
         &["NARROWS_MAX_CONNECTIONS", "DPRL_MAX_CONNECTIONS"], Text("0"),
         "Connections at once to each host, tunnels and plain requests together; 0 is unlimited.");
@@ -194,6 +211,14 @@ settings! {
         "The same for one host, over --max-connections. HOST is a name (its other ports counted \
          apart, each with this limit), HOST:PORT just that, *.example.com each deeper name (with \
          /shared behind N all of them together); the most exact rule wins. Repeatable, or separated by commas.").takes(Values::Many);
+    IDENTITY_LIMIT = row(Limits, "identity-limit", "NAME=N", &["NARROWS_IDENTITY_LIMIT"], Nothing,
+        "Connections at once to each host that one user (or certificate) may have, within the \
+         host's own limit; * is each user, and each address of those who have no name. Repeatable, or \
+         separated by commas.").takes(Values::Many);
+    IDENTITY_WEIGHT = row(Limits, "identity-weight", "NAME=N", &["NARROWS_IDENTITY_WEIGHT"],
+        Nothing,
+        "Turns of one user in each round of those who wait for a host, 1 to 100; all others have \
+         one, or what * says. Repeatable, or separated by commas.").takes(Values::Many);
     QUEUE_TIMEOUT = row(Limits, "queue-timeout", "TIME", &["NARROWS_QUEUE_TIMEOUT"], Text("0s"),
         "How long a request waits for a full host, first come first served; 0 refuses at once.");
     QUEUE_SIZE = row(Limits, "queue-size", "N", &["NARROWS_QUEUE_SIZE"], Text("1000"),
@@ -363,6 +388,8 @@ const EXAMPLES: &str = "Examples:
       One host has its own limit, and who finds a host full waits up to half a minute.
   narrows --max-connections 25 --redis-addr redis:6379
       The same limit for all instances together that use this Redis.
+  narrows passwd alice >> users; narrows --bind 0.0.0.0 --proxy-auth users
+      Only who gives a user and password may use it.
   narrows limits set api.example.com 5 --redis-addr redis:6379
       The limit of one host, for all of them, while they run.
   narrows redis check --redis-addr redis:6379
@@ -413,7 +440,7 @@ pub(crate) fn command() -> Command {
         .disable_help_subcommand(true)
         .args(ALL.iter().map(|setting| setting.arg()))
         .arg(Arg::new(PRINT_MARKDOWN).long(PRINT_MARKDOWN).hide(true).action(ArgAction::SetTrue))
-        .subcommands([health, limits::command(), redis, bench::command()])
+        .subcommands([health, limits::command(), access::command(), redis, bench::command()])
 }
 
 /// The table of all flags in Markdown, as it stands in the README.

@@ -5,6 +5,7 @@
 //! is bound, no file written. This is the only module that reads the environment, and it does so in
 //! one place, [`environment`].
 
+mod access;
 mod bench;
 mod flags;
 mod http2;
@@ -30,6 +31,7 @@ use clap::ArgMatches;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+pub use self::access::Passwd;
 pub use self::bench::Bench;
 use self::flags::Group;
 pub use self::flags::markdown_table;
@@ -48,6 +50,7 @@ use crate::limit::shared;
 use crate::limit::shared::Failure;
 use crate::limit::shared::LeaseLoss;
 use crate::listen;
+use crate::policy;
 use crate::proxy;
 use crate::store;
 use crate::store::Secret;
@@ -71,6 +74,8 @@ pub struct Config {
     pub limit: limit::Settings,
     /// Through Redis; none counts in memory.
     pub shared: Option<shared::Settings>,
+    /// Who may use the proxy.
+    pub clients: policy::access::Settings,
     /// The far side.
     pub upstream: crate::upstream::Settings,
     /// The near side.
@@ -94,6 +99,8 @@ pub enum Command {
     Health(Health),
     /// Show or change the fleet's limits.
     Limits(Box<Limits>),
+    /// Make a line of a users file.
+    Passwd(Passwd),
     /// Say whether a Redis is fit.
     RedisCheck(Box<RedisCheck>),
     /// Say this and end.
@@ -185,6 +192,11 @@ impl Config {
                     source.problems,
                 );
             }
+            Some((access::PASSWD, inner)) => {
+                let mut source = Source::new(vec![inner, &matches], environment);
+                let passwd = access::passwd(&mut source, inner);
+                return finish(passwd.map(Command::Passwd), source.problems);
+            }
             Some((flags::REDIS, redis)) => {
                 let inner = redis.subcommand_matches(flags::CHECK).unwrap_or(redis);
                 let mut source = Source::new(vec![inner, &matches], environment);
@@ -235,6 +247,8 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let queue_timeout_max = source.read(&flags::QUEUE_TIMEOUT_MAX, units::duration);
     let refuse_status = source.read(&flags::REFUSE_STATUS, |text| whole(text, 400, 599, ""));
 
+    let identities = access::identities(source);
+    let clients = access::read(source);
     let shared = shared(source);
 
     let resolver = source.read(&flags::RESOLVER, resolver);
@@ -303,8 +317,10 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             queue_timeout: queue_timeout?,
             queue_size: queue_size?,
             queue_timeout_max: queue_timeout_max?,
+            identities: identities?,
         },
         shared,
+        clients: clients?,
         upstream: crate::upstream::Settings {
             connect_timeout: connect_timeout?,
             dns_timeout: dns_timeout?,

@@ -14,6 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use thiserror::Error;
 use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::Bounds;
 use super::Settings;
@@ -31,6 +32,7 @@ use crate::limit::Patience;
 use crate::limit::Permit;
 use crate::limit::Reason;
 use crate::limit::Refused;
+use crate::limit::Share;
 use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Cells;
 use crate::telemetry::metrics::DialResult;
@@ -144,8 +146,30 @@ impl Dialer {
     /// Takes a slot, finds the addresses, connects to one of them, puts TLS on it if asked.
     pub(crate) async fn connect(&self, errand: Errand<'_>) -> Result<Conn, DialError> {
         let asked = clock::now();
+        let share = self.share(errand).await?;
+        self.connect_with(share, errand, asked).await
+    }
+
+    /// Whether anybody may have to have a share.
+    pub(crate) fn has_shares(&self) -> bool {
+        self.limiter.has_shares()
+    }
+
+    /// What whoever asks may have of the host, if that is limited: to be taken first.
+    pub(crate) async fn share(&self, errand: Errand<'_>) -> Result<Option<Box<Share>>, DialError> {
         let key = errand.authority.key();
-        let permit = self.limiter.acquire_as(key, errand.patience, errand.identity).await?;
+        Ok(self.limiter.share(key, errand.patience, errand.identity).await?)
+    }
+
+    /// The same as [`Dialer::connect`] for who has a share, and has waited since `asked`.
+    pub(crate) async fn connect_with(
+        &self,
+        share: Option<Box<Share>>,
+        errand: Errand<'_>,
+        asked: Instant,
+    ) -> Result<Conn, DialError> {
+        let Errand { authority, patience, identity, .. } = errand;
+        let permit = self.limiter.acquire_with(share, authority.key(), patience, identity).await?;
         let started = clock::now();
         let mut left = Unfinished { cells: &self.cells, started, done: false };
         let result = self.open(errand, permit, started - asked).await;
@@ -192,7 +216,7 @@ impl Dialer {
         } else {
             Socket::Plain(stream)
         };
-        Ok(Conn::new(socket, permit, errand.client, address, waited))
+        Ok(Conn::new(socket, permit, errand.client, errand.identity, address, waited))
     }
 
     /// Tries the addresses in order, the next one beside the last after [`ATTEMPT_DELAY`] if a
@@ -254,7 +278,8 @@ impl Dialer {
             let (in_use, limit) = permit.occupancy();
             let host = permit.key().clone();
             let reason = Reason::Away;
-            let refused = Refused { host, reason, in_use, limit, waited: Duration::ZERO };
+            let (waited, identity) = (Duration::ZERO, None);
+            let refused = Refused { host, reason, in_use, limit, waited, identity };
             return Err((refused.into(), permit));
         }
         match tokio::time::timeout(time, connect(address)).await {
@@ -275,7 +300,7 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 /// Counts a dial that was dropped before it ended.
 struct Unfinished<'a> {
     cells: &'a Cells,
-    started: tokio::time::Instant,
+    started: Instant,
     done: bool,
 }
 

@@ -48,6 +48,7 @@ use super::source::Source;
 use super::source::SourceError;
 use crate::base::clock::Pulse;
 use crate::limit::Seat;
+use crate::limit::Share;
 use crate::telemetry::metrics::Bound;
 
 /// How long a request's body waits for the upstream's 100 before it is sent all the same
@@ -115,6 +116,8 @@ struct Halves {
     waker: Waker,
     /// hyper's part has ended, and must not be driven on.
     over: bool,
+    /// Of whoever has a request on it. Behind the driver, which has the socket.
+    share: Option<Box<Share>>,
 }
 
 /// Turns per poll in which a line may wake itself.
@@ -172,8 +175,8 @@ impl Stir {
 }
 
 impl Line {
-    pub(crate) async fn new(conn: Conn, bounds: Bounds) -> Result<Self, ExchangeError> {
-        let (seat, tally) = (conn.seat(), conn.tally());
+    pub(crate) async fn new(mut conn: Conn, bounds: Bounds) -> Result<Self, ExchangeError> {
+        let (seat, tally, share) = (conn.seat(), conn.tally(), conn.take_share());
         let (screened, brief) = Screened::new(conn, bounds);
         let mut builder = http1::Builder::new();
         builder.preserve_header_case(true).title_case_headers(true);
@@ -186,11 +189,17 @@ impl Line {
             .map_err(|error| ExchangeError::Malformed(error.to_string()))?;
         let stir = Arc::<Stir>::default();
         let waker = Waker::from(Arc::clone(&stir));
-        Ok(Self(Box::new(Halves { sender, driver, brief, seat, tally, stir, waker, over: false })))
+        let over = false;
+        Ok(Self(Box::new(Halves { sender, driver, brief, seat, tally, stir, waker, over, share })))
     }
 
     pub(crate) fn seat(&self) -> &Seat {
         &self.0.seat
+    }
+
+    /// Whoever has it now holds this of the host; what the one before held is given back.
+    pub(crate) fn lend(&mut self, share: Option<Box<Share>>) {
+        self.0.share = share;
     }
 
     /// Whether something has happened on the line since this was asked last.
@@ -290,7 +299,9 @@ impl Line {
             let _ended = std::future::poll_fn(|cx| self.0.driver.poll_without_shutdown(cx)).await;
         }
         let parts = self.0.driver.into_parts();
-        parts.io.into_inner().into_parts(parts.read_buf)
+        let (mut conn, early) = parts.io.into_inner().into_parts(parts.read_buf);
+        conn.set_share(self.0.share);
+        (conn, early)
     }
 }
 

@@ -35,6 +35,7 @@ use self::exchange::ResponseBody;
 use self::pool::Pool;
 use self::pool::PoolKey;
 use self::tls::Tls;
+use crate::base::clock;
 use crate::base::clock::Pulse;
 use crate::limit::Limiter;
 use crate::telemetry::metrics::Cells;
@@ -180,13 +181,21 @@ impl Upstream {
         let safe = request.method().is_safe();
         let fresh = if safe { self.settings.pool_idle } else { UNSAFE_IDLE };
         let timeout = self.settings.response_timeout;
-        if let Some(line) = self.pool.take(&key, fresh) {
+        let mut share = None;
+        let asked = clock::now();
+        if self.dialer.has_shares() {
+            // Before a kept connection is taken: while this waits, others may use that.
+            share = Box::pin(self.dialer.share(errand)).await?;
+        }
+        if let Some(mut line) = self.pool.take(&key, fresh) {
             self.cells.reused();
+            let waited = if share.is_some() { clock::now() - asked } else { Duration::ZERO };
+            line.lend(share.take());
             let spare = spare(&request);
             match line.exchange(request, pulse, timeout).await {
                 Ok((response, line)) => {
                     let response = self.carry(response, line, key, pulse);
-                    return Ok(Sent { response, reused: true, waited: Duration::ZERO });
+                    return Ok(Sent { response, reused: true, waited });
                 }
                 Err(Failed { error, unsent, silent }) => {
                     let spare = spare.filter(|_| silent && matches!(error, ExchangeError::Closed));
@@ -196,7 +205,10 @@ impl Upstream {
             }
         }
         // PERF: boxed, so that a request on a kept connection does not carry the room for a dial.
-        let conn = Box::pin(self.dialer.connect(errand)).await?;
+        let conn = match share {
+            Some(share) => Box::pin(self.dialer.connect_with(Some(share), errand, asked)).await?,
+            None => Box::pin(self.dialer.connect(errand)).await?,
+        };
         let waited = conn.waited();
         let line = Line::new(conn, self.settings.bounds.responses).await?;
         let (response, line) = line

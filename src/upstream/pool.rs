@@ -106,6 +106,8 @@ impl Pool {
             line.end();
             return;
         }
+        // It is nobody's until somebody takes it.
+        line.lend(None);
         let idle = Idle { line, since: clock::now() };
         self.note_parked(idle.line.seat(), idle.since);
         self.cells.parked();
