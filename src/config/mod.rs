@@ -6,6 +6,7 @@
 //! one place, [`environment`].
 
 mod bench;
+mod egress;
 mod flags;
 mod limits;
 mod redis;
@@ -242,6 +243,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let pool_idle = source.read_if(&flags::POOL_IDLE, units::duration);
     let pool_size = source.read(&flags::POOL_SIZE, |text| whole(text, 0, 1_000_000, ""));
 
+    let egress = egress::read(source);
     let connect_timeout = source.read(&flags::CONNECT_TIMEOUT, some_time);
     let dns_timeout = source.read(&flags::DNS_TIMEOUT, some_time);
     let response_timeout = source.read(&flags::RESPONSE_TIMEOUT, time_or_off);
@@ -311,6 +313,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             pool_size: if pool_idle.is_zero() { 0 } else { pool_size? },
             resolver: resolver?,
             pinned: pinned?,
+            egress: egress?,
             authorities: authorities?,
         },
         proxy: proxy::Settings {

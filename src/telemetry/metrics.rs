@@ -71,6 +71,8 @@ pub(crate) enum DialResult {
     DnsTimeout,
     /// A connection.
     Ok,
+    /// None of the addresses may be dialled.
+    Prohibited,
     /// The upstream refused.
     Refused,
     /// The upstream did not answer in time.
@@ -82,11 +84,12 @@ pub(crate) enum DialResult {
 }
 
 impl DialResult {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Cancelled,
         Self::DnsError,
         Self::DnsTimeout,
         Self::Ok,
+        Self::Prohibited,
         Self::Refused,
         Self::Timeout,
         Self::Tls,
@@ -100,6 +103,7 @@ impl DialResult {
             Self::DnsError => "dns_error",
             Self::DnsTimeout => "dns_timeout",
             Self::Ok => "ok",
+            Self::Prohibited => "prohibited",
             Self::Refused => "refused",
             Self::Timeout => "timeout",
             Self::Tls => "tls",
@@ -125,6 +129,46 @@ impl Yielded {
         match self {
             Self::Pooled => "pooled",
             Self::Tunnel => "tunnel",
+        }
+    }
+}
+
+/// What kept a destination from being gone to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Barred {
+    /// The ports to which there may be tunnels.
+    ConnectPort,
+    /// No rule allows it, and what no rule allows is denied.
+    Default,
+    /// A rule that denies.
+    DenyRule,
+    /// It is this machine, its link, or a cloud's word to its machines.
+    Local,
+    /// It is this proxy.
+    Loop,
+    /// It is not globally reachable.
+    NotPublic,
+}
+
+impl Barred {
+    const ALL: [Self; 6] = [
+        Self::ConnectPort,
+        Self::Default,
+        Self::DenyRule,
+        Self::Local,
+        Self::Loop,
+        Self::NotPublic,
+    ];
+
+    /// The word for metrics and the log.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::ConnectPort => "connect_port",
+            Self::Default => "default",
+            Self::DenyRule => "deny",
+            Self::Local => "local",
+            Self::Loop => "loop",
+            Self::NotPublic => "not_public",
         }
     }
 }
@@ -182,6 +226,7 @@ pub(crate) struct Cells {
     unparked: Cell,
     yielded: [Cell; Yielded::ALL.len()],
     bounded: [Cell; Bound::ALL.len()],
+    barred: [Cell; Barred::ALL.len()],
     dials: [Cell; DialResult::ALL.len()],
     dial_micros: Cell,
     dial_buckets: [Cell; DIAL_BOUNDS.len() + 1],
@@ -240,6 +285,11 @@ impl Cells {
     /// Something idle was closed for somebody who waited.
     pub(crate) fn yielded(&self, what: Yielded) {
         self.yielded[what as usize].add(1);
+    }
+
+    /// A destination was not gone to.
+    pub(crate) fn barred(&self, what: Barred) {
+        self.barred[what as usize].add(1);
     }
 
     /// Somebody met a bound, and what went beyond it was refused or cut.
@@ -405,6 +455,14 @@ impl Collector for Metrics {
             counter(&mut family, &[("bound", what.as_str())], n)?;
         }
 
+        let help = "Destinations that were not gone to, by what forbids it";
+        let mut family =
+            encoder.encode_descriptor("narrows_egress_denied", help, None, MetricType::Counter)?;
+        for what in Barred::ALL {
+            let n = self.sum(|cells| &cells.barred[what as usize]);
+            counter(&mut family, &[("rule", what.as_str())], n)?;
+        }
+
         let Some(redis) = &self.redis else { return Ok(()) };
         let counts: Vec<u64> = redis.buckets.iter().map(|count| count.load(Relaxed)).collect();
         let micros = redis.micros.load(Relaxed);
@@ -519,6 +577,9 @@ mod tests {
         }
         for (index, route) in Route::ALL.into_iter().enumerate() {
             assert_eq!(route as usize, index);
+        }
+        for (index, what) in Barred::ALL.into_iter().enumerate() {
+            assert_eq!(what as usize, index);
         }
         for (index, what) in Yielded::ALL.into_iter().enumerate() {
             assert_eq!(what as usize, index);

@@ -18,6 +18,8 @@ use tokio::net::TcpStream;
 use super::Settings;
 use super::conn::Conn;
 use super::conn::Socket;
+use super::egress::Denied;
+use super::egress::Egress;
 use super::resolve::Lookup;
 use super::resolve::ResolveError;
 use super::tls::Tls;
@@ -39,6 +41,9 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Why there is no connection.
 #[derive(Debug, Error)]
 pub enum DialError {
+    /// It is not gone to.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// No slot.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -66,15 +71,18 @@ impl DialError {
     pub(crate) fn waited(&self) -> Duration {
         match self {
             Self::Refused(refused) => refused.waited,
-            Self::Connect { .. } | Self::Resolve(_) | Self::TimedOut(_) | Self::Tls(_) => {
-                Duration::ZERO
-            }
+            Self::Connect { .. }
+            | Self::Denied(_)
+            | Self::Resolve(_)
+            | Self::TimedOut(_)
+            | Self::Tls(_) => Duration::ZERO,
         }
     }
 
     fn result(&self) -> Option<DialResult> {
         Some(match self {
-            Self::Refused(_) => return None,
+            Self::Refused(_) | Self::Denied(Denied::Host | Denied::Port) => return None,
+            Self::Denied(Denied::Address | Denied::Loop) => DialResult::Prohibited,
             Self::Resolve(ResolveError::Failed(_)) => DialResult::DnsError,
             Self::Resolve(ResolveError::TimedOut(_)) => DialResult::DnsTimeout,
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
@@ -91,6 +99,7 @@ impl DialError {
 pub(crate) struct Dialer {
     limiter: Limiter,
     lookup: Lookup,
+    egress: Egress,
     tls: Tls,
     connect_timeout: Duration,
     cells: Arc<Cells>,
@@ -116,12 +125,19 @@ impl Dialer {
     ) -> io::Result<Self> {
         let pinned = settings.pinned.clone();
         let lookup = Lookup::new(&settings.resolver, pinned, settings.dns_timeout)?;
+        let egress = Egress::new(settings.egress.clone(), Arc::clone(&cells));
         let connect_timeout = settings.connect_timeout;
-        Ok(Self { limiter, lookup, tls, connect_timeout, cells })
+        Ok(Self { limiter, lookup, egress, tls, connect_timeout, cells })
+    }
+
+    /// Whether a tunnel may be asked for.
+    pub(crate) fn tunnel(&self, errand: Errand<'_>) -> Result<(), DialError> {
+        Ok(self.egress.tunnel(errand)?)
     }
 
     /// Takes a slot, finds the addresses, connects to one of them, puts TLS on it if asked.
     pub(crate) async fn connect(&self, errand: Errand<'_>) -> Result<Conn, DialError> {
+        self.egress.ask(errand)?;
         let asked = clock::now();
         let key = errand.authority.key();
         let permit = self.limiter.acquire_as(key, errand.patience, errand.identity).await?;
@@ -142,7 +158,9 @@ impl Dialer {
         permit: Permit,
         waited: Duration,
     ) -> Result<Conn, DialError> {
-        let addresses = self.lookup.addresses(errand.authority).await?;
+        let found = self.lookup.addresses(errand.authority).await?;
+        // SECURITY: from here on nothing is looked up; what is judged is what is dialled.
+        let addresses = self.egress.admit(errand, found)?;
         let timeout = self.connect_timeout;
         let (stream, permit, address) = if let [address] = addresses[..] {
             let attempt = self.attempt(address, permit, timeout);
