@@ -571,7 +571,8 @@ impl Seed {
         // that anything at all has happened.
         let accepting = tokio::task::spawn_local(async move {
             listen::accept(listener, &view, handed, stop, |stream, peer| {
-                proxy::spawn(&thread, proxy::serve(Rc::clone(&thread), stream, peer));
+                let accepted = listen::Accepted::plain(stream, peer);
+                proxy::spawn(&thread, proxy::serve(Rc::clone(&thread), accepted));
             })
             .await
         });

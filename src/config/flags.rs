@@ -176,6 +176,16 @@ settings! {
     VIA = row(Proxy, "via", "NAME|off", &["NARROWS_VIA"], Text("narrows"),
         "Name that narrows gives itself in the Via field of plain requests; off leaves the field \
          as it came.");
+    HTTP2_MAX_STREAMS = row(Proxy, "http2-max-streams", "N", &["NARROWS_HTTP2_MAX_STREAMS"],
+        Text("256"),
+        "Requests and tunnels that a connection of HTTP/2 may have at a time, 1 to 65535.");
+    HTTP2_WINDOW = row(Proxy, "http2-window", "BYTES", &["NARROWS_HTTP2_WINDOW"], Text("65536"),
+        "Bytes that a client may send on one stream of HTTP/2 ahead of what its upstream took, \
+         65535 to 16777216. A connection may take that for each of its streams.");
+    HTTP2_MAX_RESETS = row(Proxy, "http2-max-resets", "N", &["NARROWS_HTTP2_MAX_RESETS"],
+        Text("200"),
+        "Requests that a client may reset before they are answered, less those answered, before \
+         its connection of HTTP/2 is closed.");
     SHUTDOWN_TIMEOUT = row(Proxy, "shutdown-timeout", "TIME", &["NARROWS_SHUTDOWN_TIMEOUT"],
         Text("10s"),
         "On SIGTERM or SIGINT, how long what runs may take to end before it is cut; a second \

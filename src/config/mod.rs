@@ -8,6 +8,7 @@
 mod bench;
 mod egress;
 mod flags;
+mod http2;
 mod limits;
 mod redis;
 mod source;
@@ -258,6 +259,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             "--idle-reclaim has no effect: --tunnel-idle-timeout closes idle tunnels no later";
         source.warnings.push(warning.to_owned());
     }
+    let http2 = http2::read(source);
     let header_timeout = source.read(&flags::HEADER_TIMEOUT, some_time);
     let keep_alive_timeout = source.read(&flags::KEEP_ALIVE_TIMEOUT, some_time);
 
@@ -322,6 +324,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             tunnel_idle_timeout: tunnel_idle_timeout?,
             idle_reclaim: idle_reclaim.map(|time| Some(time).filter(|t| *t < units::LONGEST))?,
             via: via?,
+            http2: http2?,
             refuse_status: refuse_status?,
         },
         admin: admin?,

@@ -15,9 +15,9 @@ use crate::base::framing::Malformed;
 use crate::telemetry::metrics::Bound;
 
 /// The longest head, in bytes.
-const MAX_HEAD: usize = 64 * 1024;
+pub(crate) const MAX_HEAD: usize = 64 * 1024;
 /// Fields in a head; as many as hyper takes without more room on its stack.
-const MAX_FIELDS: usize = 100;
+pub(crate) const MAX_FIELDS: usize = 100;
 
 /// What is wrong with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

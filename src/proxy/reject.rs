@@ -5,6 +5,7 @@
 //! |---|---|---|---|
 //! | a target that is no target | 400 | `http_request_error` | |
 //! | a malformed message | 400, 408, 431, 501, 505 | `http_request_error` | the connection closes |
+//! | a malformed request over HTTP/2 | 400, 431 | `http_request_error` | the other streams go on |
 //! | an origin-form request to the proxy port | 404 | `destination_not_found` | says how to use a proxy |
 //! | the host is at its limit | 503 (`--refuse-status`) | `connection_limit_reached` | `Retry-After`, telling reason phrase |
 //! | Redis is away, and the policy is to refuse | 503 | `proxy_internal_error` | `Retry-After` |
@@ -27,6 +28,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use super::head::Flaw;
+use super::http2::Fault;
 use crate::base::authority::BadAuthority;
 use crate::base::clock;
 use crate::limit::Reason;
@@ -43,6 +45,7 @@ use crate::upstream::tls::TlsError;
 pub(crate) enum Reject {
     BadTarget { target: String, why: BadAuthority },
     BadScheme,
+    Fault(Fault),
     Flaw(Flaw),
     NotForProxy,
     Send(SendError),
@@ -106,6 +109,9 @@ impl Reject {
             ),
             Self::Flaw(flaw) => {
                 (flaw.status(), "http_request_error", "bad request".to_owned(), flaw.to_string())
+            }
+            Self::Fault(fault) => {
+                (fault.status(), "http_request_error", "bad request".to_owned(), fault.to_string())
             }
             Self::NotForProxy => (
                 404,
@@ -273,6 +279,8 @@ mod tests {
             (Reject::BadScheme, 400, "http_request_error"),
             (Reject::Flaw(Malformed::Control.into()), 400, "http_request_error"),
             (Reject::Flaw(Flaw::Timeout), 408, "http_request_error"),
+            (Reject::Fault(Fault::Host), 400, "http_request_error"),
+            (Reject::Fault(Fault::TooLarge), 431, "http_request_error"),
             (Reject::Flaw(Flaw::TooLarge), 431, "http_request_error"),
             (Reject::NotForProxy, 404, "destination_not_found"),
             (refused(Reason::Full), 503, "connection_limit_reached"),

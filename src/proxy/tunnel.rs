@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Open;
 use super::Thread;
+use super::asker::Asker;
 use super::guard::Client;
 use super::guard::Detached;
 use super::head::Connect;
@@ -33,7 +34,8 @@ const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 /// Serves a CONNECT, to the end of its tunnel or of its refusal.
 pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Connect) {
     let mut line = Line::begin(client.peer(), connect.target);
-    let reject = match open(thread, client, &mut line, connect.wait).await {
+    let asker = Asker::Connection(Rc::clone(client));
+    let reject = match open(thread, &asker, &mut line, connect.wait).await {
         Some(Ok(upstream)) => {
             thread.cells.answered(Route::Connect, 200);
             client.write(ESTABLISHED);
@@ -57,9 +59,9 @@ pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Con
 }
 
 /// The connection that a CONNECT asks for; none if the client left.
-async fn open(
+pub(super) async fn open(
     thread: &Thread,
-    client: &Client,
+    client: &Asker,
     line: &mut Line,
     wait: Option<u64>,
 ) -> Option<Result<Conn, Reject>> {
@@ -97,7 +99,7 @@ pub(crate) async fn switched(thread: &Thread, client: &Client, upstream: Conn, e
     count(thread, &moved);
 }
 
-fn count(thread: &Thread, moved: &Moved) {
+pub(super) fn count(thread: &Thread, moved: &Moved) {
     thread.cells.sent(moved.sent);
     thread.cells.received(moved.received);
     if moved.end == End::Yielded {
@@ -105,7 +107,7 @@ fn count(thread: &Thread, moved: &Moved) {
     }
 }
 
-fn told(end: End) -> &'static str {
+pub(super) fn told(end: End) -> &'static str {
     match end {
         End::Client => "reset by client",
         End::Complete => "complete",
@@ -116,7 +118,7 @@ fn told(end: End) -> &'static str {
 }
 
 /// What the access log will say of a tunnel; a few words kept while it lives.
-struct Line {
+pub(super) struct Line {
     client: SocketAddr,
     target: String,
     host: Option<HostKey>,
@@ -126,12 +128,12 @@ struct Line {
 }
 
 impl Line {
-    fn begin(client: SocketAddr, target: String) -> Self {
+    pub(super) fn begin(client: SocketAddr, target: String) -> Self {
         let (time, started) = (clock::wall(), clock::now());
         Self { client, target, host: None, time, started, waited: Duration::ZERO }
     }
 
-    fn end(
+    pub(super) fn end(
         self,
         thread: &Thread,
         status: u16,

@@ -180,16 +180,19 @@ pub(crate) enum Bound {
     HeadSize,
     /// The time that a request's head took.
     HeadTime,
+    /// What a client may do to streams of HTTP/2, resets most of all.
+    Http2Calm,
 }
 
 impl Bound {
-    const ALL: [Self; 2] = [Self::HeadSize, Self::HeadTime];
+    const ALL: [Self; 3] = [Self::HeadSize, Self::HeadTime, Self::Http2Calm];
 
     /// The word for metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::HeadSize => "head_size",
             Self::HeadTime => "head_time",
+            Self::Http2Calm => "http2_calm",
         }
     }
 }

@@ -35,6 +35,8 @@ use super::conn::Conn;
 use super::conn::Tally;
 use super::pool::Pool;
 use super::pool::PoolKey;
+use super::source::Source;
+use super::source::SourceError;
 use crate::base::clock::Pulse;
 use crate::limit::Seat;
 
@@ -285,30 +287,30 @@ pub(crate) enum RequestBody {
 /// A body that streams, with what holds it back and what times it.
 #[derive(Debug)]
 pub(crate) struct Upload {
-    incoming: Incoming,
+    source: Source,
     gate: Option<(Arc<Gate>, Pin<Box<Sleep>>)>,
     pulse: Rc<Pulse>,
 }
 
 impl RequestBody {
     /// `gate` holds the body back until it opens, or [`CONTINUE_TIMEOUT`] has passed.
-    pub(crate) fn new(incoming: Incoming, gate: Option<Arc<Gate>>, pulse: Rc<Pulse>) -> Self {
-        if incoming.is_end_stream() {
+    pub(crate) fn new(source: Source, gate: Option<Arc<Gate>>, pulse: Rc<Pulse>) -> Self {
+        if source.is_end_stream() {
             return Self::Empty;
         }
         let gate = gate.map(|gate| (gate, Box::pin(tokio::time::sleep(CONTINUE_TIMEOUT))));
-        Self::Stream(Box::new(Upload { incoming, gate, pulse }))
+        Self::Stream(Box::new(Upload { source, gate, pulse }))
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = SourceError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, SourceError>>> {
         let Self::Stream(upload) = self.get_mut() else { return Poll::Ready(None) };
         if let Some((gate, timeout)) = &mut upload.gate {
             gate.waker.register(cx.waker());
@@ -317,12 +319,12 @@ impl Body for RequestBody {
             }
             upload.gate = None;
         }
-        let frame = Pin::new(&mut upload.incoming).poll_frame(cx);
+        let frame = Pin::new(&mut upload.source).poll_frame(cx);
         match &frame {
             Poll::Pending => upload.pulse.upload(0, true),
             Poll::Ready(frame) => {
                 let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-                let more = frame.is_some() && !upload.incoming.is_end_stream();
+                let more = frame.is_some() && !upload.source.is_end_stream();
                 upload.pulse.upload(bytes.map_or(0, |bytes| bytes.len() as u64), more);
             }
         }
@@ -332,14 +334,14 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Stream(upload) => upload.incoming.is_end_stream(),
+            Self::Stream(upload) => upload.source.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(upload) => upload.incoming.size_hint(),
+            Self::Stream(upload) => upload.source.size_hint(),
         }
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod exchange;
 pub(crate) mod idle;
 pub(crate) mod pool;
 pub(crate) mod resolve;
+pub(crate) mod source;
 pub(crate) mod tls;
 
 use std::io;
