@@ -7,12 +7,14 @@
 
 mod access;
 mod bench;
+mod egress;
 mod flags;
 mod http2;
 mod limits;
 mod redis;
 mod source;
 mod units;
+mod upstream;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -55,7 +57,6 @@ use crate::store;
 use crate::store::Secret;
 use crate::telemetry::access::Target;
 use crate::telemetry::trace;
-use crate::upstream;
 use crate::upstream::Pinned;
 use crate::upstream::Resolver;
 
@@ -77,7 +78,7 @@ pub struct Config {
     /// Who may use the proxy.
     pub clients: policy::access::Settings,
     /// The far side.
-    pub upstream: upstream::Settings,
+    pub upstream: crate::upstream::Settings,
     /// The near side.
     pub proxy: proxy::Settings,
     /// The admin port; none leaves it closed.
@@ -257,6 +258,9 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let pool_idle = source.read_if(&flags::POOL_IDLE, units::duration);
     let pool_size = source.read(&flags::POOL_SIZE, |text| whole(text, 0, 1_000_000, ""));
 
+    let bounds = upstream::bounds(source);
+
+    let egress = egress::read(source);
     let connect_timeout = source.read(&flags::CONNECT_TIMEOUT, some_time);
     let dns_timeout = source.read(&flags::DNS_TIMEOUT, some_time);
     let response_timeout = source.read(&flags::RESPONSE_TIMEOUT, time_or_off);
@@ -319,7 +323,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
         },
         shared,
         clients: clients?,
-        upstream: upstream::Settings {
+        upstream: crate::upstream::Settings {
             connect_timeout: connect_timeout?,
             dns_timeout: dns_timeout?,
             response_timeout: response_timeout?,
@@ -329,6 +333,8 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             pool_size: if pool_idle.is_zero() { 0 } else { pool_size? },
             resolver: resolver?,
             pinned: pinned?,
+            bounds: bounds?,
+            egress: egress?,
             authorities: authorities?,
         },
         proxy: proxy::Settings {

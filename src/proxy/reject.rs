@@ -13,10 +13,18 @@
 //! | a host is at its limit, or what its asker may have of it | 503 (`--refuse-status`) | `connection_limit_reached` | `Retry-After`, telling reason phrase |
 //! | Redis is away, and the policy is to refuse | 503 | `proxy_internal_error` | `Retry-After` |
 //! | no address | 502, 504 when it took too long | `dns_error`, `dns_timeout` | |
+//! | a host, or a port for tunnels, that the settings deny | 403 | `http_request_denied` | |
+//! | no address that may be dialled | 502 | `destination_ip_prohibited` | |
+//! | the address is this proxy | 502 | `proxy_loop_detected` | |
 //! | no connection | 502, 504 when it took too long | `connection_refused`, `connection_timeout`, `destination_ip_unroutable` | |
 //! | TLS failed | 502 | `tls_certificate_error`, `tls_protocol_error` | |
 //! | closed before the response's head | 502 | `connection_terminated` | |
-//! | not a response | 502 | `http_protocol_error` | |
+//! | a head that is cut off | 502 | `http_response_incomplete` | |
+//! | a head that is too long | 502 | `http_response_header_section_size` | |
+//! | a transfer coding that is malformed, or not chunked | 502 | `http_response_transfer_coding` | |
+//! | trailers that are too long | 502 | `http_response_trailer_section_size` | |
+//! | another protocol than was asked for | 502 | `http_upgrade_failed` | |
+//! | not a response, or one that can be read in two ways | 502 | `http_protocol_error` | |
 //! | no response in time | 504 | `http_response_timeout` | |
 //!
 //! No other module chooses a status of our own.
@@ -36,8 +44,10 @@ use crate::limit::Refused;
 use crate::policy::access::Denied;
 use crate::upstream::SendError;
 use crate::upstream::dial::DialError;
+use crate::upstream::egress;
 use crate::upstream::exchange::ExchangeError;
 use crate::upstream::resolve::ResolveError;
+use crate::upstream::screen;
 use crate::upstream::tls::TlsError;
 
 /// RFC 7617 §2 and §2.1.
@@ -182,6 +192,13 @@ fn turned_away(denied: Denied) -> Answer {
 fn classify(error: &SendError) -> (u16, &'static str) {
     match error {
         SendError::Dial(error) => match error {
+            // RFC 9209 §2.3.5 recommends 502, and 403 would say that the client may not ask: it may,
+            // and where the name leads is the name server's doing.
+            DialError::Denied(egress::Denied::Address) => (502, "destination_ip_prohibited"),
+            DialError::Denied(egress::Denied::Host | egress::Denied::Port) => {
+                (403, "http_request_denied")
+            }
+            DialError::Denied(egress::Denied::Loop) => (502, "proxy_loop_detected"),
             DialError::Refused(_) => (503, "connection_limit_reached"),
             DialError::Resolve(ResolveError::Failed(_)) => (502, "dns_error"),
             DialError::Resolve(ResolveError::TimedOut(_)) => (504, "dns_timeout"),
@@ -194,16 +211,39 @@ fn classify(error: &SendError) -> (u16, &'static str) {
                     (502, "destination_ip_unroutable")
                 }
             }
-            DialError::TimedOut(_) => (504, "connection_timeout"),
+            DialError::TimedOut(_) | DialError::TlsTimedOut(_) => (504, "connection_timeout"),
             DialError::Tls(TlsError::Certificate(_)) => (502, "tls_certificate_error"),
             DialError::Tls(TlsError::Protocol(_)) => (502, "tls_protocol_error"),
         },
         SendError::Exchange(error) => match error {
             ExchangeError::Closed => (502, "connection_terminated"),
+            ExchangeError::Fault(fault) => (502, word(*fault)),
             ExchangeError::Malformed(_) => (502, "http_protocol_error"),
             ExchangeError::Request => (400, "http_request_error"),
             ExchangeError::TimedOut(_) => (504, "http_response_timeout"),
+            ExchangeError::Upgrade => (502, "http_upgrade_failed"),
         },
+    }
+}
+
+fn word(fault: screen::Fault) -> &'static str {
+    match fault {
+        screen::Fault::Incomplete => "http_response_incomplete",
+        screen::Fault::Fields | screen::Fault::HeadSize => "http_response_header_section_size",
+        screen::Fault::Chunk
+        | screen::Fault::Coding
+        | screen::Fault::Extensions
+        | screen::Fault::OldCoding => "http_response_transfer_coding",
+        screen::Fault::Switch => "http_upgrade_failed",
+        screen::Fault::Trailers => "http_response_trailer_section_size",
+        screen::Fault::Control
+        | screen::Fault::Field
+        | screen::Fault::Interim
+        | screen::Fault::Length
+        | screen::Fault::LengthAndCoding
+        | screen::Fault::NotHttp
+        | screen::Fault::StatusLine
+        | screen::Fault::Unsolicited => "http_protocol_error",
     }
 }
 
@@ -340,12 +380,26 @@ mod tests {
             (refused(Reason::Away), 503, "proxy_internal_error"),
             (dial(ResolveError::Failed("x".to_owned()).into()), 502, "dns_error"),
             (dial(ResolveError::TimedOut(second).into()), 504, "dns_timeout"),
+            (dial(egress::Denied::Address.into()), 502, "destination_ip_prohibited"),
+            (dial(egress::Denied::Host.into()), 403, "http_request_denied"),
+            (dial(egress::Denied::Loop.into()), 502, "proxy_loop_detected"),
+            (dial(egress::Denied::Port.into()), 403, "http_request_denied"),
             (dial(connect(io::ErrorKind::ConnectionRefused)), 502, "connection_refused"),
             (dial(connect(io::ErrorKind::HostUnreachable)), 502, "destination_ip_unroutable"),
             (dial(DialError::TimedOut(second)), 504, "connection_timeout"),
             (dial(TlsError::Certificate("x".to_owned()).into()), 502, "tls_certificate_error"),
             (dial(TlsError::Protocol("x".to_owned()).into()), 502, "tls_protocol_error"),
             (exchange(ExchangeError::Closed), 502, "connection_terminated"),
+            (exchange(screen::Fault::Incomplete.into()), 502, "http_response_incomplete"),
+            (exchange(screen::Fault::HeadSize.into()), 502, "http_response_header_section_size"),
+            (exchange(screen::Fault::Fields.into()), 502, "http_response_header_section_size"),
+            (exchange(screen::Fault::Coding.into()), 502, "http_response_transfer_coding"),
+            (exchange(screen::Fault::Chunk.into()), 502, "http_response_transfer_coding"),
+            (exchange(screen::Fault::Trailers.into()), 502, "http_response_trailer_section_size"),
+            (exchange(screen::Fault::Switch.into()), 502, "http_upgrade_failed"),
+            (exchange(screen::Fault::LengthAndCoding.into()), 502, "http_protocol_error"),
+            (exchange(ExchangeError::Upgrade), 502, "http_upgrade_failed"),
+            (dial(DialError::TlsTimedOut(second)), 504, "connection_timeout"),
             (exchange(ExchangeError::Malformed("x".to_owned())), 502, "http_protocol_error"),
             (exchange(ExchangeError::TimedOut(second)), 504, "http_response_timeout"),
         ]

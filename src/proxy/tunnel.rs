@@ -23,7 +23,7 @@ use crate::base::authority::Authority;
 use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::base::clock::Pulse;
-use crate::policy::access::Given;
+use crate::base::identity::Identity;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Route;
 use crate::telemetry::metrics::Yielded;
@@ -38,9 +38,15 @@ const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Connect) {
     let mut line = Line::begin(client.peer(), connect.target);
     let asker = Asker::Connection(Rc::clone(client));
-    let authorization = connect.authorization;
-    let given = || authorization.given();
-    let reject = match open(thread, &asker, &mut line, connect.wait, given).await {
+    let opened = match front::admit(thread, &asker, || connect.authorization.given()).await {
+        Some(Ok(identity)) => {
+            line.asked_by(&identity);
+            open(thread, &asker, &mut line, connect.wait, &identity).await
+        }
+        Some(Err(reject)) => Some(Err(reject)),
+        None => None,
+    };
+    let reject = match opened {
         Some(Ok(upstream)) => {
             thread.cells.answered(Route::Connect, 200);
             client.write(ESTABLISHED);
@@ -64,18 +70,13 @@ pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Con
 }
 
 /// The connection that a CONNECT asks for; none if the client left.
-pub(super) async fn open<'a>(
+pub(super) async fn open(
     thread: &Thread,
     client: &Asker,
     line: &mut Line,
     wait: Option<u64>,
-    given: impl FnOnce() -> Given<'a>,
+    identity: &Identity,
 ) -> Option<Result<Conn, Reject>> {
-    let identity = match front::admit(thread, client, given).await? {
-        Ok(identity) => identity,
-        Err(reject) => return Some(Err(reject)),
-    };
-    line.identity = identity.name().map(Arc::clone);
     let authority = match Authority::parse(&line.target, None) {
         Ok(authority) => authority,
         Err(why) => {
@@ -84,13 +85,8 @@ pub(super) async fn open<'a>(
     };
     line.host = Some(authority.key().clone());
     let patience = thread.patience(wait);
-    let errand = Errand {
-        authority: &authority,
-        tls: false,
-        patience,
-        client: client.peer(),
-        identity: &identity,
-    };
+    let errand =
+        Errand { authority: &authority, tls: false, patience, client: client.peer(), identity };
     let connected = client.unless_left(thread.upstream.connect(errand)).await?;
     line.waited = connected.as_ref().map_or_else(DialError::waited, Conn::waited);
     Some(connected.map_err(Reject::from))
@@ -144,6 +140,11 @@ impl Line {
         let (time, started) = (clock::wall(), clock::now());
         let (identity, host, waited) = (None, None, Duration::ZERO);
         Self { client, identity, target, host, time, started, waited }
+    }
+
+    /// Who asked, as far as they said.
+    pub(super) fn asked_by(&mut self, identity: &Identity) {
+        self.identity = identity.name().map(Arc::clone);
     }
 
     pub(super) fn end(

@@ -75,6 +75,8 @@ pub(crate) enum DialResult {
     DnsTimeout,
     /// A connection.
     Ok,
+    /// None of the addresses may be dialled.
+    Prohibited,
     /// The upstream refused.
     Refused,
     /// The upstream did not answer in time.
@@ -86,11 +88,12 @@ pub(crate) enum DialResult {
 }
 
 impl DialResult {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Cancelled,
         Self::DnsError,
         Self::DnsTimeout,
         Self::Ok,
+        Self::Prohibited,
         Self::Refused,
         Self::Timeout,
         Self::Tls,
@@ -104,6 +107,7 @@ impl DialResult {
             Self::DnsError => "dns_error",
             Self::DnsTimeout => "dns_timeout",
             Self::Ok => "ok",
+            Self::Prohibited => "prohibited",
             Self::Refused => "refused",
             Self::Timeout => "timeout",
             Self::Tls => "tls",
@@ -133,31 +137,93 @@ impl Yielded {
     }
 }
 
-/// A bound on what a client or an upstream may do, and that one of them met.
+/// What kept a destination from being gone to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bound {
-    /// Passwords that wait to be verified.
-    AuthQueue,
-    /// The size of a request's head.
-    HeadSize,
-    /// The time that a request's head took.
-    HeadTime,
-    /// What a client may do to streams of HTTP/2, resets most of all.
-    Http2Calm,
+pub(crate) enum Barred {
+    /// The ports to which there may be tunnels.
+    ConnectPort,
+    /// No rule allows it, and what no rule allows is denied.
+    Default,
+    /// A rule that denies.
+    DenyRule,
+    /// It is this machine, its link, or a cloud's word to its machines.
+    Local,
+    /// It is this proxy.
+    Loop,
+    /// It is not globally reachable.
+    NotPublic,
 }
 
-impl Bound {
-    const ALL: [Self; 4] = [Self::AuthQueue, Self::HeadSize, Self::HeadTime, Self::Http2Calm];
+impl Barred {
+    const ALL: [Self; 6] = [
+        Self::ConnectPort,
+        Self::Default,
+        Self::DenyRule,
+        Self::Local,
+        Self::Loop,
+        Self::NotPublic,
+    ];
 
-    /// The word for metrics.
+    /// The word for metrics and the log.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::AuthQueue => "auth_queue",
-            Self::HeadSize => "head_size",
-            Self::HeadTime => "head_time",
-            Self::Http2Calm => "http2_calm",
+            Self::ConnectPort => "connect_port",
+            Self::Default => "default",
+            Self::DenyRule => "deny",
+            Self::Local => "local",
+            Self::Loop => "loop",
+            Self::NotPublic => "not_public",
         }
     }
+}
+
+/// The bounds on what a client or an upstream may do, each with its word for metrics.
+macro_rules! bounds {
+    ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
+        /// A bound on what a client or an upstream may do, and that one of them met.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Bound { $($(#[$doc])* $name,)* }
+
+        impl Bound {
+            const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The word for metrics.
+            pub(crate) fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+        }
+    };
+}
+
+bounds! {
+    /// Passwords that wait to be verified.
+    AuthQueue = "auth_queue";
+    /// The silence within a response's body.
+    BodyIdle = "body_idle";
+    /// The time that connecting took.
+    ConnectTime = "connect_time";
+    /// The number of addresses of a name.
+    DnsAddresses = "dns_addresses";
+    /// The time that a look-up took.
+    DnsTime = "dns_time";
+    /// The size of a request's head.
+    HeadSize = "head_size";
+    /// The time that a request's head took.
+    HeadTime = "head_time";
+    /// What a client may do to streams of HTTP/2, resets most of all.
+    Http2Calm = "http2_calm";
+    /// The size of the chunk extensions of a response.
+    ResponseExtensions = "response_chunk_extensions";
+    /// The number of fields of a response.
+    ResponseFields = "response_fields";
+    /// The size of a response's head.
+    ResponseHead = "response_head";
+    /// The time that a response's head took.
+    ResponseTime = "response_time";
+    /// The size of a response's trailer section.
+    ResponseTrailers = "response_trailers";
+    /// The time that a TLS handshake with an upstream took.
+    TlsTime = "tls_time";
 }
 
 /// Upper bounds of the buckets of dial times, in microseconds: 1 ms to 60 s.
@@ -196,6 +262,7 @@ pub(crate) struct Cells {
     unparked: Cell,
     yielded: [Cell; Yielded::ALL.len()],
     bounded: [Cell; Bound::ALL.len()],
+    barred: [Cell; Barred::ALL.len()],
     dials: [Cell; DialResult::ALL.len()],
     dial_micros: Cell,
     dial_buckets: [Cell; DIAL_BOUNDS.len() + 1],
@@ -267,6 +334,11 @@ impl Cells {
         }
         let name = if names.len() < NAMES { Arc::clone(name) } else { OTHERS.into() };
         *names.entry(name).or_default() += 1;
+    }
+
+    /// A destination was not gone to.
+    pub(crate) fn barred(&self, what: Barred) {
+        self.barred[what as usize].add(1);
     }
 
     /// Somebody met a bound, and what went beyond it was refused or cut.
@@ -447,8 +519,16 @@ impl Collector for Metrics {
         let mut family =
             encoder.encode_descriptor("narrows_bounds_met", help, None, MetricType::Counter)?;
         for what in Bound::ALL {
-            let n = self.sum(|cells| &cells.bounded[what as usize]);
+            let n = self.sum(|cells| &cells.bounded[*what as usize]);
             counter(&mut family, &[("bound", what.as_str())], n)?;
+        }
+
+        let help = "Destinations that were not gone to, by what forbids it";
+        let mut family =
+            encoder.encode_descriptor("narrows_egress_denied", help, None, MetricType::Counter)?;
+        for what in Barred::ALL {
+            let n = self.sum(|cells| &cells.barred[what as usize]);
+            counter(&mut family, &[("rule", what.as_str())], n)?;
         }
 
         let help = "Requests of those who are known by name";
@@ -606,8 +686,11 @@ mod tests {
         for (index, route) in Route::ALL.into_iter().enumerate() {
             assert_eq!(route as usize, index);
         }
-        for (index, what) in Bound::ALL.into_iter().enumerate() {
+        for (index, what) in Barred::ALL.into_iter().enumerate() {
             assert_eq!(what as usize, index);
+        }
+        for (index, what) in Bound::ALL.into_iter().enumerate() {
+            assert_eq!(*what as usize, index);
         }
         for (index, what) in Yielded::ALL.into_iter().enumerate() {
             assert_eq!(what as usize, index);
