@@ -6,8 +6,8 @@
 use memchr::memchr2_iter;
 use thiserror::Error;
 
-/// Bytes of chunk extensions in one body, and of its trailer section.
-const MAX_CHUNK_EXTRAS: u32 = 16 * 1024;
+/// Bytes of chunk extensions in one body, and as many of its trailer section, unless told otherwise.
+pub(crate) const MAX_CHUNK_EXTRAS: u32 = 16 * 1024;
 
 /// Why a message's end cannot be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -18,6 +18,12 @@ pub(crate) enum Malformed {
     /// CR without LF, LF without CR, NUL or another control character.
     #[error("the head holds a bare CR, a bare LF or a control character")]
     Control,
+    /// More bytes of chunk extensions in one body than are allowed (RFC 9112 §7.1.1).
+    #[error("the chunked body has more bytes of extensions than are allowed")]
+    Extensions,
+    /// A trailer section longer than is allowed.
+    #[error("the trailer section is longer than is allowed")]
+    Trailers,
 }
 
 /// What follows a head.
@@ -58,13 +64,21 @@ pub(crate) fn end_of_head(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
 }
 
 /// Where in a chunked body one is (RFC 9112 §7.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
     state: ChunkState,
     /// The size being read, or what is left of the data.
     left: u64,
     digits: u8,
-    extras: u32,
+    /// Bytes of extensions and of trailers that may still come.
+    extensions: u32,
+    trailers: u32,
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Self::bounded(MAX_CHUNK_EXTRAS, MAX_CHUNK_EXTRAS)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +113,11 @@ impl Framing {
 }
 
 impl Chunk {
+    /// The start of a body with at most so many bytes of extensions and of trailers.
+    pub(crate) fn bounded(extensions: u32, trailers: u32) -> Self {
+        Self { state: ChunkState::Size, left: 0, digits: 0, extensions, trailers }
+    }
+
     fn take(&mut self, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
         let mut at = 0;
         while at < bytes.len() {
@@ -129,7 +148,8 @@ impl Chunk {
                 (ChunkState::Size, b'\r') if self.digits > 0 => ChunkState::SizeLf,
                 (ChunkState::Extension, b'\r') => ChunkState::SizeLf,
                 (ChunkState::Extension, _) if is_text(byte) => {
-                    self.count_extra()?;
+                    self.extensions =
+                        self.extensions.checked_sub(1).ok_or(Malformed::Extensions)?;
                     ChunkState::Extension
                 }
                 (ChunkState::SizeLf, b'\n') => {
@@ -140,7 +160,7 @@ impl Chunk {
                 (ChunkState::DataLf, b'\n') => ChunkState::Size,
                 (ChunkState::Trailer, b'\r') => ChunkState::LastLf,
                 (ChunkState::Trailer | ChunkState::TrailerLine, _) if is_text(byte) => {
-                    self.count_extra()?;
+                    self.trailers = self.trailers.checked_sub(1).ok_or(Malformed::Trailers)?;
                     ChunkState::TrailerLine
                 }
                 (ChunkState::TrailerLine, b'\r') => ChunkState::TrailerLf,
@@ -162,11 +182,6 @@ impl Chunk {
             };
         }
         Ok((at, false))
-    }
-
-    fn count_extra(&mut self) -> Result<(), Malformed> {
-        self.extras += 1;
-        if self.extras > MAX_CHUNK_EXTRAS { Err(Malformed::Chunk) } else { Ok(()) }
     }
 }
 
@@ -201,6 +216,18 @@ mod tests {
         {
             let mut framing = Framing::Chunked(Chunk::default());
             assert_eq!(framing.take(body.as_bytes()), Err(Malformed::Chunk), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn extensions_and_trailers_have_a_bound_each_for_the_whole_body() {
+        for (body, taken) in [
+            ("1;abc\r\nx\r\n0;de\r\nA: b\r\n\r\n", Ok(true)),
+            ("1;abc\r\nx\r\n0;def\r\n\r\n", Err(Malformed::Extensions)),
+            ("0\r\nA: b\r\nC\r\n\r\n", Err(Malformed::Trailers)),
+        ] {
+            let mut framing = Framing::Chunked(Chunk::bounded(5, 4));
+            assert_eq!(framing.take(body.as_bytes()).map(|(_, ended)| ended), taken, "{body:?}");
         }
     }
 }

@@ -23,17 +23,19 @@ pub(crate) enum Group {
     Fleet,
     Upstream,
     Timeouts,
+    Bounds,
     Admin,
     Logs,
 }
 
 impl Group {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Proxy,
         Self::Limits,
         Self::Fleet,
         Self::Upstream,
         Self::Timeouts,
+        Self::Bounds,
         Self::Admin,
         Self::Logs,
     ];
@@ -45,6 +47,7 @@ impl Group {
             Self::Fleet => "Fleet",
             Self::Upstream => "Upstream",
             Self::Timeouts => "Time-outs",
+            Self::Bounds => "Bounds",
             Self::Admin => "Admin",
             Self::Logs => "Logs",
         }
@@ -151,6 +154,7 @@ macro_rules! settings {
 }
 
 use Group::Admin;
+use Group::Bounds;
 use Group::Fleet;
 use Group::Limits;
 use Group::Logs;
@@ -169,19 +173,11 @@ settings! {
          whatever this machine can reach.");
     THREADS = row(Proxy, "threads", "N", &["NARROWS_THREADS"], Said("one per CPU"),
         "Threads that serve, 1 to 1024.");
-    VIA = row(Proxy, "via", "NAME|off", &["NARROWS_VIA"], Text("narrows"),
-        "Name that narrows gives itself in the Via field of plain requests; off leaves the field \
-         as it came.");
-    HTTP2_MAX_STREAMS = row(Proxy, "http2-max-streams", "N", &["NARROWS_HTTP2_MAX_STREAMS"],
-        Text("256"),
-        "Requests and tunnels that a connection of HTTP/2 may have at a time, 1 to 65535.");
-    HTTP2_WINDOW = row(Proxy, "http2-window", "BYTES", &["NARROWS_HTTP2_WINDOW"], Text("65536"),
-        "Bytes that a client may send on one stream of HTTP/2 ahead of what its upstream took, \
-         65535 to 16777216. A connection may take that for each of its streams.");
-    HTTP2_MAX_RESETS = row(Proxy, "http2-max-resets", "N", &["NARROWS_HTTP2_MAX_RESETS"],
-        Text("200"),
-        "Requests that a client may reset before they are answered, less those answered, before \
-         its connection of HTTP/2 is closed.");
+    VIA = row(Proxy, "via", "NAME|off", &["NARROWS_VIA"],
+        Said("narrows- and eight random digits"),
+        "Name that narrows gives itself in the Via field of plain requests, and by which it knows \
+         one that comes back to it (a loop); no two in a chain of proxies may have the same. off \
+         leaves the field as it came, and knows no loop.");
     SHUTDOWN_TIMEOUT = row(Proxy, "shutdown-timeout", "TIME", &["NARROWS_SHUTDOWN_TIMEOUT"],
         Text("10s"),
         "On SIGTERM or SIGINT, how long what runs may take to end before it is cut; a second \
@@ -297,6 +293,30 @@ settings! {
     KEEP_ALIVE_TIMEOUT = row(Timeouts, "keep-alive-timeout", "TIME",
         &["NARROWS_KEEP_ALIVE_TIMEOUT"], Text("75s"),
         "How long a client's connection may stay without a request.");
+
+    MAX_HEAD_SIZE = row(Bounds, "max-head-size", "BYTES", &["NARROWS_MAX_HEAD_SIZE"],
+        Text("64KiB"), "Bytes of a request's head, 1 to 256KiB; more is answered by 431.");
+    MAX_FIELDS = row(Bounds, "max-fields", "N", &["NARROWS_MAX_FIELDS"], Text("100"),
+        "Fields in a request's head, 1 to 10000; more are answered by 431.");
+    MAX_REQUEST_LINE = row(Bounds, "max-request-line", "BYTES", &["NARROWS_MAX_REQUEST_LINE"],
+        Text("16KiB"), "Bytes of a request line, 64 to 65000; more is answered by 414.");
+    MAX_CHUNK_EXTENSIONS = row(Bounds, "max-chunk-extensions", "BYTES",
+        &["NARROWS_MAX_CHUNK_EXTENSIONS"], Text("16KiB"),
+        "Bytes of chunk extensions in one request's body, at most 16KiB; more is answered by 400.");
+    MAX_TRAILERS = row(Bounds, "max-trailers", "BYTES", &["NARROWS_MAX_TRAILERS"], Text("16KiB"),
+        "Bytes of fields behind a request's body, at most 16KiB; more is answered by 400.");
+    MAX_INTERIM = row(Bounds, "max-interim", "N", &["NARROWS_MAX_INTERIM"], Text("32"),
+        "Interim responses (1xx) to one request, 1 to 1000; more is answered by 502.");
+    HTTP2_MAX_STREAMS = row(Bounds, "http2-max-streams", "N", &["NARROWS_HTTP2_MAX_STREAMS"],
+        Text("256"),
+        "Requests and tunnels that a connection of HTTP/2 may have at a time, 1 to 65535.");
+    HTTP2_WINDOW = row(Bounds, "http2-window", "BYTES", &["NARROWS_HTTP2_WINDOW"], Text("64KiB"),
+        "Bytes that a client may send on one stream of HTTP/2 ahead of what its upstream took, \
+         64KiB to 16384KiB. A connection may take that for each of its streams.");
+    HTTP2_MAX_RESETS = row(Bounds, "http2-max-resets", "N", &["NARROWS_HTTP2_MAX_RESETS"],
+        Text("200"),
+        "Requests that a client may reset before they are answered, less those answered, before \
+         its connection of HTTP/2 is closed.");
 
     ADMIN_PORT = row(Admin, "admin-port", "PORT|off", &["NARROWS_ADMIN_PORT"], Text("9900"),
         "Port of /healthz, /readyz, /metrics, /hosts and /limits; 0 picks a free one.");

@@ -6,6 +6,7 @@
 //! one place, [`environment`].
 
 mod bench;
+mod bounds;
 mod flags;
 mod http2;
 mod limits;
@@ -225,7 +226,8 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let port = source.read(&flags::PORT, port);
     let bind = source.read(&flags::BIND, ip);
     let threads = source.read_if(&flags::THREADS, |text| whole(text, 1, 1024, ""));
-    let via = source.read(&flags::VIA, via);
+    let via = source.read_if(&flags::VIA, via);
+    let bounds = bounds::bounds(source);
     let shutdown_timeout = source.read(&flags::SHUTDOWN_TIMEOUT, units::duration);
 
     let default_limit = source.read(&flags::MAX_CONNECTIONS, limit);
@@ -320,7 +322,8 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             keep_alive_timeout: keep_alive_timeout?,
             tunnel_idle_timeout: tunnel_idle_timeout?,
             idle_reclaim: idle_reclaim.map(|time| Some(time).filter(|t| *t < units::LONGEST))?,
-            via: via?,
+            via: via?.unwrap_or_else(|| Some(format!("narrows-{:08x}", fastrand::u32(..)))),
+            bounds: bounds?,
             http2: http2?,
             refuse_status: refuse_status?,
         },

@@ -132,23 +132,47 @@ impl Yielded {
 /// A bound on what a client or an upstream may do, and that one of them met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bound {
+    /// The chunk extensions in a request's body.
+    ChunkExtensions,
+    /// The number of fields in a request's head.
+    Fields,
     /// The size of a request's head.
     HeadSize,
     /// The time that a request's head took.
     HeadTime,
     /// What a client may do to streams of HTTP/2, resets most of all.
     Http2Calm,
+    /// The interim responses (1xx) to one request.
+    Interim,
+    /// The length of a request line.
+    RequestLine,
+    /// The size of a request's trailer section.
+    Trailers,
 }
 
 impl Bound {
-    const ALL: [Self; 3] = [Self::HeadSize, Self::HeadTime, Self::Http2Calm];
+    const ALL: [Self; 8] = [
+        Self::ChunkExtensions,
+        Self::Fields,
+        Self::HeadSize,
+        Self::HeadTime,
+        Self::Http2Calm,
+        Self::Interim,
+        Self::RequestLine,
+        Self::Trailers,
+    ];
 
     /// The word for metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Self::ChunkExtensions => "chunk_extensions",
+            Self::Fields => "fields",
             Self::HeadSize => "head_size",
             Self::HeadTime => "head_time",
             Self::Http2Calm => "http2_calm",
+            Self::Interim => "interim",
+            Self::RequestLine => "request_line",
+            Self::Trailers => "trailers",
         }
     }
 }

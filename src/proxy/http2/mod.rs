@@ -33,7 +33,6 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-pub(crate) use self::request::Fault;
 pub(crate) use self::request::check;
 pub(crate) use self::stream::Stream;
 pub(crate) use self::wire::Ahead;
@@ -43,7 +42,6 @@ use super::LINGER;
 use super::Open;
 use super::Thread;
 use super::guard::Client;
-use super::head::MAX_HEAD;
 use crate::base::clock;
 use crate::base::clock::Alarm;
 use crate::telemetry::metrics::Bound;
@@ -155,7 +153,7 @@ fn builder(thread: &Thread) -> Builder {
         .initial_connection_window_size(window.saturating_mul(max_streams).min(MAX_WINDOW))
         .max_send_buffer_size(MAX_UNSENT)
         // A list between the bound and this gets an answer that says so; the crate's has no body.
-        .max_header_list_size(u32::try_from(MAX_HEAD * 2).unwrap_or(u32::MAX));
+        .max_header_list_size(thread.settings.bounds.head_size.saturating_mul(2));
     builder
 }
 
@@ -248,11 +246,6 @@ impl Watch {
         if shared.thread.drain.is_on() && !self.is_leaving {
             self.is_leaving = true;
             return Poll::Ready(Due::GoAway);
-        }
-        if shared.wire.is_closing() {
-            // What is left of it is to be read by the client, which may not care to.
-            let close = *self.close.get_or_insert_with(|| clock::now() + LINGER);
-            return self.alarm.poll(cx, close).map(|()| Due::Close);
         }
         if shared.wire.received() < OPENING {
             let deadline = self.opened + settings.header_timeout;

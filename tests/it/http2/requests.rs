@@ -21,7 +21,7 @@ use crate::support::wait_until;
 
 #[tokio::test]
 async fn a_get_goes_on_as_http_1_1_and_both_ways_say_so_in_via() {
-    let (origin, proxy) = (Origin::start(), narrows().start().await);
+    let (origin, proxy) = (Origin::start(), narrows().flags("--via narrows").start().await);
     let mut client = Http2::to(proxy.address).await;
     let request = Request::get(origin.url("/x?y=1")).header("x-kept", "1").body(()).unwrap();
     let answer = client.request(request, b"").await;
@@ -167,7 +167,7 @@ async fn requests_of_one_connection_run_side_by_side() {
         assert_eq!(Answer::read(answer).await.unwrap().body, b"slow");
     }
     proxy.wait_until_metric("narrows_client_connections", &[], 1.0).await;
-    let forwarded = [("route", "forward"), ("status", "2xx")];
+    let forwarded = [("route", "forward"), ("status_class", "2xx")];
     proxy.wait_until_metric("narrows_requests_total", &forwarded, 20.0).await;
 }
 
@@ -267,7 +267,7 @@ async fn a_stream_is_one_line_of_the_access_log() {
 
 #[tokio::test]
 async fn curl_with_prior_knowledge_is_served() {
-    let (origin, proxy) = (Origin::start(), narrows().start().await);
+    let (origin, proxy) = (Origin::start(), narrows().flags("--via narrows").start().await);
     let run = Command::new("curl")
         .args(["--silent", "--http2-prior-knowledge", "--max-time", "10"])
         .args(["--connect-to", &format!("::{}", proxy.address)])
