@@ -12,6 +12,7 @@ use crate::base::framing;
 use crate::base::framing::Chunk;
 use crate::base::framing::Framing;
 use crate::base::framing::Malformed;
+use crate::listen::greet::TLS_HANDSHAKE;
 use crate::telemetry::metrics::Bound;
 
 /// The longest head, in bytes.
@@ -40,6 +41,11 @@ pub(crate) enum Flaw {
     /// Not an HTTP/1.1 request.
     #[error("this is not an HTTP/1.1 request: {0}")]
     Syntax(&'static str),
+    /// The first bytes of TLS.
+    #[error(
+        "this is TLS, and the port speaks plain HTTP: is it http:// that the proxy's URL begins with?"
+    )]
+    Tls,
     /// The head never came.
     #[error("the request's head did not come in time")]
     Timeout,
@@ -71,7 +77,8 @@ impl Flaw {
             | Self::LengthAndCoding
             | Self::Malformed(_)
             | Self::Syntax(_)
-            | Self::Target => 400,
+            | Self::Target
+            | Self::Tls => 400,
         }
     }
 
@@ -87,6 +94,7 @@ impl Flaw {
             | Self::Malformed(_)
             | Self::Syntax(_)
             | Self::Target
+            | Self::Tls
             | Self::TransferCoding
             | Self::Version => None,
         }
@@ -115,6 +123,9 @@ pub(crate) struct Connect {
 
 /// Looks for a head at the front of `bytes`; `None` asks for more bytes.
 pub(crate) fn scan(bytes: &[u8]) -> Result<Option<Head>, Flaw> {
+    if bytes.first() == Some(&TLS_HANDSHAKE) {
+        return Err(Flaw::Tls);
+    }
     // RFC 9112 §2.2: a CRLF before the request line is to be ignored.
     let mut start = 0;
     while bytes[start..].starts_with(b"\r\n") && start < 4 {

@@ -1,11 +1,12 @@
 //! Requests: from a client's connection to an upstream's and back.
 //!
-//! [`serve`] is the life of one client connection: a guard reads it, hyper serves its plain
+//! [`admit`] takes a connection in, and [`serve`] is its life: a guard reads it, hyper serves its plain
 //! requests, a CONNECT leaves HTTP for good. Nothing here dials, counts slots or knows Redis.
 //!
 //! Invariants: no 200 to a CONNECT before its upstream is connected; an answer of our own comes
 //! from [`reject`] alone; a client that leaves takes all it asked for with it.
 
+mod door;
 mod forward;
 mod guard;
 mod head;
@@ -28,6 +29,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
+pub(crate) use self::door::TurnedAway;
+pub(crate) use self::door::admit;
+pub(crate) use self::door::out_of_files;
 use self::guard::Client;
 use self::guard::Guarded;
 use self::guard::Next;
@@ -40,9 +44,10 @@ use crate::base::clock;
 use crate::limit::Limiter;
 use crate::limit::Patience;
 use crate::listen::Accepted;
-use crate::listen::Counted;
-use crate::listen::Drain;
-use crate::listen::Load;
+use crate::listen::accept::Counted;
+use crate::listen::accept::Load;
+use crate::listen::drain::Drain;
+use crate::listen::greet::Greeter;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Cells;
 use crate::telemetry::metrics::Route;
@@ -74,6 +79,8 @@ pub(crate) struct Thread {
     pub(crate) log: Log,
     pub(crate) settings: Settings,
     pub(crate) via: Option<Via>,
+    pub(crate) greeter: Greeter,
+    pub(crate) turned_away: TurnedAway,
     pub(crate) load: Load,
     pub(crate) drain: Rc<Drain>,
     /// Authorities by the text that named them. PERF: parsing one allocates and formats.
@@ -142,7 +149,7 @@ pub(crate) fn spawn(thread: &Thread, task: impl Future<Output = ()> + 'static) {
 }
 
 /// Serves one client connection to its end.
-pub(crate) async fn serve(thread: Rc<Thread>, accepted: Accepted) {
+async fn serve(thread: Rc<Thread>, accepted: Accepted) {
     let _open = Open::count(&thread);
     let client = Client::new(accepted);
     let mut next = watched(&thread, &client, client.next()).await;

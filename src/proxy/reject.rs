@@ -6,6 +6,9 @@
 //! | a target that is no target | 400 | `http_request_error` | |
 //! | a malformed message | 400, 408, 431, 501, 505 | `http_request_error` | the connection closes |
 //! | an origin-form request to the proxy port | 404 | `destination_not_found` | says how to use a proxy |
+//! | plain HTTP on a port for TLS | 400 | `http_request_error` | in the clear; the connection closes |
+//! | as many clients as may be | 503 | `proxy_internal_response` | `Retry-After`; the connection closes |
+//! | as many from one address | 429 | `http_request_error` | `Retry-After`; the connection closes |
 //! | the host is at its limit | 503 (`--refuse-status`) | `connection_limit_reached` | `Retry-After`, telling reason phrase |
 //! | Redis is away, and the policy is to refuse | 503 | `proxy_internal_error` | `Retry-After` |
 //! | no address | 502, 504 when it took too long | `dns_error`, `dns_timeout` | |
@@ -28,6 +31,7 @@ use crate::base::authority::BadAuthority;
 use crate::base::clock;
 use crate::limit::Reason;
 use crate::limit::Refused;
+use crate::listen::bounds::Full;
 use crate::upstream::SendError;
 use crate::upstream::dial::DialError;
 use crate::upstream::exchange::ExchangeError;
@@ -37,9 +41,16 @@ use crate::upstream::tls::TlsError;
 /// Why narrows answers by itself.
 #[derive(Debug)]
 pub(crate) enum Reject {
-    BadTarget { target: String, why: BadAuthority },
+    BadTarget {
+        target: String,
+        why: BadAuthority,
+    },
     BadScheme,
+    /// Plain HTTP where TLS is spoken.
+    ClearText,
     Flaw(Flaw),
+    /// No room for another client.
+    Full(Full),
     NotForProxy,
     Send(SendError),
 }
@@ -100,6 +111,15 @@ impl Reject {
                 "bad target".to_owned(),
                 "the target's scheme must be http or https".to_owned(),
             ),
+            Self::ClearText => (
+                400,
+                "http_request_error",
+                "this port speaks TLS".to_owned(),
+                "this is plain HTTP, and the port speaks TLS: the proxy's URL must begin with \
+                 https://"
+                    .to_owned(),
+            ),
+            Self::Full(full) => return no_room(*full),
             Self::Flaw(flaw) => {
                 (flaw.status(), "http_request_error", "bad request".to_owned(), flaw.to_string())
             }
@@ -121,6 +141,24 @@ impl Reject {
         };
         make(status, title, error, None, &detail, None)
     }
+}
+
+fn no_room(full: Full) -> Answer {
+    let (status, error, title, detail) = match full {
+        Full::Clients | Full::Files => (
+            503,
+            "proxy_internal_response",
+            "too many clients",
+            "the proxy has as many connections of clients as it may have",
+        ),
+        Full::OfAddress => (
+            429,
+            "http_request_error",
+            "too many connections from this address",
+            "the proxy has as many connections from this address as it may have",
+        ),
+    };
+    make(status, title.to_owned(), error, Some(1), detail, None)
 }
 
 fn classify(error: &SendError) -> (u16, &'static str) {
@@ -262,6 +300,11 @@ mod tests {
                 "http_request_error",
             ),
             (Reject::BadScheme, 400, "http_request_error"),
+            (Reject::ClearText, 400, "http_request_error"),
+            (Reject::Full(Full::Clients), 503, "proxy_internal_response"),
+            (Reject::Full(Full::Files), 503, "proxy_internal_response"),
+            (Reject::Full(Full::OfAddress), 429, "http_request_error"),
+            (Reject::Flaw(Flaw::Tls), 400, "http_request_error"),
             (Reject::Flaw(Malformed::Control.into()), 400, "http_request_error"),
             (Reject::Flaw(Flaw::Timeout), 408, "http_request_error"),
             (Reject::Flaw(Flaw::TooLarge), 431, "http_request_error"),
