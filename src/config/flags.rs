@@ -171,6 +171,25 @@ settings! {
     BIND = row(Proxy, "bind", "ADDR", &["NARROWS_BIND"], Text("127.0.0.1"),
         "IP address to listen on; 0.0.0.0 or :: lets other machines in, who then may reach \
          whatever this machine can reach.");
+    LISTEN = row(Proxy, "listen", "URL", &["NARROWS_LISTEN"], Nothing,
+        "Where clients connect, in place of --bind and --port (beside them if --port is given): \
+         http://ADDR:PORT, or https://ADDR:PORT for TLS. Repeatable, or separated by \
+         commas.").takes(Values::Many);
+    TLS_CERT = row(Proxy, "tls-cert", "FILE", &["NARROWS_TLS_CERT"], Nothing,
+        "PEM file of the certificate shown to clients that speak TLS with narrows itself, and of \
+         those above it; read again when it changes. Without --listen, --port is for TLS then.");
+    TLS_KEY = row(Proxy, "tls-key", "FILE", &["NARROWS_TLS_KEY"], Nothing,
+        "PEM file of its key.");
+    TLS_CLIENT_CA = row(Proxy, "tls-client-ca", "FILE", &["NARROWS_TLS_CLIENT_CA"], Nothing,
+        "PEM file of authorities: clients that speak TLS must show a certificate of theirs.");
+    TLS_CLIENT_AUTH = row(Proxy, "tls-client-auth", "required|optional",
+        &["NARROWS_TLS_CLIENT_AUTH"], Text("required"),
+        "Whether a client without a certificate is turned away; one with a wrong one always is.");
+    PROXY_PROTOCOL_FROM = row(Proxy, "proxy-protocol-from", "CIDR",
+        &["NARROWS_PROXY_PROTOCOL_FROM"], Nothing,
+        "Networks of balancers that begin each connection with a header of the PROXY protocol, \
+         version 1 or 2, and are believed whose it is. Repeatable, or separated by \
+         commas.").takes(Values::Many);
     THREADS = row(Proxy, "threads", "N", &["NARROWS_THREADS"], Said("one per CPU"),
         "Threads that serve, 1 to 1024.");
     VIA = row(Proxy, "via", "NAME|off", &["NARROWS_VIA"],
@@ -197,6 +216,14 @@ settings! {
     QUEUE_TIMEOUT_MAX = row(Limits, "queue-timeout-max", "TIME", &["NARROWS_QUEUE_TIMEOUT_MAX"],
         Text("60s"),
         "The longest wait that a client may ask for by itself (Prefer: wait=SECONDS).");
+    MAX_CLIENTS = row(Limits, "max-clients", "N", &["NARROWS_MAX_CLIENTS"],
+        Said("half of the open files it may have"),
+        "Connections of clients at once; further ones are told 503, or just closed where they \
+         speak TLS.");
+    MAX_CLIENTS_PER_ADDRESS = row(Limits, "max-clients-per-address", "N",
+        &["NARROWS_MAX_CLIENTS_PER_ADDRESS"], Text("0"),
+        "The same from one IPv4 address or one IPv6 /64, told 429; 0 is as many as in all, since \
+         many clients may share an address.");
     REFUSE_STATUS = row(Limits, "refuse-status", "STATUS", &["NARROWS_REFUSE_STATUS"], Text("503"),
         "Status of a refusal by the limit, 400 to 599; users of dprl may want 500.");
 
@@ -290,6 +317,9 @@ settings! {
          idle first.");
     HEADER_TIMEOUT = row(Timeouts, "header-timeout", "TIME", &["NARROWS_HEADER_TIMEOUT"],
         Text("10s"), "For a client to send the head of a request.");
+    HANDSHAKE_TIMEOUT = row(Timeouts, "handshake-timeout", "TIME", &["NARROWS_HANDSHAKE_TIMEOUT"],
+        Text("10s"),
+        "For TLS with a client, and a balancer's PROXY header before it.");
     KEEP_ALIVE_TIMEOUT = row(Timeouts, "keep-alive-timeout", "TIME",
         &["NARROWS_KEEP_ALIVE_TIMEOUT"], Text("75s"),
         "How long a client's connection may stay without a request.");

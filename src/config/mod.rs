@@ -7,6 +7,7 @@
 
 mod bench;
 mod bounds;
+mod clients;
 mod flags;
 mod http2;
 mod limits;
@@ -226,6 +227,10 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let port = source.read(&flags::PORT, port);
     let bind = source.read(&flags::BIND, ip);
     let threads = source.read_if(&flags::THREADS, |text| whole(text, 1, 1024, ""));
+    let threads = threads.map(|threads| match threads {
+        Some(threads) => threads,
+        None => std::thread::available_parallelism().map_or(1, |n| n.get().min(1024)),
+    });
     let via = source.read_if(&flags::VIA, via);
     let bounds = bounds::bounds(source);
     let shutdown_timeout = source.read(&flags::SHUTDOWN_TIMEOUT, units::duration);
@@ -273,16 +278,18 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let colour = !source.has_variable("NO_COLOR");
 
     let address = bind.and_then(|ip| Ok(SocketAddr::new(ip, port?)));
+    let listen = clients::listen(source, address, threads);
     let admin = match (admin_bind, admin_port) {
         (Ok(ip), Ok(Some(port))) => {
             let token = admin_token?;
             let admin = admin::Settings { address: SocketAddr::new(ip, port), token };
-            match address {
-                Ok(proxy) if overlap(proxy, admin.address) => {
+            let mut listeners = listen.iter().flat_map(listen::Settings::all);
+            match listeners.find(|listener| overlap(listener.address, admin.address)) {
+                Some(_) => {
                     let problem = format!("{port} is the proxy's port too; give another, or off");
                     Err(source.clash(&flags::ADMIN_PORT, &problem))
                 }
-                _ => Ok(Some(admin)),
+                None => Ok(Some(admin)),
             }
         }
         (Ok(_), Ok(None)) => Ok(None),
@@ -290,13 +297,9 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     };
 
     let shared = shared?;
-    let threads = match threads? {
-        Some(threads) => threads,
-        None => std::thread::available_parallelism().map_or(1, |n| n.get().min(1024)),
-    };
     let pool_idle = pool_idle?.unwrap_or(Duration::from_secs(if shared.is_some() { 1 } else { 4 }));
     Ok(Config {
-        listen: listen::Settings { address: address?, threads },
+        listen: listen?,
         limit: limit::Settings {
             default_limit: default_limit?,
             rules: rules?,

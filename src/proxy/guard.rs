@@ -12,6 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
@@ -21,7 +22,6 @@ use bytes::Bytes;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
-use tokio::net::TcpStream;
 
 use super::bounds::Bounds;
 use super::head;
@@ -33,8 +33,9 @@ use crate::base::framing::Framing;
 use crate::base::framing::Malformed;
 use crate::base::identity::Identity;
 use crate::base::socket;
-use crate::base::socket::ReadSide;
 use crate::base::socket::with_scratch;
+use crate::listen::Accepted;
+use crate::listen::stream::Stream;
 use crate::upstream::conn::Conn;
 
 /// Bytes that a client may send ahead of its turn; more stay in the kernel.
@@ -69,6 +70,7 @@ pub(crate) enum Next {
 /// A client's connection.
 pub(crate) struct Client {
     peer: SocketAddr,
+    certificate: Option<Arc<str>>,
     identity: Identity,
     bounds: Bounds,
     near: RefCell<Near>,
@@ -92,12 +94,11 @@ impl Drop for Client {
 
 /// The near end of the connection: its socket and what has been read but not passed on.
 struct Near {
-    stream: Option<TcpStream>,
-    reads: ReadSide,
+    stream: Option<Stream>,
     /// Bytes read; the first `cleared` of them are for hyper.
     ahead: Vec<u8>,
     cleared: usize,
-    /// Nothing but the first bytes of the connection has come.
+    /// Nothing but first bytes have come that could become the preface of HTTP/2.
     fresh: bool,
     /// The rest of the message that hyper is reading.
     framing: Framing,
@@ -117,13 +118,15 @@ struct Near {
 }
 
 impl Client {
-    pub(crate) fn new(stream: TcpStream, peer: SocketAddr, bounds: Bounds) -> Rc<Self> {
+    pub(crate) fn new(accepted: Accepted, bounds: Bounds) -> Rc<Self> {
+        let Accepted { stream, peer, certificate } = accepted;
+        // RFC 9113 §3.2: over TLS, HTTP/2 is agreed upon in the handshake or not at all.
+        let fresh = matches!(stream, Stream::Plain(_));
         let near = Near {
             stream: Some(stream),
-            reads: ReadSide::default(),
             ahead: Vec::new(),
             cleared: 0,
-            fresh: true,
+            fresh,
             framing: Framing::None,
             broken: None,
             has_ended: false,
@@ -135,6 +138,7 @@ impl Client {
         };
         Rc::new(Self {
             peer,
+            certificate,
             identity: Identity::of_address(peer.ip()),
             bounds,
             near: RefCell::new(near),
@@ -148,6 +152,12 @@ impl Client {
 
     pub(crate) fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// Who the client is by the certificate that it proved to have.
+    #[expect(dead_code, reason = "for whoever decides who may use the proxy")]
+    pub(crate) fn certificate(&self) -> Option<&Arc<str>> {
+        self.certificate.as_ref()
     }
 
     /// Who asks, as far as the connection itself tells.
@@ -214,8 +224,8 @@ impl Client {
     /// Ready when the client has left: its FIN or RST is here, even behind bytes not read yet.
     pub(crate) fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
         let near = &mut *self.near.borrow_mut();
-        match &near.stream {
-            Some(stream) => near.reads.poll_left(stream, cx),
+        match &mut near.stream {
+            Some(stream) => stream.poll_left(cx),
             None => Poll::Ready(()),
         }
     }
@@ -260,7 +270,7 @@ impl Client {
     pub(crate) fn cut(&self) {
         self.is_cut.set(true);
         if let Some(stream) = &self.near.borrow().stream {
-            socket::reset_on_close(stream);
+            socket::reset_on_close(stream.tcp());
         }
     }
 
@@ -270,7 +280,7 @@ impl Client {
         let mut near = self.near.borrow_mut();
         let stream = near.stream.take()?;
         let (early, unsent) = (std::mem::take(&mut near.ahead), std::mem::take(&mut near.out));
-        Some(Detached { stream, reads: std::mem::take(&mut near.reads), early, unsent })
+        Some(Detached { stream, early, unsent })
     }
 
     /// Closes in good order: what was written goes out, the client's own end is waited for.
@@ -291,7 +301,7 @@ impl Client {
             loop {
                 let read = with_scratch(|scratch| {
                     let mut buffer = ReadBuf::new(scratch);
-                    let polled = near.reads.poll_read(stream, cx, &mut buffer);
+                    let polled = Pin::new(&mut *stream).poll_read(cx, &mut buffer);
                     polled.map_ok(|()| buffer.filled().len())
                 });
                 match ready!(read) {
@@ -306,8 +316,7 @@ impl Client {
 
 /// A socket taken out of HTTP.
 pub(crate) struct Detached {
-    pub(crate) stream: TcpStream,
-    pub(crate) reads: ReadSide,
+    pub(crate) stream: Stream,
     /// Bytes of the client that nobody has read.
     pub(crate) early: Vec<u8>,
     /// Bytes for the client that are still to be written.
@@ -380,8 +389,8 @@ impl Near {
             }
             // A head that is not whole yet has bounds of its own.
             if answering && self.ahead.len() >= AHEAD {
-                return match &self.stream {
-                    Some(stream) => self.reads.poll_left(stream, cx).map(|()| Ok(false)),
+                return match &mut self.stream {
+                    Some(stream) => stream.poll_left(cx).map(|()| Ok(false)),
                     None => Poll::Ready(Ok(false)),
                 };
             }
@@ -410,12 +419,12 @@ impl Near {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let Self { stream: Some(stream), reads, ahead, has_ended, .. } = self else {
+        let Self { stream: Some(stream), ahead, has_ended, .. } = self else {
             return Poll::Ready(Ok(0));
         };
         with_scratch(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
-            let result = ready!(reads.poll_read(stream, cx, &mut buffer));
+            let result = ready!(Pin::new(stream).poll_read(cx, &mut buffer));
             let read = buffer.filled();
             *has_ended |= read.is_empty();
             result?;
@@ -432,7 +441,7 @@ impl Near {
     }
 
     fn write_out(&mut self) {
-        if let Some(stream) = &self.stream {
+        if let Some(stream) = &mut self.stream {
             while !self.out.is_empty() {
                 match stream.try_write(&self.out) {
                     Ok(written) => drop(self.out.drain(..written)),
@@ -449,7 +458,15 @@ impl Near {
             let written = ready!(Pin::new(stream).poll_write(cx, &self.out))?;
             self.out.drain(..written);
         }
-        Poll::Ready(Ok(()))
+        self.poll_flush(cx)
+    }
+
+    /// Sends what TLS still holds.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Some(stream) => Pin::new(stream).poll_flush(cx),
+            None => Poll::Ready(Ok(())),
+        }
     }
 }
 
@@ -467,7 +484,7 @@ impl AsyncRead for Guarded {
         if near.cleared == 0 && near.ahead.is_empty() && near.framing != Framing::None {
             let Some(stream) = &mut near.stream else { return Poll::Ready(Ok(())) };
             let before = buf.filled().len();
-            let result = ready!(near.reads.poll_read(stream, cx, buf));
+            let result = ready!(Pin::new(stream).poll_read(cx, buf));
             let read = &buf.filled()[before..];
             near.has_ended |= read.is_empty();
             result?;
@@ -522,7 +539,7 @@ impl AsyncWrite for Guarded {
         let Some(stream) = &mut near.stream else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
-        let written = ready!(socket::poll_write_pieces(stream, cx, bufs))?;
+        let written = ready!(Pin::new(stream).poll_write_vectored(cx, bufs))?;
         self.0.pulse.beat();
         Poll::Ready(Ok(written))
     }
@@ -531,8 +548,9 @@ impl AsyncWrite for Guarded {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let near = &mut *self.0.near.borrow_mut();
+        ready!(near.poll_flush(cx))?;
         near.flushed = true;
         near.unpark();
         Poll::Ready(Ok(()))

@@ -15,6 +15,7 @@ use crate::base::framing;
 use crate::base::framing::Chunk;
 use crate::base::framing::Framing;
 use crate::base::framing::Malformed;
+use crate::listen::greet::TLS_HANDSHAKE;
 use crate::telemetry::metrics::Bound;
 
 /// What is wrong with a message.
@@ -47,6 +48,11 @@ pub(crate) enum Flaw {
     /// A request-target that is none (RFC 9112 §3.2).
     #[error("the request-target is malformed: {0}")]
     Target(&'static str),
+    /// The first bytes of TLS.
+    #[error(
+        "this is TLS, and the port speaks plain HTTP: is it http:// that the proxy's URL begins with?"
+    )]
+    Tls,
     /// The head never came.
     #[error("the request's head did not come in time")]
     Timeout,
@@ -76,7 +82,8 @@ impl Flaw {
             | Self::LengthAndCoding
             | Self::Malformed(_)
             | Self::Syntax(_)
-            | Self::Target(_) => 400,
+            | Self::Target(_)
+            | Self::Tls => 400,
         }
     }
 
@@ -96,6 +103,7 @@ impl Flaw {
             | Self::LengthAndCoding
             | Self::Syntax(_)
             | Self::Target(_)
+            | Self::Tls
             | Self::TransferCoding
             | Self::Version => None,
         }
@@ -124,6 +132,9 @@ pub(crate) struct Connect {
 
 /// Looks for a head at the front of `bytes`; `None` asks for more bytes.
 pub(crate) fn scan(bytes: &[u8], bounds: &Bounds) -> Result<Option<Head>, Flaw> {
+    if bytes.first() == Some(&TLS_HANDSHAKE) {
+        return Err(Flaw::Tls);
+    }
     // RFC 9112 §2.2: a CRLF before the request line is to be ignored.
     let mut start = 0;
     while bytes[start..].starts_with(b"\r\n") && start < 4 {

@@ -1,6 +1,6 @@
 //! Requests: from a client's connection to an upstream's and back.
 //!
-//! [`serve`] is the life of one client connection: a guard reads it, hyper serves its plain
+//! [`admit`] takes a connection in, and [`serve`] is its life: a guard reads it, hyper serves its plain
 //! requests, a CONNECT leaves HTTP for good. Nothing here dials, counts slots or knows Redis.
 //!
 //! Invariants: no 200 to a CONNECT before its upstream is connected; an answer of our own comes
@@ -8,6 +8,7 @@
 
 mod asker;
 mod bounds;
+mod door;
 mod forward;
 mod guard;
 mod head;
@@ -23,7 +24,6 @@ mod via;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
@@ -35,10 +35,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use self::asker::Asker;
 pub use self::bounds::Bounds;
+pub(crate) use self::door::TurnedAway;
+pub(crate) use self::door::admit;
+pub(crate) use self::door::out_of_files;
 use self::guard::Client;
 use self::guard::Guarded;
 use self::guard::Next;
@@ -53,9 +55,12 @@ use crate::base::authority::BadAuthority;
 use crate::base::clock;
 use crate::limit::Limiter;
 use crate::limit::Patience;
-use crate::listen::Counted;
-use crate::listen::Drain;
-use crate::listen::Load;
+use crate::listen::Accepted;
+use crate::listen::accept::Counted;
+use crate::listen::accept::Load;
+use crate::listen::drain::Drain;
+use crate::listen::greet::Greeter;
+use crate::listen::tls;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Cells;
 use crate::telemetry::metrics::Route;
@@ -93,6 +98,8 @@ pub(crate) struct Thread {
     pub(crate) log: Log,
     pub(crate) settings: Settings,
     pub(crate) via: Option<Via>,
+    pub(crate) greeter: Greeter,
+    pub(crate) turned_away: TurnedAway,
     pub(crate) load: Load,
     pub(crate) drain: Rc<Drain>,
     /// Authorities by the text that named them. PERF: parsing one allocates and formats.
@@ -147,10 +154,12 @@ pub(crate) fn spawn(thread: &Thread, task: impl Future<Output = ()> + 'static) {
 }
 
 /// Serves one client connection to its end.
-pub(crate) async fn serve(thread: Rc<Thread>, stream: TcpStream, peer: SocketAddr) {
+async fn serve(thread: Rc<Thread>, accepted: Accepted) {
     let open = Open::count(&thread);
-    let client = Client::new(stream, peer, thread.settings.bounds);
-    let mut next = watched(&thread, &client, client.next()).await;
+    let is_http2 = accepted.stream.protocol() == Some(tls::HTTP2);
+    let client = Client::new(accepted, thread.settings.bounds);
+    let mut next =
+        if is_http2 { Next::Http2 } else { watched(&thread, &client, client.next()).await };
     if let Next::Plain = next {
         // Boxed, so that a connection that becomes a tunnel does not keep the room for this.
         next = Box::pin(plain(&thread, &client)).await;

@@ -9,6 +9,9 @@
 //! | an expectation other than 100-continue | 417 | `http_request_error` | |
 //! | a request that has been here before | 502 | `proxy_loop_detected` | |
 //! | an origin-form request to the proxy port | 404 | `destination_not_found` | says how to use a proxy |
+//! | plain HTTP on a port for TLS | 400 | `http_request_error` | in the clear; the connection closes |
+//! | as many clients as may be | 503 | `proxy_internal_response` | `Retry-After`; the connection closes |
+//! | as many from one address | 429 | `http_request_error` | `Retry-After`; the connection closes |
 //! | the host is at its limit | 503 (`--refuse-status`) | `connection_limit_reached` | `Retry-After`, telling reason phrase |
 //! | Redis is away, and the policy is to refuse | 503 | `proxy_internal_error` | `Retry-After` |
 //! | no address | 502, 504 when it took too long | `dns_error`, `dns_timeout` | |
@@ -32,6 +35,7 @@ use crate::base::authority::BadAuthority;
 use crate::base::clock;
 use crate::limit::Reason;
 use crate::limit::Refused;
+use crate::listen::bounds::Full;
 use crate::upstream::SendError;
 use crate::upstream::dial::DialError;
 use crate::upstream::exchange::ExchangeError;
@@ -46,11 +50,15 @@ pub(crate) enum Reject {
         why: BadAuthority,
     },
     BadScheme,
+    /// Plain HTTP where TLS is spoken.
+    ClearText,
     /// Something other than 100-continue is expected (RFC 9110 §10.1.1).
     Expectation,
     Flaw(Flaw),
     /// An origin asks for credentials as only a proxy may (RFC 9110 §15.5.8).
     ForeignProxy,
+    /// No room for another client.
+    Full(Full),
     /// More interim responses than are allowed.
     Interim,
     /// Via has our name already (RFC 9110 §7.6.3).
@@ -122,6 +130,15 @@ impl Reject {
                 "unknown expectation".to_owned(),
                 "the only expectation understood is 100-continue".to_owned(),
             ),
+            Self::ClearText => (
+                400,
+                "http_request_error",
+                "this port speaks TLS".to_owned(),
+                "this is plain HTTP, and the port speaks TLS: the proxy's URL must begin with \
+                 https://"
+                    .to_owned(),
+            ),
+            Self::Full(full) => return no_room(*full),
             Self::Flaw(flaw) => {
                 (flaw.status(), "http_request_error", "bad request".to_owned(), flaw.to_string())
             }
@@ -167,6 +184,24 @@ impl Reject {
         };
         make(status, title, error, None, &detail, None)
     }
+}
+
+fn no_room(full: Full) -> Answer {
+    let (status, error, title, detail) = match full {
+        Full::Clients | Full::Files => (
+            503,
+            "proxy_internal_response",
+            "too many clients",
+            "the proxy has as many connections of clients as it may have",
+        ),
+        Full::OfAddress => (
+            429,
+            "http_request_error",
+            "too many connections from this address",
+            "the proxy has as many connections from this address as it may have",
+        ),
+    };
+    make(status, title.to_owned(), error, Some(1), detail, None)
 }
 
 fn classify(error: &SendError) -> (u16, &'static str) {
@@ -308,6 +343,11 @@ mod tests {
                 "http_request_error",
             ),
             (Reject::BadScheme, 400, "http_request_error"),
+            (Reject::ClearText, 400, "http_request_error"),
+            (Reject::Full(Full::Clients), 503, "proxy_internal_response"),
+            (Reject::Full(Full::Files), 503, "proxy_internal_response"),
+            (Reject::Full(Full::OfAddress), 429, "http_request_error"),
+            (Reject::Flaw(Flaw::Tls), 400, "http_request_error"),
             (Reject::Flaw(Malformed::Control.into()), 400, "http_request_error"),
             (Reject::Flaw(Flaw::Timeout), 408, "http_request_error"),
             (Reject::Flaw(Flaw::TooLarge), 431, "http_request_error"),

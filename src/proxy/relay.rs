@@ -32,8 +32,8 @@ use crate::base::clock;
 use crate::base::clock::Alarm;
 use crate::base::clock::Pulse;
 use crate::base::socket;
-use crate::base::socket::ReadSide;
 use crate::base::socket::with_scratch;
+use crate::listen::stream::Stream;
 use crate::upstream::conn::Conn;
 
 /// Bytes that a direction moves by copying before it goes by splice. PERF: splice costs a small
@@ -105,36 +105,35 @@ pub(crate) trait Near: Side {
 
 /// Reset when it is dropped before the tunnel has ended, as a [`Conn`] is.
 struct ClientSide {
-    stream: TcpStream,
-    reads: ReadSide,
+    stream: Stream,
     ended: bool,
 }
 
 impl Drop for ClientSide {
     fn drop(&mut self) {
         if !self.ended {
-            socket::reset_on_close(&self.stream);
+            socket::reset_on_close(self.stream.tcp());
         }
     }
 }
 
 impl Side for ClientSide {
     fn poll_take(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.reads.poll_read(&mut self.stream, cx, buf)
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 
     fn socket(&self) -> Option<&TcpStream> {
-        (!self.reads.has_unread()).then_some(&self.stream)
+        self.stream.plain()
     }
 }
 
 impl Near for ClientSide {
     fn has_failed(&mut self, _cx: &mut Context<'_>) -> bool {
-        socket::has_failed(&self.stream)
+        socket::has_failed(self.stream.tcp())
     }
 
     fn is_still(&mut self, _cx: &mut Context<'_>, read_end: bool) -> bool {
-        socket::is_still(&self.stream, read_end)
+        self.stream.is_still(read_end)
     }
 
     fn finish(&mut self, end: End) {
@@ -198,6 +197,8 @@ struct Direction {
     copied: u64,
     small: u8,
     pipe: Option<Pipe>,
+    /// TLS on the far side may hold bytes that it was given.
+    unsent: bool,
     read_end: bool,
     ended: bool,
 }
@@ -217,10 +218,14 @@ impl Direction {
                 let written = written.map_err(writing)?;
                 pulse.beat();
                 self.held.drain(..written);
+                self.unsent = true;
                 if self.held.is_empty() {
                     self.held = Vec::new();
-                    ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(writing)?;
                 }
+            }
+            if self.unsent {
+                ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(writing)?;
+                self.unsent = false;
             }
             if self.ended {
                 return Poll::Ready(Ok(()));
@@ -254,12 +259,8 @@ impl Direction {
                     pulse.beat();
                     self.moved += read as u64;
                     self.copied += read as u64;
-                    if to.socket().is_none() {
-                        // TLS keeps what it was given until it is told to send it.
-                        if let Poll::Ready(Err(_)) = Pin::new(&mut *to).poll_flush(cx) {
-                            return Poll::Ready(Err(Broken::Writing));
-                        }
-                    }
+                    // TLS keeps what it was given until it is told to send it.
+                    self.unsent = to.socket().is_none();
                 }
             }
         }
@@ -421,7 +422,9 @@ fn is_still(
     cx: &mut Context<'_>,
 ) -> bool {
     let is_empty = |direction: &Direction| {
-        direction.held.is_empty() && direction.pipe.as_ref().is_none_or(|pipe| pipe.filled == 0)
+        direction.held.is_empty()
+            && !direction.unsent
+            && direction.pipe.as_ref().is_none_or(|pipe| pipe.filled == 0)
     };
     is_empty(up)
         && is_empty(down)
@@ -443,7 +446,7 @@ pub(crate) async fn relay(
     up.moved = up.held.len() as u64;
     down.moved = early.len() as u64;
     down.held.extend_from_slice(early);
-    let near = ClientSide { stream: client.stream, reads: client.reads, ended: false };
+    let near = ClientSide { stream: client.stream, ended: false };
     run(upstream, near, (up, down), pulse, thread).await
 }
 

@@ -136,6 +136,12 @@ pub(crate) enum Bound {
     ChunkExtensions,
     /// The number of fields in a request's head.
     Fields,
+    /// Connections of clients in all.
+    Clients,
+    /// Connections of clients from one address.
+    ClientsPerAddress,
+    /// The time that TLS with a client took, and the header of the PROXY protocol before it.
+    HandshakeTime,
     /// The size of a request's head.
     HeadSize,
     /// The time that a request's head took.
@@ -144,6 +150,8 @@ pub(crate) enum Bound {
     Http2Calm,
     /// The interim responses (1xx) to one request.
     Interim,
+    /// Open files.
+    OpenFiles,
     /// The length of a request line.
     RequestLine,
     /// The size of a request's trailer section.
@@ -151,13 +159,17 @@ pub(crate) enum Bound {
 }
 
 impl Bound {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 12] = [
         Self::ChunkExtensions,
         Self::Fields,
+        Self::Clients,
+        Self::ClientsPerAddress,
+        Self::HandshakeTime,
         Self::HeadSize,
         Self::HeadTime,
         Self::Http2Calm,
         Self::Interim,
+        Self::OpenFiles,
         Self::RequestLine,
         Self::Trailers,
     ];
@@ -166,11 +178,15 @@ impl Bound {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::ChunkExtensions => "chunk_extensions",
+            Self::Clients => "clients",
+            Self::ClientsPerAddress => "clients_per_address",
             Self::Fields => "fields",
+            Self::HandshakeTime => "handshake_time",
             Self::HeadSize => "head_size",
             Self::HeadTime => "head_time",
             Self::Http2Calm => "http2_calm",
             Self::Interim => "interim",
+            Self::OpenFiles => "open_files",
             Self::RequestLine => "request_line",
             Self::Trailers => "trailers",
         }
@@ -209,6 +225,7 @@ pub(crate) struct Cells {
     unparked: Cell,
     yielded: [Cell; Yielded::ALL.len()],
     bounded: [Cell; Bound::ALL.len()],
+    handshakes: [Cell; 2],
     dials: [Cell; DialResult::ALL.len()],
     dial_micros: Cell,
     dial_buckets: [Cell; DIAL_BOUNDS.len() + 1],
@@ -269,6 +286,11 @@ impl Cells {
         self.yielded[what as usize].add(1);
     }
 
+    /// A client's TLS handshake has ended, well or not.
+    pub(crate) fn shook_hands(&self, well: bool) {
+        self.handshakes[usize::from(well)].add(1);
+    }
+
     /// Somebody met a bound, and what went beyond it was refused or cut.
     pub(crate) fn bounded(&self, what: Bound) {
         self.bounded[what as usize].add(1);
@@ -288,6 +310,8 @@ struct Redis {
 #[derive(Debug)]
 pub struct Metrics {
     threads: Box<[Arc<Cells>]>,
+    /// Reloads of the TLS files: those that failed, and the others.
+    reloads: [AtomicU64; 2],
     redis: Option<Redis>,
 }
 
@@ -296,6 +320,7 @@ impl Metrics {
     pub fn new(threads: usize, shared: bool) -> Self {
         Self {
             threads: (0..threads.max(1)).map(|_| Arc::default()).collect(),
+            reloads: Default::default(),
             redis: shared.then(Redis::default),
         }
     }
@@ -303,6 +328,11 @@ impl Metrics {
     /// The cells of the thread with this number; a number too large gets the last thread's.
     pub(crate) fn thread(&self, number: usize) -> Arc<Cells> {
         Arc::clone(&self.threads[number.min(self.threads.len() - 1)])
+    }
+
+    /// The TLS files had changed and were read again, well or not.
+    pub(crate) fn tls_reloaded(&self, well: bool) {
+        self.reloads[usize::from(well)].fetch_add(1, Relaxed);
     }
 
     /// A call to Redis was answered after `took`.
@@ -430,6 +460,21 @@ impl Collector for Metrics {
         for what in Bound::ALL {
             let n = self.sum(|cells| &cells.bounded[what as usize]);
             counter(&mut family, &[("bound", what.as_str())], n)?;
+        }
+
+        let results = ["failed", "ok"];
+        let help = "TLS handshakes with clients by result";
+        let mut family =
+            encoder.encode_descriptor("narrows_tls_handshakes", help, None, MetricType::Counter)?;
+        for (well, result) in results.into_iter().enumerate() {
+            let n = self.sum(|cells| &cells.handshakes[well]);
+            counter(&mut family, &[("result", result)], n)?;
+        }
+        let help = "Reloads of the TLS files that had changed, by result";
+        let mut family =
+            encoder.encode_descriptor("narrows_tls_reloads", help, None, MetricType::Counter)?;
+        for (reloads, result) in self.reloads.iter().zip(results) {
+            counter(&mut family, &[("result", result)], reloads.load(Relaxed))?;
         }
 
         let Some(redis) = &self.redis else { return Ok(()) };
