@@ -42,6 +42,9 @@ pub(crate) enum Flaw {
     /// More fields than are allowed.
     #[error("the request's head has more fields than are allowed")]
     ManyFields,
+    /// A `:protocol` that nobody here speaks (RFC 8441 §4).
+    #[error("the only :protocol understood is websocket")]
+    Protocol,
     /// Not an HTTP/1.1 request.
     #[error("this is not an HTTP/1.1 request: {0}")]
     Syntax(&'static str),
@@ -74,7 +77,7 @@ impl Flaw {
             Self::Timeout => 408,
             Self::LongLine => 414,
             Self::ManyFields | Self::TooLarge => 431,
-            Self::TransferCoding => 501,
+            Self::Protocol | Self::TransferCoding => 501,
             Self::Version => 505,
             Self::Body(_)
             | Self::Host(_)
@@ -101,6 +104,7 @@ impl Flaw {
             | Self::Host(_)
             | Self::Length
             | Self::LengthAndCoding
+            | Self::Protocol
             | Self::Syntax(_)
             | Self::Target(_)
             | Self::Tls

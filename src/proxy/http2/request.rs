@@ -129,13 +129,15 @@ fn join_cookies(fields: &mut HeaderMap) {
 }
 
 /// Sends an answer: its head, its body as the client takes it, its trailers.
-async fn deliver(
+pub(super) async fn deliver(
     stream: &Stream,
     response: Response<Body>,
     is_head: bool,
     idle_timeout: Duration,
 ) -> Outcome {
     let (mut head, mut body) = response.into_parts();
+    // Ours may say that the connection closes, which here is the stream's end and no more.
+    head.headers.remove(header::CONNECTION);
     let end = is_head || body.is_end_stream();
     if let Some(length) = body.size_hint().exact().filter(|_| !end) {
         head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());

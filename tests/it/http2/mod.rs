@@ -3,4 +3,6 @@
 mod bounds;
 mod frames;
 mod requests;
+mod tls;
 mod tunnels;
+mod websocket;

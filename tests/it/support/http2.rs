@@ -89,7 +89,7 @@ impl Http2 {
         if answer.status() == 200 {
             assert_eq!(answer.headers().get("content-length"), None);
             let receiving = answer.into_body();
-            return Ok(Tunnel { sending, receiving, unread: Vec::new() });
+            return Ok(Tunnel::new(sending, receiving));
         }
         Err(Answer::of(answer).await.unwrap())
     }
@@ -138,6 +138,10 @@ impl Answer {
 }
 
 impl Tunnel {
+    pub(crate) fn new(sending: SendStream<Bytes>, receiving: RecvStream) -> Tunnel {
+        Tunnel { sending, receiving, unread: Vec::new() }
+    }
+
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         soon("room in the windows", send(&mut self.sending, bytes)).await.unwrap();
     }

@@ -29,6 +29,7 @@ pub(crate) use holes::Blackhole;
 pub(crate) use holes::Closed;
 pub(crate) use http2::Answer;
 pub(crate) use http2::Http2;
+pub(crate) use http2::Tunnel;
 pub(crate) use names::Names;
 pub(crate) use origin::Origin;
 pub(crate) use proxy::Proxy;
