@@ -57,9 +57,9 @@ pub(super) async fn serve(
     head.headers
         .entry(header::SEC_WEBSOCKET_VERSION)
         .or_insert(const { HeaderValue::from_static("13") });
-    let asked = Request::from_parts(head, Source::Empty);
+    let upgrade = Request::from_parts(head, Source::Empty);
     let asker = Asker::Stream(Rc::clone(&stream));
-    let answered = Box::pin(forward::serve(Rc::clone(thread), asker, asked)).await;
+    let answered = Box::pin(forward::serve(Rc::clone(thread), asker, upgrade)).await;
     let Ok(response) = answered else { return Outcome::Left };
     let Some((upstream, early)) = stream.take_switched() else {
         if response.status().is_success() {
