@@ -30,6 +30,7 @@ mod oracle;
 mod pool;
 mod scripts;
 mod settings;
+mod standards;
 mod stop;
 mod table;
 mod tunnel;
