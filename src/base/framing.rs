@@ -231,6 +231,6 @@ mod tests {
         let take = |body: &str| Framing::Chunked(Chunk::within(extras)).take(body.as_bytes());
         assert!(take("1;ab\r\nx\r\n1;cd\r\nx\r\n0\r\nA: b\r\n\r\n").is_ok_and(|(_, ended)| ended));
         assert_eq!(take("1;ab\r\nx\r\n1;cde\r\n"), Err(Malformed::Extensions));
-        assert_eq!(take("0\r\nA: b\r\nC\r\n"), Err(Malformed::Trailers));
+        assert_eq!(take("0\r\nA: b\r\nCD\r\n"), Err(Malformed::Trailers));
     }
 }

@@ -65,7 +65,7 @@ mod tests {
             ("--max-response-fields=1001", "a whole number from 1 to 1000"),
             ("--max-response-chunk-extensions=16385", "a whole number from 0 to 16384"),
             ("--max-response-trailers=-1", "a whole number from 0 to 16384"),
-            ("--tls-timeout=0", "more than 0"),
+            ("--tls-timeout=0", "a time above 0"),
         ] {
             let problem = read(&[argument]).unwrap_err();
             let name = argument.split('=').next().unwrap();

@@ -16,7 +16,7 @@
 //! | a head that is too long | 502 | `http_response_header_section_size` | |
 //! | a transfer coding that is malformed, or not chunked | 502 | `http_response_transfer_coding` | |
 //! | trailers that are too long | 502 | `http_response_trailer_section_size` | |
-//! | another protocol than was asked for | 502 | `http_upgrade_failed` | |
+//! | an upgrade to another protocol than was asked for | 502 | `http_upgrade_failed` | |
 //! | not a response, or one that can be read in two ways | 502 | `http_protocol_error` | |
 //! | no response in time | 504 | `http_response_timeout` | |
 //!
@@ -166,7 +166,6 @@ fn word(fault: Fault) -> &'static str {
         Fault::Chunk | Fault::Coding | Fault::Extensions | Fault::OldCoding => {
             "http_response_transfer_coding"
         }
-        Fault::Switch => "http_upgrade_failed",
         Fault::Trailers => "http_response_trailer_section_size",
         Fault::Control
         | Fault::Field
@@ -175,6 +174,7 @@ fn word(fault: Fault) -> &'static str {
         | Fault::LengthAndCoding
         | Fault::NotHttp
         | Fault::StatusLine
+        | Fault::Switch
         | Fault::Unsolicited => "http_protocol_error",
     }
 }
@@ -312,7 +312,7 @@ mod tests {
             (exchange(Fault::Coding.into()), 502, "http_response_transfer_coding"),
             (exchange(Fault::Chunk.into()), 502, "http_response_transfer_coding"),
             (exchange(Fault::Trailers.into()), 502, "http_response_trailer_section_size"),
-            (exchange(Fault::Switch.into()), 502, "http_upgrade_failed"),
+            (exchange(Fault::Switch.into()), 502, "http_protocol_error"),
             (exchange(Fault::LengthAndCoding.into()), 502, "http_protocol_error"),
             (exchange(ExchangeError::Upgrade), 502, "http_upgrade_failed"),
             (dial(DialError::TlsTimedOut(second)), 504, "connection_timeout"),

@@ -328,7 +328,7 @@ mod tests {
             let bounds = Bounds::default();
             let at_once = Scan::default().look(head.as_bytes(), GET, &bounds);
             let mut scan = Scan::default();
-            let mut end = 0;
+            let mut end = 0_usize;
             let mut in_pieces = Ok(None);
             for cut in cuts.into_iter().chain([usize::MAX]) {
                 end = head.len().min(end.saturating_add(cut));
