@@ -6,6 +6,7 @@
 //! one place, [`environment`].
 
 mod bench;
+mod bounds;
 mod flags;
 mod limits;
 mod redis;
@@ -224,7 +225,8 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let port = source.read(&flags::PORT, port);
     let bind = source.read(&flags::BIND, ip);
     let threads = source.read_if(&flags::THREADS, |text| whole(text, 1, 1024, ""));
-    let via = source.read(&flags::VIA, via);
+    let via = source.read_if(&flags::VIA, via);
+    let bounds = bounds::bounds(source);
     let shutdown_timeout = source.read(&flags::SHUTDOWN_TIMEOUT, units::duration);
 
     let default_limit = source.read(&flags::MAX_CONNECTIONS, limit);
@@ -242,7 +244,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let pool_idle = source.read_if(&flags::POOL_IDLE, units::duration);
     let pool_size = source.read(&flags::POOL_SIZE, |text| whole(text, 0, 1_000_000, ""));
 
-    let bounds = upstream::bounds(source);
+    let upstream_bounds = upstream::bounds(source);
 
     let connect_timeout = source.read(&flags::CONNECT_TIMEOUT, some_time);
     let dns_timeout = source.read(&flags::DNS_TIMEOUT, some_time);
@@ -313,7 +315,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             pool_size: if pool_idle.is_zero() { 0 } else { pool_size? },
             resolver: resolver?,
             pinned: pinned?,
-            bounds: bounds?,
+            bounds: upstream_bounds?,
             authorities: authorities?,
         },
         proxy: proxy::Settings {
@@ -321,7 +323,8 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             keep_alive_timeout: keep_alive_timeout?,
             tunnel_idle_timeout: tunnel_idle_timeout?,
             idle_reclaim: idle_reclaim.map(|time| Some(time).filter(|t| *t < units::LONGEST))?,
-            via: via?,
+            via: via?.unwrap_or_else(|| Some(format!("narrows-{:08x}", fastrand::u32(..)))),
+            bounds: bounds?,
             refuse_status: refuse_status?,
         },
         admin: admin?,

@@ -23,11 +23,13 @@ use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
+use super::bounds::Bounds;
 use super::head;
 use super::head::Connect;
 use super::head::Flaw;
 use crate::base::clock::Pulse;
 use crate::base::framing::Framing;
+use crate::base::framing::Malformed;
 use crate::base::identity::Identity;
 use crate::base::socket;
 use crate::base::socket::ReadSide;
@@ -65,11 +67,14 @@ pub(crate) enum Next {
 pub(crate) struct Client {
     peer: SocketAddr,
     identity: Identity,
+    bounds: Bounds,
     near: RefCell<Near>,
     phase: Cell<Phase>,
     pulse: Rc<Pulse>,
     /// The request is OPTIONS for the server as a whole, which hyper cannot say.
     starred: Cell<bool>,
+    /// Its close is to be a reset.
+    is_cut: Cell<bool>,
     switched: RefCell<Option<(Conn, Bytes)>>,
 }
 
@@ -91,6 +96,10 @@ struct Near {
     cleared: usize,
     /// The rest of the message that hyper is reading.
     framing: Framing,
+    /// What was wrong with the current message's body.
+    broken: Option<Malformed>,
+    /// The client's end (FIN or RST) has been read.
+    has_ended: bool,
     next: Option<Next>,
     /// hyper has written all it had.
     flushed: bool,
@@ -103,13 +112,15 @@ struct Near {
 }
 
 impl Client {
-    pub(crate) fn new(stream: TcpStream, peer: SocketAddr) -> Rc<Self> {
+    pub(crate) fn new(stream: TcpStream, peer: SocketAddr, bounds: Bounds) -> Rc<Self> {
         let near = Near {
             stream: Some(stream),
             reads: ReadSide::default(),
             ahead: Vec::new(),
             cleared: 0,
             framing: Framing::None,
+            broken: None,
+            has_ended: false,
             next: None,
             flushed: true,
             parked: None,
@@ -119,10 +130,12 @@ impl Client {
         Rc::new(Self {
             peer,
             identity: Identity::of_address(peer.ip()),
+            bounds,
             near: RefCell::new(near),
             phase: Cell::new(Phase::Idle),
             pulse: Rc::new(Pulse::new()),
             starred: Cell::new(false),
+            is_cut: Cell::new(false),
             switched: RefCell::new(None),
         })
     }
@@ -147,6 +160,18 @@ impl Client {
     /// Whether the request is `OPTIONS http://host` without a path (RFC 9112 §3.2.4).
     pub(crate) fn is_starred(&self) -> bool {
         self.starred.get()
+    }
+
+    /// What is wrong with the body of the request, if that is why it broke off.
+    pub(crate) fn broken(&self) -> Option<Malformed> {
+        self.near.borrow().broken
+    }
+
+    /// Whether all is said, and the client may still be sending: it has neither ended nor been cut,
+    /// and no request of its stays without an answer.
+    pub(crate) fn may_linger(&self) -> bool {
+        let is_answered = matches!(self.phase.get(), Phase::Idle | Phase::Head);
+        is_answered && !self.is_cut.get() && !self.near.borrow().has_ended
     }
 
     /// The answer's head goes out.
@@ -227,6 +252,7 @@ impl Client {
     /// Makes the close a reset, for an answer that was cut short: a plain FIN would let it pass
     /// for complete where no length says otherwise.
     pub(crate) fn cut(&self) {
+        self.is_cut.set(true);
         if let Some(stream) = &self.near.borrow().stream {
             socket::reset_on_close(stream);
         }
@@ -302,7 +328,7 @@ impl Near {
             }
             let answering = matches!(client.phase.get(), Phase::Waiting | Phase::Answering);
             if !answering && self.flushed && !self.ahead.is_empty() {
-                match head::scan(&self.ahead) {
+                match head::scan(&self.ahead, &client.bounds) {
                     Ok(Some(head)) => {
                         client.pulse.beat();
                         if let Some(connect) = head.connect {
@@ -338,7 +364,8 @@ impl Near {
                 // that are here already.
                 self.parked = Some(cx.waker().clone());
             }
-            if self.ahead.len() >= AHEAD {
+            // A head that is not whole yet has bounds of its own.
+            if answering && self.ahead.len() >= AHEAD {
                 return match &self.stream {
                     Some(stream) => self.reads.poll_left(stream, cx).map(|()| Ok(false)),
                     None => Poll::Ready(Ok(false)),
@@ -354,8 +381,8 @@ impl Near {
     ///
     /// A malformed body is an error of reading: whoever answers the request hears of it.
     fn clear_body(&mut self) -> io::Result<()> {
-        let (taken, ended) =
-            self.framing.take(&self.ahead[self.cleared..]).map_err(io::Error::other)?;
+        let taken = self.framing.take(&self.ahead[self.cleared..]);
+        let (taken, ended) = taken.map_err(|flaw| self.break_off(flaw))?;
         self.cleared += taken;
         if ended {
             self.framing = Framing::None;
@@ -363,14 +390,21 @@ impl Near {
         Ok(())
     }
 
+    fn break_off(&mut self, flaw: Malformed) -> io::Error {
+        self.broken = Some(flaw);
+        io::Error::other(flaw)
+    }
+
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let Self { stream: Some(stream), reads, ahead, .. } = self else {
+        let Self { stream: Some(stream), reads, ahead, has_ended, .. } = self else {
             return Poll::Ready(Ok(0));
         };
         with_scratch(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
-            ready!(reads.poll_read(stream, cx, &mut buffer))?;
+            let result = ready!(reads.poll_read(stream, cx, &mut buffer));
             let read = buffer.filled();
+            *has_ended |= read.is_empty();
+            result?;
             ahead.extend_from_slice(read);
             Poll::Ready(Ok(read.len()))
         })
@@ -419,9 +453,12 @@ impl AsyncRead for Guarded {
         if near.cleared == 0 && near.ahead.is_empty() && near.framing != Framing::None {
             let Some(stream) = &mut near.stream else { return Poll::Ready(Ok(())) };
             let before = buf.filled().len();
-            ready!(near.reads.poll_read(stream, cx, buf))?;
+            let result = ready!(near.reads.poll_read(stream, cx, buf));
             let read = &buf.filled()[before..];
-            let (taken, ended) = near.framing.take(read).map_err(io::Error::other)?;
+            near.has_ended |= read.is_empty();
+            result?;
+            let taken = near.framing.take(read);
+            let (taken, ended) = taken.map_err(|flaw| near.break_off(flaw))?;
             near.ahead.extend_from_slice(&read[taken..]);
             buf.set_filled(before + taken);
             if ended {

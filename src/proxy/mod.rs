@@ -6,13 +6,17 @@
 //! Invariants: no 200 to a CONNECT before its upstream is connected; an answer of our own comes
 //! from [`reject`] alone; a client that leaves takes all it asked for with it.
 
+mod bounds;
 mod forward;
 mod guard;
 mod head;
 mod headers;
+mod local;
 mod reject;
 mod relay;
+mod target;
 mod tunnel;
+mod via;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -24,18 +28,19 @@ use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+pub use self::bounds::Bounds;
 use self::guard::Client;
 use self::guard::Guarded;
 use self::guard::Next;
 use self::guard::Phase;
 use self::head::Flaw;
 use self::reject::Reject;
+pub(crate) use self::via::Via;
 use crate::base::authority::Authority;
 use crate::base::authority::BadAuthority;
 use crate::base::clock;
@@ -61,8 +66,11 @@ pub struct Settings {
     /// How long a tunnel must be without a byte to be closed when others wait for its host; none
     /// closes no tunnel for others.
     pub idle_reclaim: Option<Duration>,
-    /// The name put into Via (RFC 9110 §7.6.3); none leaves the field out.
+    /// The name put into Via (RFC 9110 §7.6.3), and by which a loop is known: no other instance may
+    /// have it. None leaves the field out, and knows no loop.
     pub via: Option<String>,
+    /// How much a request may have of everything.
+    pub bounds: Bounds,
     /// The status of a refusal by the cap, 400 to 599.
     pub refuse_status: u16,
 }
@@ -79,20 +87,6 @@ pub(crate) struct Thread {
     pub(crate) drain: Rc<Drain>,
     /// Authorities by the text that named them. PERF: parsing one allocates and formats.
     pub(crate) authorities: RefCell<HashMap<Box<str>, [Option<Authority>; 2]>>,
-}
-
-/// The Via fields this proxy adds, by the version of the message (RFC 9110 §7.6.3).
-pub(crate) struct Via {
-    new: HeaderValue,
-    old: HeaderValue,
-}
-
-impl Via {
-    /// The fields for a pseudonym; none if it is no token.
-    pub(crate) fn new(name: &str) -> Option<Self> {
-        let field = |version: &str| HeaderValue::try_from(format!("{version} {name}")).ok();
-        Some(Self { new: field("1.1")?, old: field("1.0")? })
-    }
 }
 
 /// Texts that the table of authorities holds before it begins anew.
@@ -145,7 +139,7 @@ pub(crate) fn spawn(thread: &Thread, task: impl Future<Output = ()> + 'static) {
 /// Serves one client connection to its end.
 pub(crate) async fn serve(thread: Rc<Thread>, stream: TcpStream, peer: SocketAddr) {
     let _open = Open::count(&thread);
-    let client = Client::new(stream, peer);
+    let client = Client::new(stream, peer, thread.settings.bounds);
     let mut next = watched(&thread, &client, client.next()).await;
     if let Next::Plain = next {
         // Boxed, so that a connection that becomes a tunnel does not keep the room for this.
@@ -162,7 +156,10 @@ pub(crate) async fn serve(thread: Rc<Thread>, stream: TcpStream, peer: SocketAdd
             client.write(&answer.bytes());
             linger(&client).await;
         }
-        Next::Left | Next::Plain => {}
+        // hyper is done with the connection, but the client may not be: it may still send a body
+        // whose answer is out already.
+        Next::Plain => linger(&client).await,
+        Next::Left => {}
     }
 }
 
@@ -203,14 +200,15 @@ async fn plain(thread: &Rc<Thread>, client: &Rc<Client>) -> Next {
         service_fn(|request| forward::serve(Rc::clone(thread), Rc::clone(client), request));
     let next = {
         let io = TokioIo::new(Guarded(Rc::clone(client)));
-        let mut hyper = std::pin::pin!(
-            http1::Builder::new()
-                .preserve_header_case(true)
-                .title_case_headers(true)
-                // The upstream's Date is not ours to touch; answers of our own bring theirs.
-                .auto_date_header(false)
-                .serve_connection(io, service)
-        );
+        let mut builder = http1::Builder::new();
+        // The upstream's Date is not ours to touch; answers of our own bring theirs.
+        builder.preserve_header_case(true).title_case_headers(true).auto_date_header(false);
+        let fields = thread.settings.bounds.fields;
+        if fields > Bounds::USUAL_FIELDS {
+            // PERF: to say so costs room on the heap for each request.
+            builder.max_headers(fields as usize);
+        }
+        let mut hyper = std::pin::pin!(builder.serve_connection(io, service));
         watched(
             thread,
             client,
@@ -229,7 +227,9 @@ async fn plain(thread: &Rc<Thread>, client: &Rc<Client>) -> Next {
         return Next::Left;
     }
     match next {
-        Next::Plain => client.take_next().unwrap_or(Next::Left),
+        Next::Plain => client
+            .take_next()
+            .unwrap_or_else(|| if client.may_linger() { Next::Plain } else { Next::Left }),
         Next::Connect(_) | Next::Flaw(_) | Next::Left => next,
     }
 }

@@ -4,7 +4,10 @@
 //! | cause | status | `Proxy-Status` error | also |
 //! |---|---|---|---|
 //! | a target that is no target | 400 | `http_request_error` | |
-//! | a malformed message | 400, 408, 431, 501, 505 | `http_request_error` | the connection closes |
+//! | a malformed message | 400, 408, 414, 431, 501, 505 | `http_request_error` | the connection closes |
+//! | a Max-Forwards that is no number | 400 | `http_request_error` | |
+//! | an expectation other than 100-continue | 417 | `http_request_error` | |
+//! | a request that has been here before | 502 | `proxy_loop_detected` | |
 //! | an origin-form request to the proxy port | 404 | `destination_not_found` | says how to use a proxy |
 //! | the host is at its limit | 503 (`--refuse-status`) | `connection_limit_reached` | `Retry-After`, telling reason phrase |
 //! | Redis is away, and the policy is to refuse | 503 | `proxy_internal_error` | `Retry-After` |
@@ -18,6 +21,7 @@
 //! | trailers that are too long | 502 | `http_response_trailer_section_size` | |
 //! | an upgrade to another protocol than was asked for | 502 | `http_upgrade_failed` | |
 //! | not a response, or one that can be read in two ways | 502 | `http_protocol_error` | |
+//! | too many interim responses, or a 407, which is a proxy's to say | 502 | `http_protocol_error` | |
 //! | no response in time | 504 | `http_response_timeout` | |
 //!
 //! No other module chooses a status of our own.
@@ -43,9 +47,21 @@ use crate::upstream::tls::TlsError;
 /// Why narrows answers by itself.
 #[derive(Debug)]
 pub(crate) enum Reject {
-    BadTarget { target: String, why: BadAuthority },
+    BadTarget {
+        target: String,
+        why: BadAuthority,
+    },
     BadScheme,
+    /// Something other than 100-continue is expected (RFC 9110 §10.1.1).
+    Expectation,
     Flaw(Flaw),
+    /// An origin asks for credentials as only a proxy may (RFC 9110 §15.5.8).
+    ForeignProxy,
+    /// More interim responses than are allowed.
+    Interim,
+    /// Via has our name already (RFC 9110 §7.6.3).
+    Loop,
+    MaxForwards,
     NotForProxy,
     Send(SendError),
 }
@@ -106,9 +122,39 @@ impl Reject {
                 "bad target".to_owned(),
                 "the target's scheme must be http or https".to_owned(),
             ),
+            Self::Expectation => (
+                417,
+                "http_request_error",
+                "unknown expectation".to_owned(),
+                "the only expectation understood is 100-continue".to_owned(),
+            ),
             Self::Flaw(flaw) => {
                 (flaw.status(), "http_request_error", "bad request".to_owned(), flaw.to_string())
             }
+            Self::ForeignProxy => (
+                502,
+                "http_protocol_error",
+                "bad response".to_owned(),
+                "the upstream answered 407, as only a proxy may".to_owned(),
+            ),
+            Self::Interim => (
+                502,
+                "http_protocol_error",
+                "bad response".to_owned(),
+                "the upstream sent more interim responses (1xx) than are allowed".to_owned(),
+            ),
+            Self::Loop => (
+                502,
+                "proxy_loop_detected",
+                "proxy loop".to_owned(),
+                "the request has been through this proxy before: its name is in Via".to_owned(),
+            ),
+            Self::MaxForwards => (
+                400,
+                "http_request_error",
+                "bad request".to_owned(),
+                "Max-Forwards must be one decimal number".to_owned(),
+            ),
             Self::NotForProxy => (
                 404,
                 "destination_not_found",
@@ -293,6 +339,15 @@ mod tests {
             (Reject::Flaw(Malformed::Control.into()), 400, "http_request_error"),
             (Reject::Flaw(Flaw::Timeout), 408, "http_request_error"),
             (Reject::Flaw(Flaw::TooLarge), 431, "http_request_error"),
+            (Reject::Flaw(Flaw::LongLine), 414, "http_request_error"),
+            (Reject::Flaw(Flaw::ManyFields), 431, "http_request_error"),
+            (Reject::Flaw(Flaw::TransferCoding), 501, "http_request_error"),
+            (Reject::Flaw(Flaw::Version), 505, "http_request_error"),
+            (Reject::Expectation, 417, "http_request_error"),
+            (Reject::ForeignProxy, 502, "http_protocol_error"),
+            (Reject::Interim, 502, "http_protocol_error"),
+            (Reject::Loop, 502, "proxy_loop_detected"),
+            (Reject::MaxForwards, 400, "http_request_error"),
             (Reject::NotForProxy, 404, "destination_not_found"),
             (refused(Reason::Full), 503, "connection_limit_reached"),
             (refused(Reason::TimedOut), 503, "connection_limit_reached"),

@@ -134,19 +134,27 @@ impl Yielded {
 pub(crate) enum Bound {
     /// The silence within a response's body.
     BodyIdle,
+    /// The chunk extensions in a request's body.
+    ChunkExtensions,
     /// The time that connecting took.
     ConnectTime,
     /// The number of addresses of a name.
     DnsAddresses,
     /// The time that a look-up took.
     DnsTime,
+    /// The number of fields in a request's head.
+    Fields,
     /// The size of a request's head.
     HeadSize,
     /// The time that a request's head took.
     HeadTime,
-    /// The size of the chunk extensions of a response.
+    /// The interim responses (1xx) to one request.
+    Interim,
+    /// The length of a request line.
+    RequestLine,
+    /// The chunk extensions in a response's body.
     ResponseExtensions,
-    /// The number of fields of a response.
+    /// The number of fields in a response's head.
     ResponseFields,
     /// The size of a response's head.
     ResponseHead,
@@ -156,39 +164,51 @@ pub(crate) enum Bound {
     ResponseTrailers,
     /// The time that a TLS handshake with an upstream took.
     TlsTime,
+    /// The size of a request's trailer section.
+    Trailers,
 }
 
 impl Bound {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 17] = [
         Self::BodyIdle,
+        Self::ChunkExtensions,
         Self::ConnectTime,
         Self::DnsAddresses,
         Self::DnsTime,
+        Self::Fields,
         Self::HeadSize,
         Self::HeadTime,
+        Self::Interim,
+        Self::RequestLine,
         Self::ResponseExtensions,
         Self::ResponseFields,
         Self::ResponseHead,
         Self::ResponseTime,
         Self::ResponseTrailers,
         Self::TlsTime,
+        Self::Trailers,
     ];
 
     /// The word for metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::BodyIdle => "body_idle",
+            Self::ChunkExtensions => "chunk_extensions",
             Self::ConnectTime => "connect_time",
             Self::DnsAddresses => "dns_addresses",
             Self::DnsTime => "dns_time",
+            Self::Fields => "fields",
             Self::HeadSize => "head_size",
             Self::HeadTime => "head_time",
+            Self::Interim => "interim",
+            Self::RequestLine => "request_line",
             Self::ResponseExtensions => "response_chunk_extensions",
             Self::ResponseFields => "response_fields",
             Self::ResponseHead => "response_head",
             Self::ResponseTime => "response_time",
             Self::ResponseTrailers => "response_trailers",
             Self::TlsTime => "tls_time",
+            Self::Trailers => "trailers",
         }
     }
 }

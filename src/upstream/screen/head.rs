@@ -167,7 +167,7 @@ impl Scan {
             304 => After::Body { framing: Framing::None, sure: true },
             _ if expected.head => After::Body { framing: Framing::None, sure: true },
             _ if self.chunked => {
-                let chunk = Chunk::within(bounds.extras);
+                let chunk = Chunk::bounded(bounds.extensions, bounds.trailers);
                 After::Body { framing: Framing::Chunked(chunk), sure: true }
             }
             _ => match self.length {

@@ -29,8 +29,8 @@ use tokio::io::ReadBuf;
 use self::head::After;
 use self::head::Scan;
 use super::conn::Conn;
-use crate::base::framing::Extras;
 use crate::base::framing::Framing;
+use crate::base::framing::MAX_CHUNK_EXTRAS;
 use crate::base::framing::Malformed;
 use crate::telemetry::metrics::Bound;
 
@@ -41,13 +41,16 @@ pub struct Bounds {
     pub head: usize,
     /// Fields in it.
     pub fields: usize,
-    /// Of a chunked body.
-    pub extras: Extras,
+    /// Bytes of chunk extensions in one body, up to 16 KiB.
+    pub extensions: u32,
+    /// Bytes of its trailer section, up to 16 KiB.
+    pub trailers: u32,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { head: 64 * 1024, fields: 100, extras: Extras::default() }
+        let extras = MAX_CHUNK_EXTRAS;
+        Self { head: 64 * 1024, fields: 100, extensions: extras, trailers: extras }
     }
 }
 
@@ -63,7 +66,7 @@ pub enum Fault {
     /// CR without LF, LF without CR, NUL or another control character.
     #[error("the upstream's head holds a bare CR, a bare LF or a control character")]
     Control,
-    /// More than [`Extras::extensions`].
+    /// More than [`Bounds::extensions`].
     #[error("the upstream's chunk extensions are too long")]
     Extensions,
     /// A field line that is none, or is folded.
@@ -99,7 +102,7 @@ pub enum Fault {
     /// A 101 to a request that asked for no upgrade.
     #[error("the upstream switched protocols unasked")]
     Switch,
-    /// More than [`Extras::trailers`].
+    /// More than [`Bounds::trailers`].
     #[error("the upstream's trailer section is too long")]
     Trailers,
     /// Bytes that belong to no response.

@@ -8,9 +8,16 @@
 //! To add one: `case(section, name, bytes)` in the file of its topic, and what must come of it. In all
 //! bytes `{o}` stands for the origin's `address:port`, `{p}` for its port.
 
+mod chunked;
+mod connect;
+mod fields;
 mod framing;
+mod hosts;
+mod interim;
+mod methods;
 mod origins;
 mod peers;
+mod persistence;
 mod targets;
 
 use std::fmt::Write as _;
