@@ -80,7 +80,12 @@ pub(crate) async fn serve(
         Err(reject) => {
             let answer = reject.answer(thread.settings.refuse_status);
             story.answered(answer.status.as_u16(), Some(answer.error));
-            respond(answer).map(|kind| Body { kind, story })
+            let mut response = respond(answer);
+            if reject.closes() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            response.map(|kind| Body { kind, story })
         }
     })
 }

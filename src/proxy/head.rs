@@ -134,9 +134,7 @@ pub(crate) fn scan(bytes: &[u8], bounds: &Bounds) -> Result<Option<Head>, Flaw> 
         return judge_part(bytes, bounds).map(|()| None);
     };
     let bytes = &bytes[..end];
-    if end > bounds.head_size as usize {
-        judge_part(bytes, bounds)?;
-    }
+    judge_part(bytes, bounds)?;
     let mut few = [const { MaybeUninit::uninit() }; Bounds::USUAL_FIELDS as usize];
     let mut many;
     let count = bounds.fields as usize;
@@ -164,9 +162,6 @@ pub(crate) fn scan(bytes: &[u8], bounds: &Bounds) -> Result<Option<Head>, Flaw> 
         }
     }
     let (method, target) = (request.method.unwrap_or(""), request.path.unwrap_or(""));
-    if method.len() + target.len() + " HTTP/1.1 ".len() > bounds.request_line as usize {
-        return Err(Flaw::LongLine);
-    }
     let form = target::form(method, target).map_err(Flaw::Target)?;
     let fields = &*request.headers;
     judge_host(fields, request.version == Some(0), form)?;
@@ -189,10 +184,10 @@ pub(crate) fn scan(bytes: &[u8], bounds: &Bounds) -> Result<Option<Head>, Flaw> 
     Ok(Some(Head { length: start + end, framing, connect, starred }))
 }
 
-/// Whether a head that is too long or not whole yet has met a bound.
+/// Whether a head, or what is here of one, has met a bound of size.
 fn judge_part(part: &[u8], bounds: &Bounds) -> Result<(), Flaw> {
     let line = bounds.request_line as usize;
-    if part.len() > line + 2 && !part[..line + 2].contains(&b'\r') {
+    if part.len() > line && !part[..=line].contains(&b'\r') {
         return Err(Flaw::LongLine);
     }
     if part.len() > bounds.head_size as usize { Err(Flaw::TooLarge) } else { Ok(()) }
@@ -351,8 +346,8 @@ mod tests {
         }
         for (part, wanted) in [
             (of(30, &format!("A: {long}")), Err(Flaw::TooLarge)),
-            ("G".repeat(33), Err(Flaw::LongLine)),
-            ("G".repeat(32), Ok(None)),
+            ("G".repeat(31), Err(Flaw::LongLine)),
+            ("G".repeat(30), Ok(None)),
         ] {
             let part = part.trim_end_matches("\r\n");
             assert_eq!(super::scan(part.as_bytes(), &bounds), wanted, "{part}");

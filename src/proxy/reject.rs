@@ -107,6 +107,12 @@ struct Problem<'a> {
 }
 
 impl Reject {
+    /// Whether the client's connection ends with the answer, because nobody can tell, or wants to
+    /// read, where the next request would begin.
+    pub(crate) fn closes(&self) -> bool {
+        matches!(self, Self::Expectation | Self::Flaw(_))
+    }
+
     /// The answer; `refuse_status` is that of a refusal by the cap.
     pub(crate) fn answer(&self, refuse_status: u16) -> Answer {
         let (status, error, title, detail) = match self {

@@ -16,7 +16,8 @@ fn post(section: &'static str, name: &'static str, rest: &str) -> Case {
 /// What arrives of such a request.
 fn arrived(fields: &str, body: &str) -> String {
     format!(
-        "POST / HTTP/1.1\r\nHost: {{o}}\r\nTransfer-Encoding: chunked\r\n{fields}Via: 1.1 wire\r\n\r\n{body}"
+        "POST / HTTP/1.1\r\nHost: {{o}}\r\n{fields}Via: 1.1 wire\r\n\
+         Transfer-Encoding: chunked\r\n\r\n{body}"
     )
 }
 
@@ -136,7 +137,7 @@ async fn trailers_of_a_response_pass_to_clients_that_take_them() {
         )
         .origin_says(says)
     };
-    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\nVia: 1.1 wire\r\n\r\n1\r\nx\r\n0\r\n";
+    let head = "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nVia: 1.1 wire\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n";
     run(vec![
         get("TE: trailers", "TE: trailers\r\nConnection: TE\r\n")
             .gets(format!("{head}X-Sum: 1\r\n\r\n"))

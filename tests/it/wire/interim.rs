@@ -34,7 +34,7 @@ async fn an_expectation_is_the_origins_to_meet() {
             .hears(continued)
             .sends("hi")
             .arrives("POST / HTTP/1.1\r\nHost: {o}\r\nContent-Length: 2\r\nExpect: 100-continue\r\nVia: 1.1 wire\r\n\r\nhi")
-            .closes(),
+            .goes_on(),
         post("in any case", "HTTP/1.1", "expect: 100-Continue\r\n")
             .origin_says_early(continued)
             .hears(continued)

@@ -287,6 +287,10 @@ impl Served {
             }
             if !line.early {
                 self.stream.write_all(&says).await?;
+            } else if says.starts_with(b"HTTP/1.1 1") {
+                let next = self.book.page().script.lines.pop_front();
+                let says = next.map_or(OK.to_vec(), |line| filled(&line.bytes, self.origin));
+                self.stream.write_all(&says).await?;
             }
             match line.then {
                 Then::Keep => {}
