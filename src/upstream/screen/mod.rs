@@ -447,6 +447,8 @@ impl AsyncWrite for Screened {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -506,5 +508,53 @@ mod tests {
         let mut screen = asked();
         let head = b"HTTP/1.1 204 x\r\nContent-Length: 2\r\n\r\n";
         assert_eq!((screen.pass(head), fault(&screen)), (head.len(), Some(Fault::Unsolicited)));
+    }
+
+    /// What goes on of bytes that come in these pieces, and how it ends.
+    fn feed<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Option<Fault>) {
+        let mut screen = asked();
+        let (mut held, mut passed) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            held.extend_from_slice(piece);
+            let count = screen.pass(&held);
+            passed.extend(held.drain(..count));
+            if let Some(fault) = fault(&screen) {
+                return (passed, Some(fault));
+            }
+        }
+        (passed, None)
+    }
+
+    proptest! {
+        #[test]
+        fn what_comes_in_pieces_is_judged_as_what_comes_whole(
+            parts in proptest::collection::vec(prop_oneof![
+                Just("HTTP/1.1 103 x\r\nA: b\r\n\r\n"),
+                Just("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"),
+                Just("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+                Just("HTTP/1.0 200 OK\r\n\r\n"),
+                Just("HTTP/1.1 204 No Content\r\n\r\n"),
+                Just("4\r\nbody\r\n"),
+                Just("2;x\r\nok\r\n"),
+                Just("0\r\nA: b\r\n\r\n"),
+                Just("body"),
+                Just("\r\n"),
+                Just("\n"),
+            ], 0..6),
+            cuts in proptest::collection::vec(1_usize..20, 0..30),
+        ) {
+            let bytes = parts.concat().into_bytes();
+            let whole = feed(std::iter::once(bytes.as_slice()));
+            let mut rest = bytes.as_slice();
+            let pieces = cuts.into_iter().chain([usize::MAX]).map(|cut| {
+                let (piece, left) = rest.split_at(cut.min(rest.len()));
+                rest = left;
+                piece
+            });
+            let in_pieces = feed(pieces);
+            prop_assert_eq!(whole.1, in_pieces.1);
+            prop_assert!(bytes.starts_with(&in_pieces.0) && in_pieces.0.starts_with(&whole.0));
+            prop_assert!(whole.1.is_some() || whole.0 == in_pieces.0);
+        }
     }
 }

@@ -408,10 +408,13 @@ async fn interim_answers_are_held_to_the_rules_too() {
     let wish = "GET http://{o}/ HTTP/1.1\r\nHost: {o}\r\nConnection: upgrade\r\nUpgrade: y\r\n\r\n";
     run(vec![
         answer("RFC 9110 §15.2", "103 and the answer in one", format!("{early}{ok}"))
-            .gets([b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n", OK_PASSED].concat())
+            .gets(
+                [b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nVia: 1.1 wire\r\n\r\n", OK_PASSED]
+                    .concat(),
+            )
             .goes_on(),
         answer("RFC 9110 §15.2.1", "100 unasked", format!("HTTP/1.1 100 Continue\r\n\r\n{ok}"))
-            .gets(OK_PASSED)
+            .gets([b"HTTP/1.1 100 Continue\r\nVia: 1.1 wire\r\n\r\n", OK_PASSED].concat())
             .goes_on(),
         answer("RFC 9110 §8.6", "1xx with a length", {
             format!("HTTP/1.1 103 x\r\nContent-Length: 44\r\n\r\n{ok}")
