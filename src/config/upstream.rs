@@ -36,10 +36,9 @@ mod tests {
 
     fn read(arguments: &[&str]) -> Result<Config, String> {
         let arguments = ["narrows"].iter().chain(arguments).map(OsString::from);
-        match Config::read(arguments, []).map_err(|problems| problems.to_string())? {
-            Command::Serve(serve) => Ok(serve.config),
-            other => Err(format!("{other:?}")),
-        }
+        let command = Config::read(arguments, []).map_err(|problems| problems.to_string())?;
+        let Command::Serve(serve) = command else { return Err(format!("{command:?}")) };
+        Ok(serve.config)
     }
 
     #[test]

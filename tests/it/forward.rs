@@ -486,7 +486,7 @@ async fn an_https_target_that_speaks_no_tls_is_502() {
     proxy.wait_until_open(&origin.authority(), 0).await;
 }
 
-/// RFC 9112 §9.8: without a length, only close_notify says that nothing is missing.
+/// RFC 9112 §9.8: without a length, only `close_notify` says that nothing is missing.
 #[tokio::test]
 async fn a_tls_connection_that_ends_without_saying_so_cuts_what_had_no_length() {
     let certs = Certs::new();

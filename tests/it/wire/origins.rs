@@ -461,7 +461,7 @@ async fn what_concerns_the_connection_to_the_origin_ends_here() {
 #[tokio::test]
 async fn an_answer_that_comes_early_arrives_though_the_origin_reads_no_more() {
     let head = "POST http://{o}/ HTTP/1.1\r\nHost: {o}\r\nContent-Length: 400000\r\n\r\n";
-    let post = || case("RFC 9112 §9.5", "early", [head.as_bytes(), &[b'x'; 200_000]].concat());
+    let post = || case("RFC 9112 §9.5", "early", head.to_owned() + &"x".repeat(200_000));
     let no = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno";
     run(vec![
         post().origin_says_early(no).origin_closes().waits().answered(&[413]),
