@@ -463,12 +463,14 @@ async fn an_answer_that_comes_early_arrives_though_the_origin_reads_no_more() {
     let head = "POST http://{o}/ HTTP/1.1\r\nHost: {o}\r\nContent-Length: 400000\r\n\r\n";
     let post = || case("RFC 9112 §9.5", "early", head.to_owned() + &"x".repeat(200_000));
     let no = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno";
-    run(vec![
+    let reset = || post().origin_says_early(no).origin_resets().waits().answered(&[413]);
+    let mut rows = vec![
         post().origin_says_early(no).origin_closes().waits().answered(&[413]),
-        post().origin_says_early(no).origin_resets().waits().answered(&[413]),
         post().origin_says_early("hello\r\n\r\n").origin_resets().waits().gets_with(PROTOCOL),
-    ])
-    .await;
+    ];
+    // Whether the write or the read hears of it first is chance.
+    rows.extend((0..20).map(|_| reset()));
+    run(rows).await;
 }
 
 #[tokio::test]
