@@ -30,6 +30,7 @@ mod pool;
 mod resend;
 mod scripts;
 mod settings;
+mod standards;
 mod stop;
 mod table;
 mod tunnel;

@@ -6,6 +6,7 @@ use super::case;
 use super::get;
 use super::run;
 use super::run_on;
+use crate::support::Origin;
 use crate::support::narrows;
 
 fn with(section: &'static str, name: &'static str, fields: &str) -> Case {
@@ -242,4 +243,32 @@ async fn a_head_has_bounds() {
         with("RFC 6585 §5", "a head of more than 64 KiB", &field(66_000)).refused(431),
     ])
     .await;
+}
+
+#[tokio::test]
+async fn each_bound_that_is_met_is_counted() {
+    let flags = "--max-head-size 2KiB --max-fields 5 --max-request-line 1KiB --max-interim 1 \
+                 --max-chunk-extensions 2 --max-trailers 2";
+    let hint = "HTTP/1.1 103 Early Hints\r\n\r\n";
+    let origin = Origin::raw(move |mut connection| async move {
+        while let Ok(Some(_)) = connection.head().await {
+            connection.send(hint.repeat(2)).await.unwrap();
+        }
+    });
+    let proxy = narrows().flags(flags).start().await;
+    let head = format!("POST {} HTTP/1.1\r\nHost: h\r\n", origin.url("/"));
+    let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n");
+    for (bound, sent) in [
+        ("head_size", format!("{head}A: {}\r\n\r\n", "b".repeat(2048))),
+        ("fields", format!("{head}{}\r\n", "A: b\r\n".repeat(5))),
+        ("request_line", "A".repeat(1100)),
+        ("interim", format!("{head}\r\n")),
+        ("chunk_extensions", format!("{chunked}1;abc\r\nx\r\n0\r\n\r\n")),
+        ("trailers", format!("{chunked}0\r\nA: b\r\n\r\n")),
+    ] {
+        let mut client = proxy.client().await;
+        client.send(sent).await;
+        proxy.wait_until_metric("narrows_bounds_met_total", &[("bound", bound)], 1.0).await;
+    }
+    assert!((proxy.metric("narrows_bounds_met_total", &[]).await - 6.0).abs() < 1e-9);
 }

@@ -277,6 +277,7 @@ pub(super) async fn run_on(setup: Setup, cases: Vec<Case>) {
         assert!(!case.expected.is_empty(), "{}: nothing is expected", case.name);
     }
     assert!(failures.is_empty(), "of {count} rows these failed:\n{failures}");
+    eprintln!("{count} rows");
     drop::<Proxy>(proxy);
 }
 
