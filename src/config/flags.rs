@@ -329,20 +329,6 @@ settings! {
          and is closed first when its host is full. 0 keeps none.");
     POOL_SIZE = row(Upstream, "pool-size", "N", &["NARROWS_POOL_SIZE"], Text("256"),
         "Connections kept per thread.");
-    MAX_ADDRESSES = row(Upstream, "max-addresses", "N", &["NARROWS_MAX_ADDRESSES"], Text("32"),
-        "Addresses of one name that are tried; further ones are left out.");
-    MAX_RESPONSE_HEAD = row(Upstream, "max-response-head", "BYTES",
-        &["NARROWS_MAX_RESPONSE_HEAD"], Text("65536"),
-        "Length of the head of an upstream's response, at most 262144; a longer one is a 502.");
-    MAX_RESPONSE_FIELDS = row(Upstream, "max-response-fields", "N",
-        &["NARROWS_MAX_RESPONSE_FIELDS"], Text("100"),
-        "Fields in it, at most 1000; up to 100 cost nothing.");
-    MAX_RESPONSE_CHUNK_EXTENSIONS = row(Upstream, "max-response-chunk-extensions", "BYTES",
-        &["NARROWS_MAX_RESPONSE_CHUNK_EXTENSIONS"], Text("16384"),
-        "Chunk extensions in one chunked body of an upstream, at most 16384; more cut it short.");
-    MAX_RESPONSE_TRAILERS = row(Upstream, "max-response-trailers", "BYTES",
-        &["NARROWS_MAX_RESPONSE_TRAILERS"], Text("16384"),
-        "Trailer section of one chunked body of an upstream, at most 16384; more cut it short.");
 
     EGRESS = row(Egress, "egress", "any|public-only", &["NARROWS_EGRESS"], Text("any"),
         "Addresses that may be dialled: any, though for clients that are not on loopback themselves \
@@ -410,6 +396,20 @@ settings! {
         Text("200"),
         "Requests that a client may reset before they are answered, less those answered, before \
          its connection of HTTP/2 is closed.");
+    MAX_ADDRESSES = row(Bounds, "max-addresses", "N", &["NARROWS_MAX_ADDRESSES"], Text("32"),
+        "Addresses of one name that are tried, 1 to 1000; further ones are left out.");
+    MAX_RESPONSE_HEAD = row(Bounds, "max-response-head", "BYTES",
+        &["NARROWS_MAX_RESPONSE_HEAD"], Text("64KiB"),
+        "Bytes of the head of an upstream's response, 1KiB to 256KiB; a longer one is answered by 502.");
+    MAX_RESPONSE_FIELDS = row(Bounds, "max-response-fields", "N",
+        &["NARROWS_MAX_RESPONSE_FIELDS"], Text("100"),
+        "Fields in it, 1 to 1000; more are answered by 502. Up to 100 cost nothing.");
+    MAX_RESPONSE_CHUNK_EXTENSIONS = row(Bounds, "max-response-chunk-extensions", "BYTES",
+        &["NARROWS_MAX_RESPONSE_CHUNK_EXTENSIONS"], Text("16KiB"),
+        "Bytes of chunk extensions in one body of an upstream, at most 16KiB; more cut it short.");
+    MAX_RESPONSE_TRAILERS = row(Bounds, "max-response-trailers", "BYTES",
+        &["NARROWS_MAX_RESPONSE_TRAILERS"], Text("16KiB"),
+        "Bytes of fields behind one body of an upstream, at most 16KiB; more cut it short.");
 
     ADMIN_PORT = row(Admin, "admin-port", "PORT|off", &["NARROWS_ADMIN_PORT"], Text("9900"),
         "Port of /healthz, /readyz, /metrics, /hosts and /limits; 0 picks a free one.");

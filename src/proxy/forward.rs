@@ -206,8 +206,7 @@ async fn forward(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         if !upgrade.is_some_and(|asked| headers::is_among(hop.upgrade.as_ref(), &asked)) {
             // SECURITY: what follows would be relayed raw to a client that expects HTTP.
-            let why = "a 101 that nobody asked for".to_owned();
-            return Ok(Err(SendError::from(ExchangeError::Malformed(why)).into()));
+            return Ok(Err(SendError::from(ExchangeError::Upgrade).into()));
         }
         headers::restore(response.headers_mut(), hop);
         let (parts, body) = response.into_parts();

@@ -28,7 +28,7 @@
 //! | a head that is too long | 502 | `http_response_header_section_size` | |
 //! | a transfer coding that is malformed, or not chunked | 502 | `http_response_transfer_coding` | |
 //! | trailers that are too long | 502 | `http_response_trailer_section_size` | |
-//! | another protocol than was asked for | 502 | `http_upgrade_failed` | |
+//! | an upgrade to another protocol than was asked for | 502 | `http_upgrade_failed` | |
 //! | not a response, or one that can be read in two ways | 502 | `http_protocol_error` | |
 //! | too many interim responses, or a 407, which is a proxy's to say | 502 | `http_protocol_error` | |
 //! | no response in time | 504 | `http_response_timeout` | |
@@ -313,7 +313,6 @@ fn word(fault: screen::Fault) -> &'static str {
         | screen::Fault::Coding
         | screen::Fault::Extensions
         | screen::Fault::OldCoding => "http_response_transfer_coding",
-        screen::Fault::Switch => "http_upgrade_failed",
         screen::Fault::Trailers => "http_response_trailer_section_size",
         screen::Fault::Control
         | screen::Fault::Field
@@ -322,6 +321,7 @@ fn word(fault: screen::Fault) -> &'static str {
         | screen::Fault::LengthAndCoding
         | screen::Fault::NotHttp
         | screen::Fault::StatusLine
+        | screen::Fault::Switch
         | screen::Fault::Unsolicited => "http_protocol_error",
     }
 }
@@ -487,7 +487,7 @@ mod tests {
             (exchange(screen::Fault::Coding.into()), 502, "http_response_transfer_coding"),
             (exchange(screen::Fault::Chunk.into()), 502, "http_response_transfer_coding"),
             (exchange(screen::Fault::Trailers.into()), 502, "http_response_trailer_section_size"),
-            (exchange(screen::Fault::Switch.into()), 502, "http_upgrade_failed"),
+            (exchange(screen::Fault::Switch.into()), 502, "http_protocol_error"),
             (exchange(screen::Fault::LengthAndCoding.into()), 502, "http_protocol_error"),
             (exchange(ExchangeError::Upgrade), 502, "http_upgrade_failed"),
             (dial(DialError::TlsTimedOut(second)), 504, "connection_timeout"),

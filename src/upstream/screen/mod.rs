@@ -330,7 +330,7 @@ impl Screened {
                     passed = 0;
                 }
                 self.held.truncate(passed);
-                self.brief.fault.set(Some(fault));
+                self.note(fault);
             } else if is_first {
                 self.held.extend_from_slice(&fresh[passed..]);
             }
@@ -361,8 +361,15 @@ impl Screened {
 
     fn fail(&mut self, fault: Fault) -> io::Error {
         self.screen.state = State::Failed(fault);
-        self.brief.fault.set(Some(fault));
+        self.note(fault);
         io::Error::new(io::ErrorKind::InvalidData, fault)
+    }
+
+    fn note(&self, fault: Fault) {
+        if self.brief.fault.replace(Some(fault)).is_none() {
+            let seat = self.conn.seat();
+            tracing::debug!(host = seat.key().as_str(), %fault, "upstream at fault");
+        }
     }
 
     fn begin(&mut self) {
