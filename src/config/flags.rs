@@ -186,6 +186,12 @@ settings! {
         Text("200"),
         "Requests that a client may reset before they are answered, less those answered, before \
          its connection of HTTP/2 is closed.");
+    EXPLAIN = row(Proxy, "explain", "on|off", &["NARROWS_EXPLAIN"], Text("off"),
+        "Say in Proxy-Status of what was forwarded how long it waited for a slot, how many \
+         connections were tried, and whether it went out on a kept one.");
+    ERROR_DETAILS = row(Proxy, "error-details", "on|off", &["NARROWS_ERROR_DETAILS"], Text("off"),
+        "Tell clients why a connection failed in the words of the system, the resolver and TLS, \
+         addresses and inner names included; off keeps that for the log (debug).");
     SHUTDOWN_TIMEOUT = row(Proxy, "shutdown-timeout", "TIME", &["NARROWS_SHUTDOWN_TIMEOUT"],
         Text("10s"),
         "On SIGTERM or SIGINT, how long what runs may take to end before it is cut; a second \

@@ -5,6 +5,7 @@
 //! is bound, no file written. This is the only module that reads the environment, and it does so in
 //! one place, [`environment`].
 
+mod answers;
 mod bench;
 mod egress;
 mod flags;
@@ -234,6 +235,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let queue_timeout = source.read(&flags::QUEUE_TIMEOUT, units::duration);
     let queue_size = source.read(&flags::QUEUE_SIZE, |text| whole(text, 0, 1_000_000, ""));
     let queue_timeout_max = source.read(&flags::QUEUE_TIMEOUT_MAX, units::duration);
+    let answers = answers::read(source);
     let refuse_status = source.read(&flags::REFUSE_STATUS, |text| whole(text, 400, 599, ""));
 
     let shared = shared(source);
@@ -326,6 +328,8 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             via: via?,
             http2: http2?,
             refuse_status: refuse_status?,
+            explain: answers?.explain,
+            error_details: answers?.details,
         },
         admin: admin?,
         trace: trace::Settings { level: level?, format: format?, colour },

@@ -34,6 +34,7 @@ use super::headers;
 use super::http2;
 use super::reject::Answer;
 use super::reject::Reject;
+use super::status;
 use crate::base::authority::Authority;
 use crate::base::clock;
 use crate::telemetry::access::Record;
@@ -78,7 +79,7 @@ pub(crate) async fn serve(
             response.map(|kind| Body { kind, story })
         }
         Err(reject) => {
-            let answer = reject.answer(thread.settings.refuse_status);
+            let answer = reject.answer(thread.settings.manner());
             story.answered(answer.status.as_u16(), Some(answer.error));
             respond(answer).map(|kind| Body { kind, story })
         }
@@ -169,7 +170,7 @@ async fn forward(
         interim.pass_on(client);
         sent
     }));
-    let Sent { mut response, reused, waited } = match sent.await.ok_or(Left)? {
+    let Sent { mut response, reused, waited, attempts } = match sent.await.ok_or(Left)? {
         Ok(sent) => sent,
         Err(error) => {
             story.waited(error.waited(), false);
@@ -182,6 +183,12 @@ async fn forward(
     let hop = headers::strip(response.headers_mut());
     add_via(response.headers_mut(), version, thread);
     *response.version_mut() = Version::HTTP_11;
+    if thread.settings.explain
+        && let Some(told) = status::explained(waited, attempts, reused)
+    {
+        // Behind what others said before (RFC 9209 §2).
+        response.headers_mut().append("proxy-status", told);
+    }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         if !upgrades {
             // SECURITY: what follows would be relayed raw to a client that expects HTTP.

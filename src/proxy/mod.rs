@@ -14,6 +14,7 @@ mod headers;
 mod http2;
 mod reject;
 mod relay;
+mod status;
 mod tunnel;
 
 use std::cell::RefCell;
@@ -40,6 +41,7 @@ use self::guard::Phase;
 use self::head::Flaw;
 use self::http2::Ahead;
 pub use self::http2::Settings as Http2;
+use self::reject::Manner;
 use self::reject::Reject;
 use crate::base::authority::Authority;
 use crate::base::authority::BadAuthority;
@@ -74,6 +76,17 @@ pub struct Settings {
     pub http2: Http2,
     /// The status of a refusal by the cap, 400 to 599.
     pub refuse_status: u16,
+    /// Whether `Proxy-Status` of what was forwarded tells how that went.
+    pub explain: bool,
+    /// Whether answers of our own tell what only operators should know.
+    pub error_details: bool,
+}
+
+impl Settings {
+    fn manner(&self) -> Manner {
+        let Self { refuse_status, explain, error_details: details, .. } = *self;
+        Manner { refuse_status, explain, details }
+    }
 }
 
 /// What a thread needs to serve its clients.
@@ -164,7 +177,7 @@ pub(crate) async fn serve(thread: Rc<Thread>, accepted: Accepted) {
     match next {
         Next::Connect(connect) => Box::pin(tunnel::serve(&thread, &client, connect)).await,
         Next::Flaw(flaw) => {
-            let answer = Reject::Flaw(flaw).answer(thread.settings.refuse_status);
+            let answer = Reject::Flaw(flaw).answer(thread.settings.manner());
             thread.cells.answered(Route::Own, answer.status.as_u16());
             if let Some(bound) = flaw.bound() {
                 thread.cells.bounded(bound);

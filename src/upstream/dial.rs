@@ -3,6 +3,7 @@
 //! Invariant: a socket exists only beside its permit, from before the look-up to after the close.
 //! Dropping a dial at any point closes what it had opened, then frees the slots.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -149,6 +150,9 @@ impl Dialer {
         if let Some(told) = told {
             self.cells.dialled(told, clock::now() - started);
         }
+        if let Err(error) = &result {
+            tracing::debug!(host = key.as_str(), client = %errand.client, %error, "connection failed");
+        }
         result
     }
 
@@ -162,11 +166,12 @@ impl Dialer {
         // SECURITY: from here on nothing is looked up; what is judged is what is dialled.
         let addresses = self.egress.admit(errand, found)?;
         let timeout = self.connect_timeout;
+        let tried = Cell::new(1);
         let (stream, permit, address) = if let [address] = addresses[..] {
             let attempt = self.attempt(address, permit, timeout);
             attempt.await.map_err(|(error, _permit)| error)?
         } else {
-            let race = self.race(addresses, permit, errand.identity);
+            let race = self.race(addresses, permit, errand.identity, &tried);
             match tokio::time::timeout(timeout, race).await {
                 Ok(connected) => connected?,
                 Err(_elapsed) => return Err(DialError::TimedOut(timeout)),
@@ -181,7 +186,8 @@ impl Dialer {
         } else {
             Socket::Plain(stream)
         };
-        Ok(Conn::new(socket, permit, errand.client, address, waited))
+        let conn = Conn::new(socket, permit, errand.client, address, waited);
+        Ok(conn.after_attempts(tried.get()))
     }
 
     /// Tries the addresses in order, the next one beside the last after [`ATTEMPT_DELAY`] if a
@@ -191,11 +197,13 @@ impl Dialer {
         addresses: Vec<SocketAddr>,
         permit: Permit,
         identity: &Identity,
+        tried: &Cell<u8>,
     ) -> Result<(TcpStream, Permit, SocketAddr), DialError> {
         let key = permit.key().clone();
         // Where there is no second slot, an address that does not answer must not use up the time
         // of the next.
         let part = self.connect_timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        let total = addresses.len();
         let mut untried = VecDeque::from(addresses);
         let mut attempts = FuturesUnordered::new();
         let mut spare = Some(permit);
@@ -203,6 +211,7 @@ impl Dialer {
         loop {
             if let (Some(next), Some(permit)) = (untried.front().copied(), spare.take()) {
                 untried.pop_front();
+                tried.set(u8::try_from(total - untried.len()).unwrap_or(u8::MAX));
                 let time = if untried.is_empty() { self.connect_timeout } else { part };
                 attempts.push(self.attempt(next, permit, time));
             }

@@ -104,6 +104,8 @@ pub(crate) struct Sent {
     pub(crate) reused: bool,
     /// How long its slot was waited for.
     pub(crate) waited: Duration,
+    /// Connections that were tried, kept ones too.
+    pub(crate) attempts: u8,
 }
 
 /// Why a request got no response.
@@ -171,13 +173,15 @@ impl Upstream {
         let safe = request.method().is_safe();
         let fresh = if safe { self.settings.pool_idle } else { UNSAFE_IDLE };
         let timeout = self.settings.response_timeout;
+        let mut attempts = 0;
         if let Some(line) = self.pool.take(&key, fresh) {
             self.cells.reused();
+            attempts += 1;
             let spare = spare(&request);
             match line.exchange(request, pulse, timeout).await {
                 Ok((response, line)) => {
                     let response = self.carry(response, line, key, pulse);
-                    return Ok(Sent { response, reused: true, waited: Duration::ZERO });
+                    return Ok(Sent { response, reused: true, waited: Duration::ZERO, attempts });
                 }
                 Err(Failed { error, unsent, silent }) => {
                     let spare = spare.filter(|_| silent && matches!(error, ExchangeError::Closed));
@@ -189,10 +193,16 @@ impl Upstream {
         // PERF: boxed, so that a request on a kept connection does not carry the room for a dial.
         let conn = Box::pin(self.dialer.connect(errand)).await?;
         let waited = conn.waited();
+        attempts += conn.attempts();
         let line = Line::new(conn).await?;
         let (response, line) =
             line.exchange(request, pulse, timeout).await.map_err(|failed| failed.error)?;
-        Ok(Sent { response: self.carry(response, line, key, pulse), reused: false, waited })
+        Ok(Sent {
+            response: self.carry(response, line, key, pulse),
+            reused: false,
+            waited,
+            attempts,
+        })
     }
 
     fn carry(

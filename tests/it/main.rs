@@ -15,6 +15,7 @@
 mod support;
 
 mod admin;
+mod answers;
 mod bench;
 mod clients;
 mod deployments;
