@@ -247,6 +247,8 @@ settings! {
     REDIS_PASSWORD = row(Fleet, "redis-password", "TEXT",
         &["NARROWS_REDIS_PASSWORD", "REDIS_PASSWORD"], Nothing,
         "Password at Redis; better given by variable: others can read a command line.").secret();
+    REDIS_PASSWORD_FILE = row(Fleet, "redis-password-file", "FILE",
+        &["NARROWS_REDIS_PASSWORD_FILE"], Nothing, "The same, as the one line of a file.");
     REDIS_DB = row(Fleet, "redis-db", "N", &["NARROWS_REDIS_DB", "REDIS_DB"], Said("0"),
         "Number of the database at Redis; a cluster has only 0.");
     REDIS_PREFIX = row(Fleet, "redis-prefix", "TEXT", &["NARROWS_REDIS_PREFIX"],
@@ -330,6 +332,10 @@ settings! {
         "Port of /healthz, /readyz, /metrics, /hosts and /limits; 0 picks a free one.");
     ADMIN_BIND = row(Admin, "admin-bind", "ADDR", &["NARROWS_ADMIN_BIND"], Text("127.0.0.1"),
         "IP address of the admin port.");
+    ADMIN_HOST = row(Admin, "admin-host", "NAME", &["NARROWS_ADMIN_HOST"], Nothing,
+        "Names by which the admin port may be asked (Host), beside localhost, loopback addresses and \
+         the address that it was reached at; others are turned away with 421, so that no web page \
+         reads it through a browser. Repeatable, or separated by commas.").takes(Values::Many);
     ADMIN_TOKEN = row(Admin, "admin-token", "TEXT", &["NARROWS_ADMIN_TOKEN"], Nothing,
         "What a change of the fleet's limits by the admin port must carry as its bearer token; \
          without it they cannot be changed there. Better given by variable or file: others can \

@@ -4,6 +4,7 @@
 //! [`ERRORS`] has all that RFC 9209 §2.3 defines, whether narrows meets them or not, so that a word
 //! that is none of them cannot come into an answer unseen.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -78,7 +79,8 @@ pub(super) fn of_error(word: &str, details: Option<&str>, waited: Option<Duratio
         quote(&mut field, details);
     }
     if let Some(waited) = waited {
-        field.push_str(&format!("; narrows-wait={}", waited.as_millis()));
+        // Writing to a String cannot fail.
+        let _written = write!(field, "; narrows-wait={}", waited.as_millis());
     }
     field
 }
@@ -141,7 +143,7 @@ pub(super) mod tests {
                     loop {
                         match rest.get(at) {
                             Some(b'\\') if matches!(rest.get(at + 1), Some(b'"' | b'\\')) => {
-                                at += 2
+                                at += 2;
                             }
                             Some(b'"') => break,
                             Some(b' '..=b'[' | b']'..=b'~') => at += 1,

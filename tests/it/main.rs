@@ -30,6 +30,7 @@ mod logs;
 mod oracle;
 mod pool;
 mod scripts;
+mod secrets;
 mod settings;
 mod stop;
 mod table;
