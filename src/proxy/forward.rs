@@ -30,6 +30,7 @@ use tokio::time::Instant;
 
 use super::Thread;
 use super::asker::Asker;
+use super::front;
 use super::headers;
 use super::http2;
 use super::reject::Answer;
@@ -37,6 +38,8 @@ use super::reject::Reject;
 use super::status;
 use crate::base::authority::Authority;
 use crate::base::clock;
+use crate::base::identity::Identity;
+use crate::policy::access::Given;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Route;
 use crate::upstream::SendError;
@@ -64,13 +67,21 @@ pub(crate) async fn serve(
     request: Request<Source>,
 ) -> Result<Response<Body>, Left> {
     let mut story = Story::begin(&thread, &client, &request);
-    let result = match Wish::read(&thread, &request) {
-        Ok(Wish::Health) => Ok(health()),
-        Ok(Wish::Forward { authority, tls }) => {
-            story.host(&authority);
-            forward(&thread, &client, request, &authority, tls, &mut story).await?
+    let wish = Wish::read(&thread, &request);
+    let admitted = match wish {
+        // Whoever asks how it is may be a machine that knows no password.
+        Ok(Wish::Health) => Ok(Identity::Anonymous),
+        Ok(Wish::Forward { .. }) | Err(_) => {
+            front::admit(&thread, &client, Given::of(request.headers())).await.ok_or(Left)?
         }
-        Err(reject) => Err(reject),
+    };
+    let result = match (admitted, wish) {
+        (Err(reject), _) | (Ok(_), Err(reject)) => Err(reject),
+        (Ok(_), Ok(Wish::Health)) => Ok(health()),
+        (Ok(identity), Ok(Wish::Forward { authority, tls })) => {
+            story.host(&authority, &identity);
+            forward(&thread, &client, request, &authority, tls, &identity, &mut story).await?
+        }
     };
     client.begin_answer();
     Ok(match result {
@@ -81,7 +92,12 @@ pub(crate) async fn serve(
         Err(reject) => {
             let answer = reject.answer(thread.settings.manner());
             story.answered(answer.status.as_u16(), Some(answer.error));
-            respond(answer).map(|kind| Body { kind, story })
+            let mut response = respond(answer);
+            if reject.closes() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            response.map(|kind| Body { kind, story })
         }
     })
 }
@@ -124,6 +140,7 @@ async fn forward(
     request: Request<Source>,
     authority: &Authority,
     tls: bool,
+    identity: &Identity,
     story: &mut Story,
 ) -> Result<Result<Response<Kind>, Reject>, Left> {
     let (mut parts, body) = request.into_parts();
@@ -162,7 +179,7 @@ async fn forward(
         tls,
         patience: thread.patience(asked),
         client: client.peer(),
-        identity: client.identity(),
+        identity,
     };
     let mut sending = std::pin::pin!(thread.upstream.send(errand, request, client.pulse()));
     let sent = client.unless_left(std::future::poll_fn(|cx| {
@@ -368,6 +385,7 @@ struct Story {
 struct Told {
     time: SystemTime,
     started: Instant,
+    identity: Option<Arc<str>>,
     method: String,
     target: String,
     host: String,
@@ -382,6 +400,7 @@ impl Story {
             Box::new(Told {
                 time: clock::wall(),
                 started: clock::now(),
+                identity: None,
                 method: request.method().to_string(),
                 target: request.uri().to_string(),
                 host: String::new(),
@@ -401,9 +420,10 @@ impl Story {
         }
     }
 
-    fn host(&mut self, authority: &Authority) {
+    fn host(&mut self, authority: &Authority, identity: &Identity) {
         self.route = Route::Forward;
         if let Some(log) = &mut self.log {
+            log.identity = identity.name().map(Arc::clone);
             log.host = authority.key().to_string();
         }
     }
@@ -433,6 +453,7 @@ impl Drop for Story {
             self.thread.log.write(&Record {
                 time: log.time,
                 client: self.client.peer(),
+                identity: log.identity,
                 method: log.method,
                 target: log.target,
                 host: log.host,

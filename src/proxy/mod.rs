@@ -8,6 +8,7 @@
 
 mod asker;
 mod forward;
+mod front;
 mod guard;
 mod head;
 mod headers;
@@ -52,6 +53,7 @@ use crate::listen::Accepted;
 use crate::listen::Counted;
 use crate::listen::Drain;
 use crate::listen::Load;
+use crate::policy::access::Gate;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Cells;
 use crate::telemetry::metrics::Route;
@@ -92,6 +94,8 @@ impl Settings {
 /// What a thread needs to serve its clients.
 pub(crate) struct Thread {
     pub(crate) limiter: Limiter,
+    /// Who may use it; none lets all.
+    pub(crate) gate: Option<Arc<Gate>>,
     pub(crate) upstream: Rc<Upstream>,
     pub(crate) cells: Arc<Cells>,
     pub(crate) log: Log,
