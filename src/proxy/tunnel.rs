@@ -50,7 +50,7 @@ fn established(thread: &Thread, upstream: &Conn) -> Cow<'static, [u8]> {
 pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Connect) {
     let mut line = Line::begin(client.peer(), connect.target);
     let asker = Asker::Connection(Rc::clone(client));
-    let opened = match front::admit(thread, &asker, connect.authorization.given()).await {
+    let opened = match front::admit(thread, &asker, || connect.authorization.given()).await {
         Some(Ok(identity)) => {
             line.asked_by(&identity);
             open(thread, &asker, &mut line, connect.wait, &identity).await
