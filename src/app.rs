@@ -481,6 +481,7 @@ impl App {
             access,
             instances: Box::new(limiter.clone()),
             token: self.config.admin.as_ref().and_then(|admin| admin.token.clone()),
+            hosts: self.config.admin.as_ref().map_or_else(Vec::new, |admin| admin.hosts.clone()),
         });
         let run = async move {
             if let Some(listener) = admin {

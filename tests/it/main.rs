@@ -16,6 +16,7 @@ mod support;
 
 mod access;
 mod admin;
+mod answers;
 mod bench;
 mod clients;
 mod deployments;
@@ -32,6 +33,7 @@ mod oracle;
 mod pool;
 mod resend;
 mod scripts;
+mod secrets;
 mod settings;
 mod standards;
 mod stop;
