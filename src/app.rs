@@ -33,6 +33,7 @@ use crate::base::clock;
 use crate::config::Config;
 use crate::limit::Limiter;
 use crate::limit::Reclaim;
+use crate::limit::hosts;
 use crate::limit::rules::BadRule;
 use crate::limit::rules::Limit;
 use crate::limit::rules::Pattern;
@@ -444,6 +445,7 @@ impl App {
                     Err(error) => tracing::error!(%error, "cannot serve the admin port"),
                 }
             }
+            tokio::spawn(hosts::tend(limiter.clone()));
             let stopping = async { drop(stopping.await) };
             if let Some((settings, link)) = shared {
                 let calls: shared::Calls = Arc::new(move |took, good| {

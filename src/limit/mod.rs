@@ -7,6 +7,7 @@
 //! Invariant: for each host, the permits that exist never exceed the limit, in this process
 //! (in memory) or in the whole fleet (through Redis, [`shared`]).
 
+pub mod hosts;
 pub mod rules;
 pub mod shared;
 pub mod table;
@@ -19,14 +20,8 @@ pub(crate) mod queue;
 #[cfg(test)]
 mod model;
 
-use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -43,6 +38,7 @@ use self::host::Due;
 use self::host::Entry;
 use self::host::Host;
 use self::host::HostSnapshot;
+use self::hosts::Hosts;
 pub use self::permit::Permit;
 pub(crate) use self::permit::Reclaim;
 pub(crate) use self::permit::Seat;
@@ -68,6 +64,8 @@ pub struct Settings {
     pub queue_size: usize,
     /// The longest wait that a request may ask for (`Prefer: wait=N`).
     pub queue_timeout_max: Duration,
+    /// What is remembered of hosts that nobody uses.
+    pub hosts: hosts::Settings,
 }
 
 impl Default for Settings {
@@ -78,6 +76,7 @@ impl Default for Settings {
             queue_timeout: Duration::ZERO,
             queue_size: 1000,
             queue_timeout_max: Duration::from_mins(1),
+            hosts: hosts::Settings::default(),
         }
     }
 }
@@ -134,12 +133,6 @@ pub enum Patience {
     Until(Instant),
 }
 
-const SHARDS: usize = 16;
-/// Hosts without a rule that get a name in metrics; all others count as one.
-const NAMED_HOSTS: usize = 100;
-/// Hosts that a shard holds before it drops those nobody uses.
-const SHARD_SIZE: usize = 512;
-
 /// Hands out slots. Cheap to clone; all clones are the same limiter.
 #[derive(Clone, Debug)]
 pub struct Limiter {
@@ -152,10 +145,7 @@ struct Inner {
     rules: ArcSwap<Rules>,
     /// Counts changes of `rules`, so that a host knows when to look again.
     rules_version: AtomicU64,
-    shards: [Mutex<HashMap<HostKey, Arc<Host>>>; SHARDS],
-    hasher: RandomState,
-    named: AtomicUsize,
-    others: Arc<Counters>,
+    hosts: Hosts,
     /// For each thread, where it hears which host's idle connection to close.
     reclaimers: Vec<mpsc::UnboundedSender<Reclaim>>,
     shared: Option<Arc<shared::Link>>,
@@ -180,13 +170,10 @@ impl Limiter {
         let rules = Rules::new(settings.default_limit, settings.rules.iter().cloned())
             .since(table::seconds(clock::wall()));
         let inner = Inner {
-            settings,
             rules: ArcSwap::from_pointee(rules),
             rules_version: AtomicU64::new(0),
-            shards: std::array::from_fn(|_| Mutex::default()),
-            hasher: RandomState::new(),
-            named: AtomicUsize::new(0),
-            others: Arc::default(),
+            hosts: Hosts::new(settings.hosts.named),
+            settings,
             reclaimers,
             shared,
             changes: table::Changes::default(),
@@ -313,20 +300,22 @@ impl Limiter {
         hosts
     }
 
-    pub(crate) fn each(&self, mut visit: impl FnMut(&Arc<Host>)) {
-        for shard in &self.inner.shards {
-            let hosts: Vec<_> = lock(shard).values().map(Arc::clone).collect();
-            hosts.iter().for_each(&mut visit);
-        }
+    pub(crate) fn each(&self, visit: impl FnMut(&Arc<Host>)) {
+        self.inner.hosts.each(visit);
+    }
+
+    /// The counters of each host that has a name in metrics, though nobody may use it.
+    pub(crate) fn each_name(&self, visit: impl FnMut(&HostKey, &Counters)) {
+        self.inner.hosts.each_name(visit);
     }
 
     /// Counters of all hosts that have no name in metrics.
     pub(crate) fn others(&self) -> &Arc<Counters> {
-        &self.inner.others
+        self.inner.hosts.others()
     }
 
     pub(crate) fn find(&self, key: &HostKey) -> Option<Arc<Host>> {
-        lock(self.shard(key)).get(key).map(Arc::clone)
+        self.inner.hosts.find(key)
     }
 
     /// Does outside the lock what a host's state asked for.
@@ -373,27 +362,16 @@ impl Limiter {
         });
     }
 
-    fn shard(&self, key: &HostKey) -> &Mutex<HashMap<HostKey, Arc<Host>>> {
-        let hash = self.inner.hasher.hash_one(key);
-        &self.inner.shards[usize::try_from(hash % SHARDS as u64).unwrap_or(0)]
-    }
-
     fn host(&self, key: &HostKey) -> Arc<Host> {
-        let mut hosts = lock(self.shard(key));
-        if let Some(host) = hosts.get(key) {
-            return Arc::clone(host);
-        }
-        if hosts.len() >= SHARD_SIZE {
-            hosts.retain(|_, host| host.named || Arc::strong_count(host) > 1 || !host.is_vacant());
-        }
-        let named = self.inner.rules.load().named(key)
-            || self.inner.named.fetch_add(1, Relaxed) < NAMED_HOSTS;
-        let counters = if named { Arc::default() } else { Arc::clone(&self.inner.others) };
-        let threads = self.inner.reclaimers.len();
-        let shard = self.inner.shared.as_ref().map_or(0, |link| link.shard(key));
-        let host = Arc::new(Host::new(key.clone(), shard, threads, counters, named));
-        hosts.insert(key.clone(), Arc::clone(&host));
-        host
+        let inner = &self.inner;
+        inner.hosts.enter(
+            key,
+            || inner.rules.load().named(key),
+            |counters, named| {
+                let shard = inner.shared.as_ref().map_or(0, |link| link.shard(key));
+                Host::new(key.clone(), shard, inner.reclaimers.len(), counters, named)
+            },
+        )
     }
 
     fn admit(&self, host: Arc<Host>) -> Permit {
@@ -409,10 +387,6 @@ impl Limiter {
         }
         Refused { host: host.key().clone(), reason, in_use, limit, waited }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -641,15 +615,5 @@ mod tests {
         let mut asking = tokio_test_spawn(&limiter);
         assert!(futures_util::poll!(&mut asking).is_pending());
         assert!(ears[0].try_recv().is_ok());
-    }
-
-    #[tokio::test]
-    async fn hosts_that_nobody_uses_do_not_fill_the_memory() {
-        let limiter = limiter(1, 10);
-        for number in 0..20_000 {
-            let key = HostKey::parse(&format!("h{number}.test")).unwrap();
-            drop(limiter.acquire(&key, Patience::None).await.unwrap());
-        }
-        assert!(limiter.snapshot().len() <= SHARDS * SHARD_SIZE + NAMED_HOSTS);
     }
 }

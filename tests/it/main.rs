@@ -22,6 +22,7 @@ mod faults;
 mod fleet;
 mod floors;
 mod forward;
+mod hosts;
 mod idle;
 mod limit;
 mod logs;
