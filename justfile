@@ -22,6 +22,10 @@ test *names:
 soak minutes='10':
     scripts/soak {{ minutes }}
 
+# Real clients, one row each, or those whose names contain a text.
+clients *parts:
+    scripts/clients {{ parts }}
+
 # Simulated fleets: so many, or the one of a seed.
 simulate *which:
     scripts/simulate {{ which }}
