@@ -45,6 +45,8 @@ use crate::limit::table::FleetLimits;
 use crate::listen;
 use crate::listen::Handed;
 use crate::listen::Threads;
+use crate::policy::access::BadUsers;
+use crate::policy::access::Gate;
 use crate::proxy;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Metrics;
@@ -381,7 +383,19 @@ impl App {
         let tls = Tls::new(&config.upstream.authorities)
             .map_err(set_up("the certificate authorities"))?;
 
-        let (control_stop, control, control_handle) = self.start_control(admin, log.clone())?;
+        let gate = Gate::new(&config.clients, false).map_err(set_up_users)?;
+        if let Some(gate) = &gate {
+            self.limiter.set_users(&gate.traits());
+        } else if !proxy.ip().is_loopback() {
+            tracing::warn!(
+                address = %proxy,
+                "open to everybody who reaches it: give --proxy-auth, --allow-from, or client \
+                 certificates by --client-ca"
+            );
+        }
+
+        let (control_stop, control, control_handle) =
+            self.start_control(admin, log.clone(), gate.clone())?;
         let draining = watch::Sender::new(false);
         let deadline = watch::Sender::new(Duration::ZERO);
         let mut threads = Vec::new();
@@ -391,6 +405,7 @@ impl App {
             let seed = Seed {
                 number,
                 limiter: self.limiter.clone(),
+                gate: gate.clone(),
                 metrics: Arc::clone(&self.metrics),
                 log: log.clone(),
                 tls: tls.clone(),
@@ -421,6 +436,7 @@ impl App {
         &self,
         admin: Option<std::net::TcpListener>,
         access: Log,
+        gate: Option<Arc<Gate>>,
     ) -> Result<(oneshot::Sender<()>, JoinHandle<()>, tokio::runtime::Handle), Error> {
         let runtime = runtime("the control thread")?;
         let handle = runtime.handle().clone();
@@ -429,7 +445,7 @@ impl App {
         let shared = self.config.shared.clone().zip(limiter.link().map(Arc::clone));
         let patience = shared.as_ref().map(|(settings, _)| settings.store.timeout * 2);
         let (looked, first_look) = blocking::channel();
-        let metrics = Arc::clone(&self.metrics);
+        let (metrics, watched) = (Arc::clone(&self.metrics), Arc::clone(&self.metrics));
         let sources = Arc::new(admin::Sources {
             limiter: limiter.clone(),
             metrics: Arc::clone(&self.metrics),
@@ -446,6 +462,11 @@ impl App {
                 }
             }
             tokio::spawn(hosts::tend(limiter.clone()));
+            if let Some(gate) = gate {
+                let users = limiter.clone();
+                let obey = move |traits| users.set_users(&traits);
+                drop(tokio::spawn(gate.watch(watched, obey)));
+            }
             let stopping = async { drop(stopping.await) };
             if let Some((settings, link)) = shared {
                 let calls: shared::Calls = Arc::new(move |took, good| {
@@ -495,6 +516,7 @@ const DRAIN_LOOK: Duration = Duration::from_millis(5);
 struct Seed {
     number: usize,
     limiter: Limiter,
+    gate: Option<Arc<Gate>>,
     metrics: Arc<Metrics>,
     log: Log,
     tls: Tls,
@@ -550,6 +572,7 @@ impl Seed {
         let drain = Rc::<listen::Drain>::default();
         let thread = Rc::new(proxy::Thread {
             limiter: self.limiter,
+            gate: self.gate,
             upstream: Rc::clone(&upstream),
             cells,
             log: self.log,
@@ -569,7 +592,8 @@ impl Seed {
         // that anything at all has happened.
         let accepting = tokio::task::spawn_local(async move {
             listen::accept(listener, &view, handed, stop, |stream, peer| {
-                proxy::spawn(&thread, proxy::serve(Rc::clone(&thread), stream, peer));
+                let accepted = listen::Accepted::plain(stream, peer);
+                proxy::spawn(&thread, proxy::serve(Rc::clone(&thread), accepted));
             })
             .await
         });
@@ -596,6 +620,10 @@ fn bind_admin(settings: &admin::Settings) -> Result<std::net::TcpListener, Error
 
 fn runtime(what: &'static str) -> Result<Runtime, Error> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(set_up(what))
+}
+
+fn set_up_users(source: BadUsers) -> Error {
+    Error::SetUp { what: "the users file", source: io::Error::other(source) }
 }
 
 fn set_up(what: &'static str) -> impl Fn(io::Error) -> Error {

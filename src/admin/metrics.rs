@@ -92,7 +92,7 @@ impl Hosts {
             row.count(counters);
             named.insert(key.clone(), row);
         });
-        self.0.each(|host| {
+        self.0.each_host(|host| {
             let now = host.snapshot(self.0.is_shared());
             // One that was named a moment ago counts among the others this time.
             let row = named.get_mut(&now.key).filter(|_| host.named).unwrap_or(&mut others);

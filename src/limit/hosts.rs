@@ -54,6 +54,8 @@ pub(super) struct Hosts {
     names: Mutex<Names>,
     /// Counts of all hosts without a name.
     others: Arc<Counters>,
+    /// Of what single identities may have of hosts.
+    shares: Arc<Counters>,
 }
 
 struct Shard {
@@ -83,6 +85,7 @@ impl Hosts {
             hasher: RandomState::new(),
             names: Mutex::new(Names { most: named, ..Names::default() }),
             others: Arc::default(),
+            shares: Arc::default(),
         }
     }
 
@@ -108,9 +111,14 @@ impl Hosts {
             unused = shard.take_out(|host| host.is_vacant());
             shard.full = SHARD_SIZE.max(shard.hosts.len() * 2);
         }
-        let own = lock(&self.names).name(key, has_rule());
-        let named = own.is_some();
-        let host = Arc::new(make(own.unwrap_or_else(|| Arc::clone(&self.others)), named));
+        let (counters, named) = if key.as_share().is_some() {
+            (Arc::clone(&self.shares), false)
+        } else {
+            let own = lock(&self.names).name(key, has_rule());
+            let named = own.is_some();
+            (own.unwrap_or_else(|| Arc::clone(&self.others)), named)
+        };
+        let host = Arc::new(make(counters, named));
         shard.hosts.insert(key.clone(), Arc::clone(&host));
         drop(shard);
         drop(unused);

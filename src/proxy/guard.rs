@@ -12,6 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
@@ -21,17 +22,18 @@ use bytes::Bytes;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
-use tokio::net::TcpStream;
 
 use super::head;
 use super::head::Connect;
 use super::head::Flaw;
+use super::http2;
 use crate::base::clock::Pulse;
 use crate::base::framing::Framing;
 use crate::base::identity::Identity;
 use crate::base::socket;
-use crate::base::socket::ReadSide;
 use crate::base::socket::with_scratch;
+use crate::listen::Accepted;
+use crate::listen::stream::Stream;
 use crate::upstream::conn::Conn;
 
 /// Bytes that a client may send ahead of its turn; more stay in the kernel.
@@ -57,6 +59,8 @@ pub(crate) enum Next {
     Plain,
     Connect(Connect),
     Flaw(Flaw),
+    /// The client speaks HTTP/2, as its first bytes say.
+    Http2,
     /// The client has left, in the middle of a head or between messages.
     Left,
 }
@@ -64,6 +68,7 @@ pub(crate) enum Next {
 /// A client's connection.
 pub(crate) struct Client {
     peer: SocketAddr,
+    certificate: Option<Arc<str>>,
     identity: Identity,
     near: RefCell<Near>,
     phase: Cell<Phase>,
@@ -84,11 +89,12 @@ impl Drop for Client {
 
 /// The near end of the connection: its socket and what has been read but not passed on.
 struct Near {
-    stream: Option<TcpStream>,
-    reads: ReadSide,
+    stream: Option<Stream>,
     /// Bytes read; the first `cleared` of them are for hyper.
     ahead: Vec<u8>,
     cleared: usize,
+    /// Nothing but the first bytes of the connection has come.
+    fresh: bool,
     /// The rest of the message that hyper is reading.
     framing: Framing,
     next: Option<Next>,
@@ -103,12 +109,13 @@ struct Near {
 }
 
 impl Client {
-    pub(crate) fn new(stream: TcpStream, peer: SocketAddr) -> Rc<Self> {
+    pub(crate) fn new(accepted: Accepted) -> Rc<Self> {
+        let Accepted { stream, peer, certificate } = accepted;
         let near = Near {
             stream: Some(stream),
-            reads: ReadSide::default(),
             ahead: Vec::new(),
             cleared: 0,
+            fresh: true,
             framing: Framing::None,
             next: None,
             flushed: true,
@@ -118,6 +125,7 @@ impl Client {
         };
         Rc::new(Self {
             peer,
+            certificate,
             identity: Identity::of_address(peer.ip()),
             near: RefCell::new(near),
             phase: Cell::new(Phase::Idle),
@@ -129,6 +137,12 @@ impl Client {
 
     pub(crate) fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// Who the client is by the certificate that it proved to have.
+    #[expect(dead_code, reason = "for whoever decides who may use the proxy")]
+    pub(crate) fn certificate(&self) -> Option<&Arc<str>> {
+        self.certificate.as_ref()
     }
 
     /// Who asks, as far as the connection itself tells.
@@ -183,8 +197,8 @@ impl Client {
     /// Ready when the client has left: its FIN or RST is here, even behind bytes not read yet.
     pub(crate) fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
         let near = &mut *self.near.borrow_mut();
-        match &near.stream {
-            Some(stream) => near.reads.poll_left(stream, cx),
+        match &mut near.stream {
+            Some(stream) => stream.poll_left(cx),
             None => Poll::Ready(()),
         }
     }
@@ -228,7 +242,7 @@ impl Client {
     /// for complete where no length says otherwise.
     pub(crate) fn cut(&self) {
         if let Some(stream) = &self.near.borrow().stream {
-            socket::reset_on_close(stream);
+            socket::reset_on_close(stream.tcp());
         }
     }
 
@@ -238,7 +252,7 @@ impl Client {
         let mut near = self.near.borrow_mut();
         let stream = near.stream.take()?;
         let (early, unsent) = (std::mem::take(&mut near.ahead), std::mem::take(&mut near.out));
-        Some(Detached { stream, reads: std::mem::take(&mut near.reads), early, unsent })
+        Some(Detached { stream, early, unsent })
     }
 
     /// Closes in good order: what was written goes out, the client's own end is waited for.
@@ -259,7 +273,7 @@ impl Client {
             loop {
                 let read = with_scratch(|scratch| {
                     let mut buffer = ReadBuf::new(scratch);
-                    let polled = near.reads.poll_read(stream, cx, &mut buffer);
+                    let polled = Pin::new(&mut *stream).poll_read(cx, &mut buffer);
                     polled.map_ok(|()| buffer.filled().len())
                 });
                 match ready!(read) {
@@ -274,8 +288,7 @@ impl Client {
 
 /// A socket taken out of HTTP.
 pub(crate) struct Detached {
-    pub(crate) stream: TcpStream,
-    pub(crate) reads: ReadSide,
+    pub(crate) stream: Stream,
     /// Bytes of the client that nobody has read.
     pub(crate) early: Vec<u8>,
     /// Bytes for the client that are still to be written.
@@ -302,7 +315,14 @@ impl Near {
             }
             let answering = matches!(client.phase.get(), Phase::Waiting | Phase::Answering);
             if !answering && self.flushed && !self.ahead.is_empty() {
-                match head::scan(&self.ahead) {
+                if self.fresh && self.ahead.starts_with(http2::PREFACE) {
+                    self.next = Some(Next::Http2);
+                    continue;
+                }
+                // What could still become the preface is a part of it.
+                self.fresh &= http2::PREFACE.starts_with(&self.ahead);
+                let scanned = if self.fresh { Ok(None) } else { head::scan(&self.ahead) };
+                match scanned {
                     Ok(Some(head)) => {
                         client.pulse.beat();
                         if let Some(connect) = head.connect {
@@ -339,8 +359,8 @@ impl Near {
                 self.parked = Some(cx.waker().clone());
             }
             if self.ahead.len() >= AHEAD {
-                return match &self.stream {
-                    Some(stream) => self.reads.poll_left(stream, cx).map(|()| Ok(false)),
+                return match &mut self.stream {
+                    Some(stream) => stream.poll_left(cx).map(|()| Ok(false)),
                     None => Poll::Ready(Ok(false)),
                 };
             }
@@ -364,12 +384,12 @@ impl Near {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let Self { stream: Some(stream), reads, ahead, .. } = self else {
+        let Self { stream: Some(stream), ahead, .. } = self else {
             return Poll::Ready(Ok(0));
         };
         with_scratch(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
-            ready!(reads.poll_read(stream, cx, &mut buffer))?;
+            ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
             let read = buffer.filled();
             ahead.extend_from_slice(read);
             Poll::Ready(Ok(read.len()))
@@ -384,7 +404,7 @@ impl Near {
     }
 
     fn write_out(&mut self) {
-        if let Some(stream) = &self.stream {
+        if let Some(stream) = &mut self.stream {
             while !self.out.is_empty() {
                 match stream.try_write(&self.out) {
                     Ok(written) => drop(self.out.drain(..written)),
@@ -401,7 +421,15 @@ impl Near {
             let written = ready!(Pin::new(stream).poll_write(cx, &self.out))?;
             self.out.drain(..written);
         }
-        Poll::Ready(Ok(()))
+        self.poll_flush(cx)
+    }
+
+    /// Sends what TLS still holds.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Some(stream) => Pin::new(stream).poll_flush(cx),
+            None => Poll::Ready(Ok(())),
+        }
     }
 }
 
@@ -419,7 +447,7 @@ impl AsyncRead for Guarded {
         if near.cleared == 0 && near.ahead.is_empty() && near.framing != Framing::None {
             let Some(stream) = &mut near.stream else { return Poll::Ready(Ok(())) };
             let before = buf.filled().len();
-            ready!(near.reads.poll_read(stream, cx, buf))?;
+            ready!(Pin::new(stream).poll_read(cx, buf))?;
             let read = &buf.filled()[before..];
             let (taken, ended) = near.framing.take(read).map_err(io::Error::other)?;
             near.ahead.extend_from_slice(&read[taken..]);
@@ -471,7 +499,7 @@ impl AsyncWrite for Guarded {
         let Some(stream) = &mut near.stream else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
-        let written = ready!(socket::poll_write_pieces(stream, cx, bufs))?;
+        let written = ready!(Pin::new(stream).poll_write_vectored(cx, bufs))?;
         self.0.pulse.beat();
         Poll::Ready(Ok(written))
     }
@@ -480,8 +508,9 @@ impl AsyncWrite for Guarded {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let near = &mut *self.0.near.borrow_mut();
+        ready!(near.poll_flush(cx))?;
         near.flushed = true;
         near.unpark();
         Poll::Ready(Ok(()))

@@ -6,8 +6,12 @@
 //!
 //! Invariant: one thread writes one `Cells`. (A second writer would lose counts, not safety.)
 
+use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -129,25 +133,53 @@ impl Yielded {
     }
 }
 
-/// A bound on what a client or an upstream may do, and that one of them met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bound {
-    /// The size of a request's head.
-    HeadSize,
-    /// The time that a request's head took.
-    HeadTime,
+/// The bounds on what a client or an upstream may do, each with its word for metrics.
+macro_rules! bounds {
+    ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
+        /// A bound on what a client or an upstream may do, and that one of them met.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Bound { $($(#[$doc])* $name,)* }
+
+        impl Bound {
+            const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The word for metrics.
+            pub(crate) fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+        }
+    };
 }
 
-impl Bound {
-    const ALL: [Self; 2] = [Self::HeadSize, Self::HeadTime];
-
-    /// The word for metrics.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::HeadSize => "head_size",
-            Self::HeadTime => "head_time",
-        }
-    }
+bounds! {
+    /// Passwords that wait to be verified.
+    AuthQueue = "auth_queue";
+    /// The silence within a response's body.
+    BodyIdle = "body_idle";
+    /// The time that connecting took.
+    ConnectTime = "connect_time";
+    /// The number of addresses of a name.
+    DnsAddresses = "dns_addresses";
+    /// The time that a look-up took.
+    DnsTime = "dns_time";
+    /// The size of a request's head.
+    HeadSize = "head_size";
+    /// The time that a request's head took.
+    HeadTime = "head_time";
+    /// What a client may do to streams of HTTP/2, resets most of all.
+    Http2Calm = "http2_calm";
+    /// The size of the chunk extensions of a response.
+    ResponseExtensions = "response_chunk_extensions";
+    /// The number of fields of a response.
+    ResponseFields = "response_fields";
+    /// The size of a response's head.
+    ResponseHead = "response_head";
+    /// The time that a response's head took.
+    ResponseTime = "response_time";
+    /// The size of a response's trailer section.
+    ResponseTrailers = "response_trailers";
+    /// The time that a TLS handshake with an upstream took.
+    TlsTime = "tls_time";
 }
 
 /// Upper bounds of the buckets of dial times, in microseconds: 1 ms to 60 s.
@@ -163,6 +195,10 @@ fn bucket(bounds: &[u64], took: Duration) -> (usize, u64) {
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     (bounds.partition_point(|bound| *bound < micros), micros)
 }
+
+/// Names that one thread counts by; the rest is [`OTHERS`].
+const NAMES: usize = 1000;
+const OTHERS: &str = "(other)";
 
 /// The classes `1xx` to `5xx`.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -185,6 +221,8 @@ pub(crate) struct Cells {
     dials: [Cell; DialResult::ALL.len()],
     dial_micros: Cell,
     dial_buckets: [Cell; DIAL_BOUNDS.len() + 1],
+    /// By name. PERF: locked by this thread alone, but for when somebody looks.
+    identities: Mutex<HashMap<Arc<str>, u64>>,
 }
 
 impl Cells {
@@ -242,6 +280,17 @@ impl Cells {
         self.yielded[what as usize].add(1);
     }
 
+    /// Somebody who is known by name asked for something.
+    pub(crate) fn asked_by(&self, name: &Arc<str>) {
+        let mut names = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = names.get_mut(name) {
+            *count += 1;
+            return;
+        }
+        let name = if names.len() < NAMES { Arc::clone(name) } else { OTHERS.into() };
+        *names.entry(name).or_default() += 1;
+    }
+
     /// Somebody met a bound, and what went beyond it was refused or cut.
     pub(crate) fn bounded(&self, what: Bound) {
         self.bounded[what as usize].add(1);
@@ -262,6 +311,8 @@ struct Redis {
 pub struct Metrics {
     threads: Box<[Arc<Cells>]>,
     redis: Option<Redis>,
+    /// Of the users file, in vain and not.
+    reloads: [AtomicU64; 2],
 }
 
 impl Metrics {
@@ -270,6 +321,7 @@ impl Metrics {
         Self {
             threads: (0..threads.max(1)).map(|_| Arc::default()).collect(),
             redis: shared.then(Redis::default),
+            reloads: Default::default(),
         }
     }
 
@@ -292,6 +344,22 @@ impl Metrics {
         if let Some(redis) = &self.redis {
             redis.errors.fetch_add(1, Relaxed);
         }
+    }
+
+    /// The users file had changed, and was taken over if it was `good`.
+    pub(crate) fn users_reloaded(&self, good: bool) {
+        self.reloads[usize::from(good)].fetch_add(1, Relaxed);
+    }
+
+    fn names(&self) -> BTreeMap<Arc<str>, u64> {
+        let mut all = BTreeMap::new();
+        for cells in &self.threads {
+            let names = cells.identities.lock().unwrap_or_else(PoisonError::into_inner);
+            for (name, count) in &*names {
+                *all.entry(Arc::clone(name)).or_default() += count;
+            }
+        }
+        all
     }
 
     fn sum(&self, cell: impl Fn(&Cells) -> &Cell) -> u64 {
@@ -401,8 +469,26 @@ impl Collector for Metrics {
         let mut family =
             encoder.encode_descriptor("narrows_bounds_met", help, None, MetricType::Counter)?;
         for what in Bound::ALL {
-            let n = self.sum(|cells| &cells.bounded[what as usize]);
+            let n = self.sum(|cells| &cells.bounded[*what as usize]);
             counter(&mut family, &[("bound", what.as_str())], n)?;
+        }
+
+        let help = "Requests of those who are known by name";
+        let mut family = encoder.encode_descriptor(
+            "narrows_identity_requests",
+            help,
+            None,
+            MetricType::Counter,
+        )?;
+        for (name, n) in self.names() {
+            counter(&mut family, &[("identity", &*name)], n)?;
+        }
+
+        let help = "Changes of the users file: taken over, or wrong and without effect";
+        let mut family =
+            encoder.encode_descriptor("narrows_users_reloads", help, None, MetricType::Counter)?;
+        for (result, n) in [("failed", &self.reloads[0]), ("ok", &self.reloads[1])] {
+            counter(&mut family, &[("result", result)], n.load(Relaxed))?;
         }
 
         let Some(redis) = &self.redis else { return Ok(()) };
@@ -513,12 +599,37 @@ mod tests {
     }
 
     #[test]
+    fn names_are_counted_up_to_a_bound() {
+        let metrics = Arc::new(Metrics::new(2, false));
+        for thread in 0..2 {
+            metrics.thread(thread).asked_by(&"a \"b\"\n".into());
+        }
+        for number in 0..NAMES + 4 {
+            metrics.thread(0).asked_by(&number.to_string().into());
+        }
+        metrics.users_reloaded(false);
+        let text = text(&metrics);
+        for line in [
+            r#"narrows_identity_requests_total{identity="a \"b\"\n"} 2"#,
+            r#"narrows_identity_requests_total{identity="(other)"} 5"#,
+            r#"narrows_users_reloads_total{result="failed"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+        let names = text.lines().filter(|line| line.starts_with("narrows_identity_requests_total"));
+        assert_eq!(names.count(), NAMES + 1);
+    }
+
+    #[test]
     fn every_variant_has_its_own_cell() {
         for (index, result) in DialResult::ALL.into_iter().enumerate() {
             assert_eq!(result as usize, index);
         }
         for (index, route) in Route::ALL.into_iter().enumerate() {
             assert_eq!(route as usize, index);
+        }
+        for (index, what) in Bound::ALL.into_iter().enumerate() {
+            assert_eq!(*what as usize, index);
         }
         for (index, what) in Yielded::ALL.into_iter().enumerate() {
             assert_eq!(what as usize, index);

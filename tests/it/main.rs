@@ -34,3 +34,4 @@ mod stop;
 mod table;
 mod tunnel;
 mod waiting;
+mod wire;

@@ -4,6 +4,8 @@
 //! where it will live. The kernel spreads by hash, which few connections do not fill evenly: a
 //! thread that has many more than another hands a new one over.
 
+pub(crate) mod stream;
+
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -25,6 +27,9 @@ use socket2::TcpKeepalive;
 use socket2::Type;
 use tokio::sync::mpsc;
 
+use self::stream::Stream;
+use self::stream::Watched;
+
 /// Where clients come in.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -40,6 +45,22 @@ const BACKLOG: i32 = 4096;
 const PAUSE: Duration = Duration::from_millis(50);
 /// When a client that says nothing is asked whether it is still there.
 const KEEPALIVE: Duration = Duration::from_mins(1);
+
+/// A client that has come in.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) stream: Stream,
+    /// The client's own address, whoever passed its connection on.
+    pub(crate) peer: SocketAddr,
+    /// Who the client is by the certificate that it proved to have.
+    pub(crate) certificate: Option<Arc<str>>,
+}
+
+impl Accepted {
+    pub(crate) fn plain(tcp: tokio::net::TcpStream, peer: SocketAddr) -> Self {
+        Self { stream: Stream::Plain(Watched::new(tcp)), peer, certificate: None }
+    }
+}
 
 /// Binds one listening socket per thread, all on one address, which comes back too.
 ///
