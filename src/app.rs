@@ -51,6 +51,7 @@ use crate::proxy;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
+use crate::upstream::egress;
 use crate::upstream::tls::Tls;
 
 /// Why narrows did not start, or could not be asked.
@@ -379,6 +380,9 @@ impl App {
             .map_err(|source| Error::Bind { address: config.listen.address, source })?;
         let admin = config.admin.as_ref().map(bind_admin).transpose()?;
         let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
+        let mut config = config.clone();
+        config.upstream.egress.own =
+            egress::Own { proxy: vec![proxy], admin: admin_address.into_iter().collect() };
         let log = Log::open(&config.access).map_err(set_up("the access log"))?;
         let tls = Tls::new(&config.upstream.authorities)
             .map_err(set_up("the certificate authorities"))?;

@@ -24,18 +24,20 @@ pub(crate) enum Group {
     Limits,
     Fleet,
     Upstream,
+    Egress,
     Timeouts,
     Admin,
     Logs,
 }
 
 impl Group {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Proxy,
         Self::Access,
         Self::Limits,
         Self::Fleet,
         Self::Upstream,
+        Self::Egress,
         Self::Timeouts,
         Self::Admin,
         Self::Logs,
@@ -48,6 +50,7 @@ impl Group {
             Self::Limits => "Limits",
             Self::Fleet => "Fleet",
             Self::Upstream => "Upstream",
+            Self::Egress => "Egress",
             Self::Timeouts => "Time-outs",
             Self::Admin => "Admin",
             Self::Logs => "Logs",
@@ -156,6 +159,7 @@ macro_rules! settings {
 
 use Group::Access;
 use Group::Admin;
+use Group::Egress;
 use Group::Fleet;
 use Group::Limits;
 use Group::Logs;
@@ -318,6 +322,24 @@ settings! {
     MAX_RESPONSE_TRAILERS = row(Upstream, "max-response-trailers", "BYTES",
         &["NARROWS_MAX_RESPONSE_TRAILERS"], Text("16384"),
         "Trailer section of one chunked body of an upstream, at most 16384; more cut it short.");
+
+    EGRESS = row(Egress, "egress", "any|public-only", &["NARROWS_EGRESS"], Text("any"),
+        "Addresses that may be dialled: any, though for clients that are not on loopback themselves \
+         neither loopback, link-local nor a cloud's metadata; or those alone that are globally \
+         reachable, whoever asks. Rules for networks make exceptions.");
+    EGRESS_ALLOW = row(Egress, "egress-allow", "RULE", &["NARROWS_EGRESS_ALLOW"], Nothing,
+        "Destinations to allow: HOST or *.example.com by the name that is asked for, an address or \
+         NETWORK/PREFIX by the address that is dialled, * for all; with :PORT or :FIRST-LAST for \
+         these ports alone. Repeatable, or separated by commas.").takes(Values::Many);
+    EGRESS_DENY = row(Egress, "egress-deny", "RULE", &["NARROWS_EGRESS_DENY"], Nothing,
+        "Destinations to deny, whatever is allowed; written in the same \
+         way.").takes(Values::Many);
+    EGRESS_DEFAULT = row(Egress, "egress-default", "allow|deny", &["NARROWS_EGRESS_DEFAULT"],
+        Text("allow"), "What becomes of destinations that no rule speaks of.");
+    CONNECT_PORTS = row(Egress, "connect-ports", "PORTS", &["NARROWS_CONNECT_PORTS"],
+        Text("80,443,1024-65535"),
+        "Ports to which CONNECT may open tunnels: PORT or FIRST-LAST. Repeatable, or separated by \
+         commas.").takes(Values::Many);
 
     CONNECT_TIMEOUT = row(Timeouts, "connect-timeout", "TIME", &["NARROWS_CONNECT_TIMEOUT"],
         Text("10s"), "For a connection to an upstream, all its addresses together.");

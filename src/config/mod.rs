@@ -7,6 +7,7 @@
 
 mod access;
 mod bench;
+mod egress;
 mod flags;
 mod hosts;
 mod http2;
@@ -261,6 +262,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
 
     let bounds = upstream::bounds(source);
 
+    let egress = egress::read(source);
     let connect_timeout = source.read(&flags::CONNECT_TIMEOUT, some_time);
     let dns_timeout = source.read(&flags::DNS_TIMEOUT, some_time);
     let response_timeout = source.read(&flags::RESPONSE_TIMEOUT, time_or_off);
@@ -335,6 +337,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             resolver: resolver?,
             pinned: pinned?,
             bounds: bounds?,
+            egress: egress?,
             authorities: authorities?,
         },
         proxy: proxy::Settings {

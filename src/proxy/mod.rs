@@ -9,6 +9,8 @@
 mod asker;
 mod forward;
 mod front;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod guard;
 mod head;
 mod headers;

@@ -13,6 +13,9 @@
 //! | a host is at its limit, or what its asker may have of it | 503 (`--refuse-status`) | `connection_limit_reached` | `Retry-After`, telling reason phrase |
 //! | Redis is away, and the policy is to refuse | 503 | `proxy_internal_error` | `Retry-After` |
 //! | no address | 502, 504 when it took too long | `dns_error`, `dns_timeout` | |
+//! | a host, or a port for tunnels, that the settings deny | 403 | `http_request_denied` | |
+//! | no address that may be dialled | 502 | `destination_ip_prohibited` | |
+//! | the address is this proxy | 502 | `proxy_loop_detected` | |
 //! | no connection | 502, 504 when it took too long | `connection_refused`, `connection_timeout`, `destination_ip_unroutable` | |
 //! | TLS failed | 502 | `tls_certificate_error`, `tls_protocol_error` | |
 //! | closed before the response's head | 502 | `connection_terminated` | |
@@ -41,6 +44,7 @@ use crate::limit::Refused;
 use crate::policy::access::Denied;
 use crate::upstream::SendError;
 use crate::upstream::dial::DialError;
+use crate::upstream::egress;
 use crate::upstream::exchange::ExchangeError;
 use crate::upstream::resolve::ResolveError;
 use crate::upstream::screen;
@@ -188,6 +192,13 @@ fn turned_away(denied: Denied) -> Answer {
 fn classify(error: &SendError) -> (u16, &'static str) {
     match error {
         SendError::Dial(error) => match error {
+            // RFC 9209 §2.3.5 recommends 502, and 403 would say that the client may not ask: it may,
+            // and where the name leads is the name server's doing.
+            DialError::Denied(egress::Denied::Address) => (502, "destination_ip_prohibited"),
+            DialError::Denied(egress::Denied::Host | egress::Denied::Port) => {
+                (403, "http_request_denied")
+            }
+            DialError::Denied(egress::Denied::Loop) => (502, "proxy_loop_detected"),
             DialError::Refused(_) => (503, "connection_limit_reached"),
             DialError::Resolve(ResolveError::Failed(_)) => (502, "dns_error"),
             DialError::Resolve(ResolveError::TimedOut(_)) => (504, "dns_timeout"),
@@ -369,6 +380,10 @@ mod tests {
             (refused(Reason::Away), 503, "proxy_internal_error"),
             (dial(ResolveError::Failed("x".to_owned()).into()), 502, "dns_error"),
             (dial(ResolveError::TimedOut(second).into()), 504, "dns_timeout"),
+            (dial(egress::Denied::Address.into()), 502, "destination_ip_prohibited"),
+            (dial(egress::Denied::Host.into()), 403, "http_request_denied"),
+            (dial(egress::Denied::Loop.into()), 502, "proxy_loop_detected"),
+            (dial(egress::Denied::Port.into()), 403, "http_request_denied"),
             (dial(connect(io::ErrorKind::ConnectionRefused)), 502, "connection_refused"),
             (dial(connect(io::ErrorKind::HostUnreachable)), 502, "destination_ip_unroutable"),
             (dial(DialError::TimedOut(second)), 504, "connection_timeout"),

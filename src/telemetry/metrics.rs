@@ -75,6 +75,8 @@ pub(crate) enum DialResult {
     DnsTimeout,
     /// A connection.
     Ok,
+    /// None of the addresses may be dialled.
+    Prohibited,
     /// The upstream refused.
     Refused,
     /// The upstream did not answer in time.
@@ -86,11 +88,12 @@ pub(crate) enum DialResult {
 }
 
 impl DialResult {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Cancelled,
         Self::DnsError,
         Self::DnsTimeout,
         Self::Ok,
+        Self::Prohibited,
         Self::Refused,
         Self::Timeout,
         Self::Tls,
@@ -104,6 +107,7 @@ impl DialResult {
             Self::DnsError => "dns_error",
             Self::DnsTimeout => "dns_timeout",
             Self::Ok => "ok",
+            Self::Prohibited => "prohibited",
             Self::Refused => "refused",
             Self::Timeout => "timeout",
             Self::Tls => "tls",
@@ -129,6 +133,46 @@ impl Yielded {
         match self {
             Self::Pooled => "pooled",
             Self::Tunnel => "tunnel",
+        }
+    }
+}
+
+/// What kept a destination from being gone to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Barred {
+    /// The ports to which there may be tunnels.
+    ConnectPort,
+    /// No rule allows it, and what no rule allows is denied.
+    Default,
+    /// A rule that denies.
+    DenyRule,
+    /// It is this machine, its link, or a cloud's word to its machines.
+    Local,
+    /// It is this proxy.
+    Loop,
+    /// It is not globally reachable.
+    NotPublic,
+}
+
+impl Barred {
+    const ALL: [Self; 6] = [
+        Self::ConnectPort,
+        Self::Default,
+        Self::DenyRule,
+        Self::Local,
+        Self::Loop,
+        Self::NotPublic,
+    ];
+
+    /// The word for metrics and the log.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::ConnectPort => "connect_port",
+            Self::Default => "default",
+            Self::DenyRule => "deny",
+            Self::Local => "local",
+            Self::Loop => "loop",
+            Self::NotPublic => "not_public",
         }
     }
 }
@@ -218,6 +262,7 @@ pub(crate) struct Cells {
     unparked: Cell,
     yielded: [Cell; Yielded::ALL.len()],
     bounded: [Cell; Bound::ALL.len()],
+    barred: [Cell; Barred::ALL.len()],
     dials: [Cell; DialResult::ALL.len()],
     dial_micros: Cell,
     dial_buckets: [Cell; DIAL_BOUNDS.len() + 1],
@@ -289,6 +334,11 @@ impl Cells {
         }
         let name = if names.len() < NAMES { Arc::clone(name) } else { OTHERS.into() };
         *names.entry(name).or_default() += 1;
+    }
+
+    /// A destination was not gone to.
+    pub(crate) fn barred(&self, what: Barred) {
+        self.barred[what as usize].add(1);
     }
 
     /// Somebody met a bound, and what went beyond it was refused or cut.
@@ -473,6 +523,14 @@ impl Collector for Metrics {
             counter(&mut family, &[("bound", what.as_str())], n)?;
         }
 
+        let help = "Destinations that were not gone to, by what forbids it";
+        let mut family =
+            encoder.encode_descriptor("narrows_egress_denied", help, None, MetricType::Counter)?;
+        for what in Barred::ALL {
+            let n = self.sum(|cells| &cells.barred[what as usize]);
+            counter(&mut family, &[("rule", what.as_str())], n)?;
+        }
+
         let help = "Requests of those who are known by name";
         let mut family = encoder.encode_descriptor(
             "narrows_identity_requests",
@@ -627,6 +685,9 @@ mod tests {
         }
         for (index, route) in Route::ALL.into_iter().enumerate() {
             assert_eq!(route as usize, index);
+        }
+        for (index, what) in Barred::ALL.into_iter().enumerate() {
+            assert_eq!(what as usize, index);
         }
         for (index, what) in Bound::ALL.into_iter().enumerate() {
             assert_eq!(*what as usize, index);

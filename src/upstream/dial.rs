@@ -20,6 +20,8 @@ use super::Bounds;
 use super::Settings;
 use super::conn::Conn;
 use super::conn::Socket;
+use super::egress::Denied;
+use super::egress::Egress;
 use super::resolve::Lookup;
 use super::resolve::ResolveError;
 use super::tls::Tls;
@@ -43,6 +45,9 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Why there is no connection.
 #[derive(Debug, Error)]
 pub enum DialError {
+    /// It is not gone to.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// No slot.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -74,6 +79,7 @@ impl DialError {
         match self {
             Self::Refused(refused) => refused.waited,
             Self::Connect { .. }
+            | Self::Denied(_)
             | Self::Resolve(_)
             | Self::TimedOut(_)
             | Self::Tls(_)
@@ -83,7 +89,8 @@ impl DialError {
 
     fn result(&self) -> Option<DialResult> {
         Some(match self {
-            Self::Refused(_) => return None,
+            Self::Refused(_) | Self::Denied(Denied::Host | Denied::Port) => return None,
+            Self::Denied(Denied::Address | Denied::Loop) => DialResult::Prohibited,
             Self::Resolve(ResolveError::Failed(_)) => DialResult::DnsError,
             Self::Resolve(ResolveError::TimedOut(_)) => DialResult::DnsTimeout,
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
@@ -102,6 +109,7 @@ impl DialError {
             Self::TimedOut(_) => Some(Bound::ConnectTime),
             Self::TlsTimedOut(_) => Some(Bound::TlsTime),
             Self::Connect { .. }
+            | Self::Denied(_)
             | Self::Refused(_)
             | Self::Resolve(ResolveError::Failed(_))
             | Self::Tls(_) => None,
@@ -113,6 +121,7 @@ impl DialError {
 pub(crate) struct Dialer {
     limiter: Limiter,
     lookup: Lookup,
+    egress: Egress,
     tls: Tls,
     connect_timeout: Duration,
     bounds: Bounds,
@@ -139,12 +148,19 @@ impl Dialer {
     ) -> io::Result<Self> {
         let pinned = settings.pinned.clone();
         let lookup = Lookup::new(&settings.resolver, pinned, settings.dns_timeout)?;
+        let egress = Egress::new(settings.egress.clone(), Arc::clone(&cells));
         let (connect_timeout, bounds) = (settings.connect_timeout, settings.bounds);
-        Ok(Self { limiter, lookup, tls, connect_timeout, bounds, cells })
+        Ok(Self { limiter, lookup, egress, tls, connect_timeout, bounds, cells })
+    }
+
+    /// Whether a tunnel may be asked for.
+    pub(crate) fn tunnel(&self, errand: Errand<'_>) -> Result<(), DialError> {
+        Ok(self.egress.tunnel(errand)?)
     }
 
     /// Takes a slot, finds the addresses, connects to one of them, puts TLS on it if asked.
     pub(crate) async fn connect(&self, errand: Errand<'_>) -> Result<Conn, DialError> {
+        self.egress.ask(errand)?;
         let asked = clock::now();
         let share = self.share(errand).await?;
         self.connect_with(share, errand, asked).await
@@ -190,11 +206,13 @@ impl Dialer {
         permit: Permit,
         waited: Duration,
     ) -> Result<Conn, DialError> {
-        let mut addresses = self.lookup.addresses(errand.authority).await?;
-        if addresses.len() > self.bounds.addresses {
+        let mut found = self.lookup.addresses(errand.authority).await?;
+        if found.len() > self.bounds.addresses {
             self.cells.bounded(Bound::DnsAddresses);
-            addresses.truncate(self.bounds.addresses);
+            found.truncate(self.bounds.addresses);
         }
+        // SECURITY: from here on nothing is looked up; what is judged is what is dialled.
+        let addresses = self.egress.admit(errand, found)?;
         let timeout = self.connect_timeout;
         let (stream, permit, address) = if let [address] = addresses[..] {
             let attempt = self.attempt(address, permit, timeout);

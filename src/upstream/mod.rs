@@ -2,6 +2,7 @@
 
 pub(crate) mod conn;
 pub(crate) mod dial;
+pub mod egress;
 pub(crate) mod exchange;
 pub(crate) mod idle;
 pub(crate) mod pool;
@@ -86,6 +87,8 @@ pub struct Settings {
     pub pinned: Vec<Pinned>,
     /// What upstreams may do to us.
     pub bounds: Bounds,
+    /// Where it may go.
+    pub egress: egress::Settings,
     /// PEM files of certificate authorities trusted beside the system's.
     pub authorities: Vec<PathBuf>,
 }
@@ -163,6 +166,7 @@ impl Upstream {
 
     /// A connection of its own, for a tunnel.
     pub(crate) async fn connect(&self, errand: Errand<'_>) -> Result<Conn, DialError> {
+        self.dialer.tunnel(errand)?;
         self.dialer.connect(errand).await
     }
 
@@ -177,7 +181,8 @@ impl Upstream {
         mut request: Request<RequestBody>,
         pulse: &Rc<Pulse>,
     ) -> Result<Sent, SendError> {
-        let key = PoolKey { tls: errand.tls, authority: errand.authority.clone() };
+        let inside = egress::is_inside(errand.client);
+        let key = PoolKey { tls: errand.tls, inside, authority: errand.authority.clone() };
         let safe = request.method().is_safe();
         let fresh = if safe { self.settings.pool_idle } else { UNSAFE_IDLE };
         let timeout = self.settings.response_timeout;

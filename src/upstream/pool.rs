@@ -33,6 +33,8 @@ use crate::telemetry::metrics::Yielded;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PoolKey {
     pub(crate) tls: bool,
+    /// SECURITY: whether the client that it was dialled for is on loopback, and so may reach more.
+    pub(crate) inside: bool,
     pub(crate) authority: Authority,
 }
 

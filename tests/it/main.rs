@@ -18,6 +18,7 @@ mod admin;
 mod bench;
 mod clients;
 mod deployments;
+mod egress;
 mod faults;
 mod fleet;
 mod floors;
