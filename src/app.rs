@@ -394,7 +394,7 @@ impl App {
             tracing::warn!(
                 address = %proxy,
                 "open to everybody who reaches it: give --proxy-auth, --allow-from, or client \
-                 certificates by --client-ca"
+                 certificates by --tls-client-ca"
             );
         }
 

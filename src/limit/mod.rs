@@ -399,6 +399,11 @@ impl Limiter {
         self.inner.hosts.others()
     }
 
+    /// Counters of what identities may have.
+    pub(crate) fn shares(&self) -> &Arc<Counters> {
+        &self.inner.shares
+    }
+
     pub(crate) fn find(&self, key: &HostKey) -> Option<Arc<Host>> {
         self.inner.hosts.find(key)
     }

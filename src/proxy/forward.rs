@@ -71,7 +71,7 @@ pub(crate) async fn serve(
         // Whoever asks how it is may be a machine that knows no password.
         Ok(Wish::Health) => Ok(Identity::Anonymous),
         Ok(Wish::Forward { .. }) | Err(_) => {
-            front::admit(&thread, &client, Given::of(request.headers())).await.ok_or(Left)?
+            front::admit(&thread, &client, || Given::of(request.headers())).await.ok_or(Left)?
         }
     };
     let result = match (admitted, wish) {
@@ -92,7 +92,7 @@ pub(crate) async fn serve(
             let answer = reject.answer(thread.settings.refuse_status);
             story.answered(answer.status.as_u16(), Some(answer.error));
             let mut response = respond(answer);
-            if reject.closes() {
+            if reject.closes() && matches!(client, Asker::Connection(_)) {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }

@@ -140,7 +140,6 @@ impl Client {
     }
 
     /// Who the client is by the certificate that it proved to have.
-    #[expect(dead_code, reason = "for whoever decides who may use the proxy")]
     pub(crate) fn certificate(&self) -> Option<&Arc<str>> {
         self.certificate.as_ref()
     }

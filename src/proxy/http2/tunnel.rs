@@ -91,7 +91,7 @@ async fn admit_and_open(
     wait: Option<u64>,
     head: &Request<()>,
 ) -> Option<Result<Conn, Reject>> {
-    match front::admit(thread, asker, Given::of(head.headers())).await? {
+    match front::admit(thread, asker, || Given::of(head.headers())).await? {
         Ok(identity) => {
             line.asked_by(&identity);
             tunnel::open(thread, asker, line, wait, &identity).await
