@@ -79,8 +79,8 @@ enum Expected {
     Nobody,
     /// The connection went on (the sentinel was served), or did not.
     GoesOn(bool),
-    /// The client saw a reset, not an end.
-    Reset,
+    /// The client saw a reset, or an end.
+    Reset(bool),
 }
 
 /// A row whose client sends these bytes.
@@ -103,7 +103,7 @@ impl Case {
     /// Refused with this status; the connection closes; nobody connected to the origin.
     pub(super) fn refused(self, status: u16) -> Case {
         let own = Expected::Own(status, "http_request_error");
-        self.expect(own).expect(Expected::Nobody).expect(Expected::GoesOn(false))
+        self.expect(own).nobody().closes().ends()
     }
 
     /// Answered by narrows itself, with this status and word.
@@ -164,7 +164,12 @@ impl Case {
 
     /// The client sees a reset: what it got does not look complete.
     pub(super) fn resets(self) -> Case {
-        self.expect(Expected::Reset).without_sentinel()
+        self.expect(Expected::Reset(true)).without_sentinel()
+    }
+
+    /// The connection ends in good order: no reset overtakes what the client was told.
+    pub(super) fn ends(self) -> Case {
+        self.expect(Expected::Reset(false))
     }
 
     /// Nobody connected to the origin.
@@ -231,7 +236,7 @@ pub(super) async fn run_on(setup: Setup, cases: Vec<Case>) {
     let mut failures = String::new();
     let count = cases.len();
     for case in cases {
-        let heard = peers::play(proxy.address, &case.steps, case.sentinel, &case.script).await;
+        let heard = peers::play(proxy.address, &case).await;
         let mut whys = Vec::new();
         for expected in &case.expected {
             whys.extend(heard.judge(expected).await.err());
@@ -308,8 +313,9 @@ impl Heard {
             Expected::GoesOn(wanted) if self.went_on == *wanted => Ok(()),
             Expected::GoesOn(true) => Err("the connection did not go on".to_owned()),
             Expected::GoesOn(false) => Err("the sentinel was served".to_owned()),
-            Expected::Reset if self.is_reset => Ok(()),
-            Expected::Reset => Err("the client saw no reset".to_owned()),
+            Expected::Reset(wanted) if self.is_reset == *wanted => Ok(()),
+            Expected::Reset(true) => Err("the client saw no reset".to_owned()),
+            Expected::Reset(false) => Err("the client saw a reset".to_owned()),
         }
     }
 

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::Case;
 use super::OK;
 use super::Step;
 use crate::support::soon;
@@ -138,16 +139,11 @@ impl Book {
 }
 
 /// Plays one row to its end.
-pub(super) async fn play(
-    proxy: SocketAddr,
-    steps: &[Step],
-    sentinel: bool,
-    script: &Script,
-) -> Heard {
+pub(super) async fn play(proxy: SocketAddr, case: &Case) -> Heard {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = listener.local_addr().unwrap();
     let book = Book::default();
-    book.page().script = script.clone();
+    book.page().script = case.script.clone();
     let ledger = book.clone();
     let accepting = tokio::spawn(async move {
         let mut running = JoinSet::new();
@@ -163,7 +159,7 @@ pub(super) async fn play(
             });
         }
     });
-    let (mut at_client, is_reset) = talk(proxy, steps, sentinel, origin).await;
+    let (mut at_client, is_reset) = talk(proxy, case, origin).await;
     let served = find(&at_client, SERVED);
     at_client.truncate(served.unwrap_or(at_client.len()));
     settle(&book, origin).await;
@@ -193,18 +189,14 @@ async fn settle(book: &Book, origin: SocketAddr) {
     wait_until("no message is half there", async || book.page().busy.is_empty()).await;
 }
 
-async fn talk(
-    proxy: SocketAddr,
-    steps: &[Step],
-    sentinel: bool,
-    origin: SocketAddr,
-) -> (Vec<u8>, bool) {
+async fn talk(proxy: SocketAddr, case: &Case, origin: SocketAddr) -> (Vec<u8>, bool) {
+    let name = case.name;
     let mut stream = soon("a connection", TcpStream::connect(proxy)).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let (mut reads, mut writes) = stream.split();
     let mut got = Vec::new();
     let mut heard = 0;
-    for step in steps {
+    for step in &case.steps {
         match step {
             Step::Send(bytes) => {
                 // It may have refused and closed already.
@@ -213,7 +205,7 @@ async fn talk(
             Step::Hear(bytes) => {
                 heard += filled(bytes, origin).len();
                 while got.len() < heard {
-                    let read = soon("what is to be heard", reads.read_buf(&mut got)).await;
+                    let read = soon(name, reads.read_buf(&mut got)).await;
                     if !read.is_ok_and(|read| read > 0) {
                         break;
                     }
@@ -221,7 +213,7 @@ async fn talk(
             }
         }
     }
-    if sentinel {
+    if case.sentinel {
         let sentinel = format!(
             "GET http://{origin}{SENTINEL} HTTP/1.1\r\nHost: {origin}\r\nConnection: close\r\n\r\n"
         );
@@ -229,7 +221,7 @@ async fn talk(
     } else {
         drop(writes.shutdown().await);
     }
-    let ended = soon("the end of the connection", async {
+    let is_reset = soon(&format!("the end of {name:?}"), async {
         loop {
             match reads.read_buf(&mut got).await {
                 Ok(0) => return false,
@@ -237,8 +229,8 @@ async fn talk(
                 Err(_) => return true,
             }
         }
-    });
-    let is_reset = ended.await;
+    })
+    .await;
     (got, is_reset)
 }
 
