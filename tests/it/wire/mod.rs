@@ -47,6 +47,8 @@ pub(super) struct Case {
     script: Script,
     /// Whether the sentinel follows; without it the client ends its direction (FIN).
     sentinel: bool,
+    /// Whether the client goes on sending after the proxy's end, to see if it is still read.
+    probes: bool,
     expected: Vec<Expected>,
 }
 
@@ -86,7 +88,15 @@ enum Expected {
 /// A row whose client sends these bytes.
 pub(super) fn case(section: &'static str, name: &'static str, send: impl AsRef<[u8]>) -> Case {
     let steps = vec![Step::Send(send.as_ref().to_vec())];
-    Case { section, name, steps, script: Script::default(), sentinel: true, expected: Vec::new() }
+    Case {
+        section,
+        name,
+        steps,
+        script: Script::default(),
+        sentinel: true,
+        probes: false,
+        expected: Vec::new(),
+    }
 }
 
 /// A row whose client sends one GET that is beyond reproach: what matters is the origin.
@@ -103,7 +113,7 @@ impl Case {
     /// Refused with this status; the connection closes; nobody connected to the origin.
     pub(super) fn refused(self, status: u16) -> Case {
         let own = Expected::Own(status, "http_request_error");
-        self.expect(own).nobody().closes().ends()
+        self.expect(own).nobody().closes().expect(Expected::Reset(false))
     }
 
     /// Answered by narrows itself, with this status and word.
@@ -167,8 +177,10 @@ impl Case {
         self.expect(Expected::Reset(true)).without_sentinel()
     }
 
-    /// The connection ends in good order: no reset overtakes what the client was told.
-    pub(super) fn ends(self) -> Case {
+    /// The connection ends in good order: no reset overtakes what the client was told, though it
+    /// goes on sending.
+    pub(super) fn ends(mut self) -> Case {
+        self.probes = true;
         self.expect(Expected::Reset(false))
     }
 
