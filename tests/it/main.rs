@@ -24,6 +24,7 @@ mod floors;
 mod forward;
 mod idle;
 mod limit;
+mod listen;
 mod logs;
 mod oracle;
 mod pool;
