@@ -83,7 +83,7 @@ impl Hosts {
         let mut others = Row { name: OTHERS.to_owned(), ..Row::default() };
         others.count(self.0.others());
         let mut rows = Vec::new();
-        self.0.each(|host| {
+        self.0.each_host(|host| {
             let now = host.snapshot(self.0.is_shared());
             let slack = now.granted.saturating_sub(now.open).into();
             if !host.named {

@@ -6,8 +6,20 @@
 use memchr::memchr2_iter;
 use thiserror::Error;
 
-/// Bytes of chunk extensions in one body, and of its trailer section.
-const MAX_CHUNK_EXTRAS: u32 = 16 * 1024;
+/// Bytes that a chunked body may hold beside its data. No more than hyper takes, 16 KiB each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extras {
+    /// Of chunk extensions, all of one body together.
+    pub extensions: u32,
+    /// Of the trailer section.
+    pub trailers: u32,
+}
+
+impl Default for Extras {
+    fn default() -> Self {
+        Self { extensions: 16 * 1024, trailers: 16 * 1024 }
+    }
+}
 
 /// Why a message's end cannot be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -15,9 +27,15 @@ pub(crate) enum Malformed {
     /// A chunk that RFC 9112 §7.1 does not allow.
     #[error("the chunked body is malformed")]
     Chunk,
+    /// More than the bound on chunk extensions.
+    #[error("the chunk extensions are too long")]
+    Extensions,
     /// CR without LF, LF without CR, NUL or another control character.
     #[error("the head holds a bare CR, a bare LF or a control character")]
     Control,
+    /// More than the bound on the trailer section.
+    #[error("the trailer section is too long")]
+    Trailers,
 }
 
 /// What follows a head.
@@ -64,7 +82,8 @@ pub(crate) struct Chunk {
     /// The size being read, or what is left of the data.
     left: u64,
     digits: u8,
-    extras: u32,
+    /// How much more there may be.
+    extras: Extras,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +118,11 @@ impl Framing {
 }
 
 impl Chunk {
+    /// The start of a body that may hold this much beside its data.
+    pub(crate) fn within(extras: Extras) -> Self {
+        Self { extras, ..Self::default() }
+    }
+
     fn take(&mut self, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
         let mut at = 0;
         while at < bytes.len() {
@@ -129,7 +153,8 @@ impl Chunk {
                 (ChunkState::Size, b'\r') if self.digits > 0 => ChunkState::SizeLf,
                 (ChunkState::Extension, b'\r') => ChunkState::SizeLf,
                 (ChunkState::Extension, _) if is_text(byte) => {
-                    self.count_extra()?;
+                    let left = self.extras.extensions.checked_sub(1);
+                    self.extras.extensions = left.ok_or(Malformed::Extensions)?;
                     ChunkState::Extension
                 }
                 (ChunkState::SizeLf, b'\n') => {
@@ -140,7 +165,8 @@ impl Chunk {
                 (ChunkState::DataLf, b'\n') => ChunkState::Size,
                 (ChunkState::Trailer, b'\r') => ChunkState::LastLf,
                 (ChunkState::Trailer | ChunkState::TrailerLine, _) if is_text(byte) => {
-                    self.count_extra()?;
+                    let left = self.extras.trailers.checked_sub(1);
+                    self.extras.trailers = left.ok_or(Malformed::Trailers)?;
                     ChunkState::TrailerLine
                 }
                 (ChunkState::TrailerLine, b'\r') => ChunkState::TrailerLf,
@@ -162,11 +188,6 @@ impl Chunk {
             };
         }
         Ok((at, false))
-    }
-
-    fn count_extra(&mut self) -> Result<(), Malformed> {
-        self.extras += 1;
-        if self.extras > MAX_CHUNK_EXTRAS { Err(Malformed::Chunk) } else { Ok(()) }
     }
 }
 
@@ -202,5 +223,14 @@ mod tests {
             let mut framing = Framing::Chunked(Chunk::default());
             assert_eq!(framing.take(body.as_bytes()), Err(Malformed::Chunk), "{body:?}");
         }
+    }
+
+    #[test]
+    fn what_stands_beside_the_data_is_bounded() {
+        let extras = Extras { extensions: 4, trailers: 5 };
+        let take = |body: &str| Framing::Chunked(Chunk::within(extras)).take(body.as_bytes());
+        assert!(take("1;ab\r\nx\r\n1;cd\r\nx\r\n0\r\nA: b\r\n\r\n").is_ok_and(|(_, ended)| ended));
+        assert_eq!(take("1;ab\r\nx\r\n1;cde\r\n"), Err(Malformed::Extensions));
+        assert_eq!(take("0\r\nA: b\r\nC\r\n"), Err(Malformed::Trailers));
     }
 }

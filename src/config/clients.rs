@@ -140,11 +140,10 @@ mod tests {
 
     fn read(line: &str) -> Result<Settings, String> {
         let arguments = ["narrows"].into_iter().chain(line.split_whitespace());
-        match Config::read(arguments.map(Into::into), []) {
-            Ok(Command::Serve(serve)) => Ok(serve.config.listen),
-            Ok(other) => panic!("{other:?}"),
-            Err(problems) => Err(problems.to_string()),
-        }
+        let command = Config::read(arguments.map(Into::into), []);
+        let command = command.map_err(|problems| problems.to_string())?;
+        let Command::Serve(serve) = command else { panic!("{command:?}") };
+        Ok(serve.config.listen)
     }
 
     fn told(line: &str) -> Vec<String> {

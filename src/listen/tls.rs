@@ -26,8 +26,8 @@ use thiserror::Error;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The protocols that are offered, the dearest first (ALPN, RFC 7301); a client that speaks none
-/// of them gets an alert, one that names none speaks HTTP/1.1.
-const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+/// of them gets an alert. Which one is spoken is told by its first bytes, as without TLS.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// What narrows needs to speak TLS with clients.
 #[derive(Clone, Debug)]

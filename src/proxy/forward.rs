@@ -24,18 +24,21 @@ use http::uri::Scheme;
 use http_body::Body as _;
 use http_body::Frame;
 use http_body::SizeHint;
-use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use thiserror::Error;
 use tokio::time::Instant;
 
 use super::Thread;
-use super::guard::Client;
+use super::asker::Asker;
+use super::front;
 use super::headers;
+use super::http2;
 use super::reject::Answer;
 use super::reject::Reject;
 use crate::base::authority::Authority;
 use crate::base::clock;
+use crate::base::identity::Identity;
+use crate::policy::access::Given;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Route;
 use crate::upstream::SendError;
@@ -46,6 +49,7 @@ use crate::upstream::exchange::ExchangeError;
 use crate::upstream::exchange::Gate;
 use crate::upstream::exchange::RequestBody;
 use crate::upstream::exchange::ResponseBody;
+use crate::upstream::source::Source;
 
 /// 1xx answers to one request that are passed on; a flood of them is not.
 const MAX_INTERIM: usize = 32;
@@ -55,20 +59,28 @@ const MAX_INTERIM: usize = 32;
 #[error("the client left")]
 pub(crate) struct Left;
 
-/// Serves one request that hyper has read.
+/// Serves one request.
 pub(crate) async fn serve(
     thread: Rc<Thread>,
-    client: Rc<Client>,
-    request: Request<Incoming>,
+    client: Asker,
+    request: Request<Source>,
 ) -> Result<Response<Body>, Left> {
     let mut story = Story::begin(&thread, &client, &request);
-    let result = match Wish::read(&thread, &request) {
-        Ok(Wish::Health) => Ok(health()),
-        Ok(Wish::Forward { authority, tls }) => {
-            story.host(&authority);
-            forward(&thread, &client, request, &authority, tls, &mut story).await?
+    let wish = Wish::read(&thread, &request);
+    let admitted = match wish {
+        // Whoever asks how it is may be a machine that knows no password.
+        Ok(Wish::Health) => Ok(Identity::Anonymous),
+        Ok(Wish::Forward { .. }) | Err(_) => {
+            front::admit(&thread, &client, Given::of(request.headers())).await.ok_or(Left)?
         }
-        Err(reject) => Err(reject),
+    };
+    let result = match (admitted, wish) {
+        (Err(reject), _) | (Ok(_), Err(reject)) => Err(reject),
+        (Ok(_), Ok(Wish::Health)) => Ok(health()),
+        (Ok(identity), Ok(Wish::Forward { authority, tls })) => {
+            story.host(&authority, &identity);
+            forward(&thread, &client, request, &authority, tls, &identity, &mut story).await?
+        }
     };
     client.begin_answer();
     Ok(match result {
@@ -79,7 +91,12 @@ pub(crate) async fn serve(
         Err(reject) => {
             let answer = reject.answer(thread.settings.refuse_status);
             story.answered(answer.status.as_u16(), Some(answer.error));
-            respond(answer).map(|kind| Body { kind, story })
+            let mut response = respond(answer);
+            if reject.closes() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            response.map(|kind| Body { kind, story })
         }
     })
 }
@@ -91,7 +108,10 @@ enum Wish {
 }
 
 impl Wish {
-    fn read(thread: &Thread, request: &Request<Incoming>) -> Result<Self, Reject> {
+    fn read(thread: &Thread, request: &Request<Source>) -> Result<Self, Reject> {
+        if request.version() == Version::HTTP_2 {
+            http2::check(thread, request)?;
+        }
         let uri = request.uri();
         let Some(authority) = uri.authority() else {
             let asks = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -115,10 +135,11 @@ impl Wish {
 
 async fn forward(
     thread: &Thread,
-    client: &Client,
-    request: Request<Incoming>,
+    client: &Asker,
+    request: Request<Source>,
     authority: &Authority,
     tls: bool,
+    identity: &Identity,
     story: &mut Story,
 ) -> Result<Result<Response<Kind>, Reject>, Left> {
     let (mut parts, body) = request.into_parts();
@@ -150,14 +171,14 @@ async fn forward(
     let gate = (expects && !body.is_end_stream()).then(Arc::<Gate>::default);
     let body = RequestBody::new(body, gate.clone(), Rc::clone(client.pulse()));
     let mut request = Request::from_parts(parts, body);
-    let interim = Interim::listen(&mut request, gate);
+    let interim = Interim::listen(&mut request, gate, client.continues_by_itself());
 
     let errand = Errand {
         authority,
         tls,
         patience: thread.patience(asked),
         client: client.peer(),
-        identity: client.identity(),
+        identity,
     };
     let mut sending = std::pin::pin!(thread.upstream.send(errand, request, client.pulse()));
     let sent = client.unless_left(std::future::poll_fn(|cx| {
@@ -197,7 +218,11 @@ async fn forward(
 
 fn add_via(headers: &mut HeaderMap, version: Version, thread: &Thread) {
     if let Some(via) = &thread.via {
-        let via = if version == Version::HTTP_10 { &via.old } else { &via.new };
+        let via = match version {
+            Version::HTTP_10 => &via.old,
+            Version::HTTP_2 => &via.two,
+            _ => &via.new,
+        };
         headers.append(header::VIA, via.clone());
     }
 }
@@ -210,13 +235,17 @@ struct Interim {
 #[derive(Default)]
 struct Heads {
     seen: usize,
-    waiting: Vec<Vec<u8>>,
+    waiting: Vec<(StatusCode, HeaderMap)>,
 }
 
 impl Interim {
-    /// Hears the 1xx answers to `request`. 100 opens the gate: hyper says it to the client when
-    /// the body is read. 101 is the answer itself.
-    fn listen(request: &mut Request<RequestBody>, gate: Option<Arc<Gate>>) -> Self {
+    /// Hears the 1xx answers to `request`. 100 opens the gate, and need not be passed on if it goes
+    /// out by itself. 101 is the answer itself.
+    fn listen(
+        request: &mut Request<RequestBody>,
+        gate: Option<Arc<Gate>>,
+        continues_by_itself: bool,
+    ) -> Self {
         let heads = Arc::<Mutex<Heads>>::default();
         let queue = Arc::clone(&heads);
         hyper::ext::on_informational(request, move |interim| {
@@ -224,38 +253,27 @@ impl Interim {
                 if let Some(gate) = &gate {
                     gate.open();
                 }
-                return;
+                if continues_by_itself {
+                    return;
+                }
             }
             let mut heads = queue.lock().unwrap_or_else(PoisonError::into_inner);
             heads.seen += 1;
             if heads.seen <= MAX_INTERIM {
                 let mut fields = interim.headers().clone();
                 headers::strip(&mut fields);
-                heads.waiting.push(interim_head(interim.status(), &fields));
+                heads.waiting.push((interim.status(), fields));
             }
         });
         Self { heads }
     }
 
-    fn pass_on(&self, client: &Client) {
+    fn pass_on(&self, client: &Asker) {
         let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        for head in heads.waiting.drain(..) {
-            client.write(&head);
+        for (status, fields) in heads.waiting.drain(..) {
+            client.interim(status, fields);
         }
     }
-}
-
-fn interim_head(status: StatusCode, fields: &HeaderMap) -> Vec<u8> {
-    let reason = status.canonical_reason().unwrap_or_default();
-    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
-    for (name, value) in fields {
-        head.extend_from_slice(name.as_str().as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
-    }
-    head.extend_from_slice(b"\r\n");
-    head
 }
 
 fn health() -> Response<Kind> {
@@ -348,7 +366,7 @@ impl Drop for Body {
 /// What is counted and logged of a request, once, when it is over.
 struct Story {
     thread: Rc<Thread>,
-    client: Rc<Client>,
+    client: Asker,
     received: u64,
     status: u16,
     route: Route,
@@ -360,6 +378,7 @@ struct Story {
 struct Told {
     time: SystemTime,
     started: Instant,
+    identity: Option<Arc<str>>,
     method: String,
     target: String,
     host: String,
@@ -369,11 +388,12 @@ struct Told {
 }
 
 impl Story {
-    fn begin(thread: &Rc<Thread>, client: &Rc<Client>, request: &Request<Incoming>) -> Self {
+    fn begin(thread: &Rc<Thread>, client: &Asker, request: &Request<Source>) -> Self {
         let log = thread.log.is_on().then(|| {
             Box::new(Told {
                 time: clock::wall(),
                 started: clock::now(),
+                identity: None,
                 method: request.method().to_string(),
                 target: request.uri().to_string(),
                 host: String::new(),
@@ -384,7 +404,7 @@ impl Story {
         });
         Self {
             thread: Rc::clone(thread),
-            client: Rc::clone(client),
+            client: client.clone(),
             received: 0,
             status: 0,
             route: Route::Own,
@@ -393,9 +413,10 @@ impl Story {
         }
     }
 
-    fn host(&mut self, authority: &Authority) {
+    fn host(&mut self, authority: &Authority, identity: &Identity) {
         self.route = Route::Forward;
         if let Some(log) = &mut self.log {
+            log.identity = identity.name().map(Arc::clone);
             log.host = authority.key().to_string();
         }
     }
@@ -425,6 +446,7 @@ impl Drop for Story {
             self.thread.log.write(&Record {
                 time: log.time,
                 client: self.client.peer(),
+                identity: log.identity,
                 method: log.method,
                 target: log.target,
                 host: log.host,

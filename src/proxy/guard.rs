@@ -26,6 +26,7 @@ use tokio::io::ReadBuf;
 use super::head;
 use super::head::Connect;
 use super::head::Flaw;
+use super::http2;
 use crate::base::clock::Pulse;
 use crate::base::framing::Framing;
 use crate::base::identity::Identity;
@@ -58,6 +59,8 @@ pub(crate) enum Next {
     Plain,
     Connect(Connect),
     Flaw(Flaw),
+    /// The client speaks HTTP/2, as its first bytes say.
+    Http2,
     /// The client has left, in the middle of a head or between messages.
     Left,
 }
@@ -90,6 +93,8 @@ struct Near {
     /// Bytes read; the first `cleared` of them are for hyper.
     ahead: Vec<u8>,
     cleared: usize,
+    /// Nothing but the first bytes of the connection has come.
+    fresh: bool,
     /// The rest of the message that hyper is reading.
     framing: Framing,
     next: Option<Next>,
@@ -106,10 +111,15 @@ struct Near {
 impl Client {
     pub(crate) fn new(accepted: Accepted) -> Rc<Self> {
         let Accepted { stream, peer, certificate } = accepted;
+        let identity = match &certificate {
+            Some(name) => Identity::Name(Arc::clone(name)),
+            None => Identity::of_address(peer.ip()),
+        };
         let near = Near {
             stream: Some(stream),
             ahead: Vec::new(),
             cleared: 0,
+            fresh: true,
             framing: Framing::None,
             next: None,
             flushed: true,
@@ -120,7 +130,7 @@ impl Client {
         Rc::new(Self {
             peer,
             certificate,
-            identity: Identity::of_address(peer.ip()),
+            identity,
             near: RefCell::new(near),
             phase: Cell::new(Phase::Idle),
             pulse: Rc::new(Pulse::new()),
@@ -134,7 +144,6 @@ impl Client {
     }
 
     /// Who the client is by the certificate that it proved to have.
-    #[expect(dead_code, reason = "for whoever decides who may use the proxy")]
     pub(crate) fn certificate(&self) -> Option<&Arc<str>> {
         self.certificate.as_ref()
     }
@@ -309,7 +318,14 @@ impl Near {
             }
             let answering = matches!(client.phase.get(), Phase::Waiting | Phase::Answering);
             if !answering && self.flushed && !self.ahead.is_empty() {
-                match head::scan(&self.ahead) {
+                if self.fresh && self.ahead.starts_with(http2::PREFACE) {
+                    self.next = Some(Next::Http2);
+                    continue;
+                }
+                // What could still become the preface is a part of it.
+                self.fresh &= http2::PREFACE.starts_with(&self.ahead);
+                let scanned = if self.fresh { Ok(None) } else { head::scan(&self.ahead) };
+                match scanned {
                     Ok(Some(head)) => {
                         client.pulse.beat();
                         if let Some(connect) = head.connect {

@@ -3,6 +3,7 @@
 //! Pure: bytes in, a verdict out. What two parsers could read in two ways (RFC 9112 §11.2) is
 //! refused here: bare CR or LF, NUL, a length beside chunked, repeated lengths, folded lines.
 
+use std::fmt;
 use std::mem::MaybeUninit;
 
 use thiserror::Error;
@@ -13,12 +14,13 @@ use crate::base::framing::Chunk;
 use crate::base::framing::Framing;
 use crate::base::framing::Malformed;
 use crate::listen::greet::TLS_HANDSHAKE;
+use crate::policy::access::Given;
 use crate::telemetry::metrics::Bound;
 
 /// The longest head, in bytes.
-const MAX_HEAD: usize = 64 * 1024;
+pub(crate) const MAX_HEAD: usize = 64 * 1024;
 /// Fields in a head; as many as hyper takes without more room on its stack.
-const MAX_FIELDS: usize = 100;
+pub(crate) const MAX_FIELDS: usize = 100;
 
 /// What is wrong with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -119,6 +121,29 @@ pub(crate) struct Connect {
     pub(crate) target: String,
     /// The seconds of `Prefer: wait=N`.
     pub(crate) wait: Option<u64>,
+    /// Whose request it is, as it says.
+    pub(crate) authorization: Authorization,
+}
+
+/// The `Proxy-Authorization` of a CONNECT, kept until it was judged.
+#[derive(Default, PartialEq, Eq)]
+pub(crate) struct Authorization(Vec<Box<[u8]>>);
+
+impl Authorization {
+    fn of(fields: &[httparse::Header<'_>]) -> Self {
+        let own = fields.iter().filter(|field| is(field, "proxy-authorization"));
+        Self(own.map(|field| field.value.into()).collect())
+    }
+
+    pub(crate) fn given(&self) -> Given<'_> {
+        Given::new(self.0.iter().map(AsRef::as_ref))
+    }
+}
+
+impl fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.given().fmt(f)
+    }
 }
 
 /// Looks for a head at the front of `bytes`; `None` asks for more bytes.
@@ -162,6 +187,7 @@ pub(crate) fn scan(bytes: &[u8]) -> Result<Option<Head>, Flaw> {
         Some(Connect {
             target: request.path.unwrap_or_default().to_owned(),
             wait: headers::wait(prefer),
+            authorization: Authorization::of(request.headers),
         })
     } else {
         None

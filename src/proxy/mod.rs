@@ -6,11 +6,14 @@
 //! Invariants: no 200 to a CONNECT before its upstream is connected; an answer of our own comes
 //! from [`reject`] alone; a client that leaves takes all it asked for with it.
 
+mod asker;
 mod door;
 mod forward;
+mod front;
 mod guard;
 mod head;
 mod headers;
+mod http2;
 mod reject;
 mod relay;
 mod tunnel;
@@ -25,10 +28,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::HeaderValue;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
+use self::asker::Asker;
 pub(crate) use self::door::TurnedAway;
 pub(crate) use self::door::admit;
 pub(crate) use self::door::out_of_files;
@@ -37,6 +43,8 @@ use self::guard::Guarded;
 use self::guard::Next;
 use self::guard::Phase;
 use self::head::Flaw;
+use self::http2::Ahead;
+pub use self::http2::Settings as Http2;
 use self::reject::Reject;
 use crate::base::authority::Authority;
 use crate::base::authority::BadAuthority;
@@ -48,10 +56,12 @@ use crate::listen::accept::Counted;
 use crate::listen::accept::Load;
 use crate::listen::drain::Drain;
 use crate::listen::greet::Greeter;
+use crate::policy::access::Gate;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Cells;
 use crate::telemetry::metrics::Route;
 use crate::upstream::Upstream;
+use crate::upstream::source::Source;
 
 /// How narrows speaks with clients.
 #[derive(Clone, Debug)]
@@ -67,6 +77,8 @@ pub struct Settings {
     pub idle_reclaim: Option<Duration>,
     /// The name put into Via (RFC 9110 §7.6.3); none leaves the field out.
     pub via: Option<String>,
+    /// What a connection of HTTP/2 may have.
+    pub http2: Http2,
     /// The status of a refusal by the cap, 400 to 599.
     pub refuse_status: u16,
 }
@@ -74,6 +86,8 @@ pub struct Settings {
 /// What a thread needs to serve its clients.
 pub(crate) struct Thread {
     pub(crate) limiter: Limiter,
+    /// Who may use it; none lets all.
+    pub(crate) gate: Option<Arc<Gate>>,
     pub(crate) upstream: Rc<Upstream>,
     pub(crate) cells: Arc<Cells>,
     pub(crate) log: Log,
@@ -91,13 +105,14 @@ pub(crate) struct Thread {
 pub(crate) struct Via {
     new: HeaderValue,
     old: HeaderValue,
+    two: HeaderValue,
 }
 
 impl Via {
     /// The fields for a pseudonym; none if it is no token.
     pub(crate) fn new(name: &str) -> Option<Self> {
         let field = |version: &str| HeaderValue::try_from(format!("{version} {name}")).ok();
-        Some(Self { new: field("1.1")?, old: field("1.0")? })
+        Some(Self { new: field("1.1")?, old: field("1.0")?, two: field("2.0")? })
     }
 }
 
@@ -150,7 +165,7 @@ pub(crate) fn spawn(thread: &Thread, task: impl Future<Output = ()> + 'static) {
 
 /// Serves one client connection to its end.
 async fn serve(thread: Rc<Thread>, accepted: Accepted) {
-    let _open = Open::count(&thread);
+    let open = Open::count(&thread);
     let client = Client::new(accepted);
     let mut next = watched(&thread, &client, client.next()).await;
     if let Next::Plain = next {
@@ -167,6 +182,12 @@ async fn serve(thread: Rc<Thread>, accepted: Accepted) {
             }
             client.write(&answer.bytes());
             linger(&client).await;
+        }
+        Next::Http2 => {
+            if let Some(near) = client.detach() {
+                let near = Ahead::new(near.early, near.stream);
+                Box::pin(http2::serve(&thread, &client, near, open)).await;
+            }
         }
         Next::Left | Next::Plain => {}
     }
@@ -205,8 +226,10 @@ async fn linger(client: &Client) {
 
 /// Lets hyper serve plain requests until something else comes, or the end.
 async fn plain(thread: &Rc<Thread>, client: &Rc<Client>) -> Next {
-    let service =
-        service_fn(|request| forward::serve(Rc::clone(thread), Rc::clone(client), request));
+    let service = service_fn(|request: Request<Incoming>| {
+        let asker = Asker::Connection(Rc::clone(client));
+        forward::serve(Rc::clone(thread), asker, request.map(Source::from))
+    });
     let next = {
         let io = TokioIo::new(Guarded(Rc::clone(client)));
         let mut hyper = std::pin::pin!(
@@ -236,7 +259,7 @@ async fn plain(thread: &Rc<Thread>, client: &Rc<Client>) -> Next {
     }
     match next {
         Next::Plain => client.take_next().unwrap_or(Next::Left),
-        Next::Connect(_) | Next::Flaw(_) | Next::Left => next,
+        Next::Connect(_) | Next::Flaw(_) | Next::Http2 | Next::Left => next,
     }
 }
 

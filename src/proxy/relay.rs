@@ -74,7 +74,7 @@ pub(crate) struct Moved {
 }
 
 /// One side of a tunnel.
-trait Side: AsyncWrite + Unpin {
+pub(crate) trait Side: AsyncWrite + Unpin {
     fn poll_take(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
     /// Ends what goes to this side (FIN).
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -82,6 +82,25 @@ trait Side: AsyncWrite + Unpin {
     }
     /// The socket, where bytes may be spliced past us.
     fn socket(&self) -> Option<&TcpStream>;
+}
+
+/// The client's side of a tunnel. Unless it is told that the tunnel is complete, dropping it is a
+/// reset.
+pub(crate) trait Near: Side {
+    /// Whether the client has reset it, for a side that has ended: nothing else would tell.
+    fn has_failed(&mut self, cx: &mut Context<'_>) -> bool;
+
+    /// Whether the client has reset it while nobody reads from it; a socket's reader hears of that.
+    fn is_reset(&mut self, _cx: &mut Context<'_>) -> bool {
+        false
+    }
+
+    /// Whether no byte is on its way through it, not even one that nobody has heard of yet;
+    /// `read_end` is whether its end has been.
+    fn is_still(&mut self, cx: &mut Context<'_>, read_end: bool) -> bool;
+
+    /// The tunnel ended so.
+    fn finish(&mut self, end: End);
 }
 
 /// Reset when it is dropped before the tunnel has ended, as a [`Conn`] is.
@@ -105,6 +124,20 @@ impl Side for ClientSide {
 
     fn socket(&self) -> Option<&TcpStream> {
         self.stream.plain()
+    }
+}
+
+impl Near for ClientSide {
+    fn has_failed(&mut self, _cx: &mut Context<'_>) -> bool {
+        socket::has_failed(self.stream.tcp())
+    }
+
+    fn is_still(&mut self, _cx: &mut Context<'_>, read_end: bool) -> bool {
+        self.stream.is_still(read_end)
+    }
+
+    fn finish(&mut self, end: End) {
+        self.ended = end == End::Complete;
     }
 }
 
@@ -354,7 +387,7 @@ fn poll_quiet(
     pulse: &Pulse,
     upstream: &mut Conn,
     stirred: &mut Instant,
-    is_still: impl FnOnce(&Conn) -> bool,
+    is_still: impl FnOnce(&Conn, &mut Context<'_>) -> bool,
 ) -> Poll<End> {
     let timeout = thread.settings.tunnel_idle_timeout;
     let Some(reclaim) = thread.settings.idle_reclaim else {
@@ -364,7 +397,7 @@ fn poll_quiet(
     match upstream.parked() {
         Some(parked) if parked.since() != last => upstream.unpark(),
         Some(parked) if parked.is_asked(cx.waker()) => {
-            if is_still(upstream) {
+            if is_still(upstream, cx) {
                 return Poll::Ready(End::Yielded);
             }
             *stirred = clock::now();
@@ -381,7 +414,13 @@ fn poll_quiet(
 }
 
 /// Whether no byte is on its way through a tunnel, not even one that only the system knows of.
-fn is_still(up: &Direction, down: &Direction, client: &ClientSide, upstream: &Conn) -> bool {
+fn is_still(
+    up: &Direction,
+    down: &Direction,
+    near: &mut impl Near,
+    upstream: &Conn,
+    cx: &mut Context<'_>,
+) -> bool {
     let is_empty = |direction: &Direction| {
         direction.held.is_empty()
             && !direction.unsent
@@ -389,14 +428,15 @@ fn is_still(up: &Direction, down: &Direction, client: &ClientSide, upstream: &Co
     };
     is_empty(up)
         && is_empty(down)
-        && client.stream.is_still(up.read_end)
+        && near.is_still(cx, up.read_end)
         && upstream.is_still(down.read_end)
 }
 
-/// Relays between a client and an upstream. `early` came from the upstream behind its last head.
+/// Relays between a client's socket and an upstream. `early` came from the upstream behind its last
+/// head.
 pub(crate) async fn relay(
     client: Detached,
-    mut upstream: Conn,
+    upstream: Conn,
     early: &[u8],
     pulse: &Pulse,
     thread: &Thread,
@@ -407,13 +447,36 @@ pub(crate) async fn relay(
     up.moved = up.held.len() as u64;
     down.moved = early.len() as u64;
     down.held.extend_from_slice(early);
-    let mut client = ClientSide { stream: client.stream, ended: false };
+    let near = ClientSide { stream: client.stream, ended: false };
+    run(upstream, near, (up, down), pulse, thread).await
+}
+
+/// Relays between any other near side and an upstream, as [`relay`].
+pub(crate) async fn relay_near(
+    near: impl Near,
+    upstream: Conn,
+    early: &[u8],
+    pulse: &Pulse,
+    thread: &Thread,
+) -> Moved {
+    let (held, moved) = (early.to_vec(), early.len() as u64);
+    let down = Direction { held, moved, ..Direction::default() };
+    run(upstream, near, (Direction::default(), down), pulse, thread).await
+}
+
+async fn run(
+    mut upstream: Conn,
+    mut near: impl Near,
+    (mut up, mut down): (Direction, Direction),
+    pulse: &Pulse,
+    thread: &Thread,
+) -> Moved {
     pulse.beat();
     let mut look = None;
     let mut stirred = pulse.last();
     let end = poll_fn(|cx| {
-        let ups = up.poll(&mut client, &mut upstream, pulse, cx);
-        let downs = down.poll(&mut upstream, &mut client, pulse, cx);
+        let ups = up.poll(&mut near, &mut upstream, pulse, cx);
+        let downs = down.poll(&mut upstream, &mut near, pulse, cx);
         match (ups, downs) {
             (Poll::Ready(Err(Broken::Reading)), _) | (_, Poll::Ready(Err(Broken::Writing))) => {
                 Poll::Ready(End::Client)
@@ -423,24 +486,29 @@ pub(crate) async fn relay(
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Complete),
             (Poll::Pending, Poll::Pending) => {
-                poll_quiet(thread, cx, pulse, &mut upstream, &mut stirred, |upstream| {
-                    is_still(&up, &down, &client, upstream)
+                if near.is_reset(cx) {
+                    return Poll::Ready(End::Client);
+                }
+                poll_quiet(thread, cx, pulse, &mut upstream, &mut stirred, |upstream, cx| {
+                    is_still(&up, &down, &mut near, upstream, cx)
                 })
             }
             (Poll::Ready(Ok(())), Poll::Pending) | (Poll::Pending, Poll::Ready(Ok(()))) => {
-                let (ended, end) = if up.ended {
-                    (Some(client.stream.tcp()), End::Client)
+                let failed = if near.is_reset(cx) || (up.ended && near.has_failed(cx)) {
+                    Some(End::Client)
+                } else if up.ended {
+                    None
                 } else {
-                    (upstream.tcp(), End::Upstream)
+                    upstream.tcp().is_some_and(socket::has_failed).then_some(End::Upstream)
                 };
-                if ended.is_some_and(socket::has_failed) {
+                if let Some(end) = failed {
                     return Poll::Ready(end);
                 }
                 let look = look.get_or_insert_with(Alarm::new);
                 // Only its waking is of use: each look sets the next.
                 let _pending = look.poll(cx, clock::now() + ENDED_LOOK);
-                poll_quiet(thread, cx, pulse, &mut upstream, &mut stirred, |upstream| {
-                    is_still(&up, &down, &client, upstream)
+                poll_quiet(thread, cx, pulse, &mut upstream, &mut stirred, |upstream, cx| {
+                    is_still(&up, &down, &mut near, upstream, cx)
                 })
             }
         }
@@ -451,8 +519,8 @@ pub(crate) async fn relay(
         tracing::debug!(host = seat.key().as_str(), ?idle, "tunnel yields");
     }
     upstream.note_moved(up.moved, down.moved);
-    client.ended = end == End::Complete;
-    if client.ended {
+    near.finish(end);
+    if end == End::Complete {
         upstream.end();
     }
     Moved { sent: up.moved, received: down.moved, end }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -9,6 +10,8 @@ use tokio::time::Instant;
 
 use super::Open;
 use super::Thread;
+use super::asker::Asker;
+use super::front;
 use super::guard::Client;
 use super::guard::Detached;
 use super::head::Connect;
@@ -20,6 +23,7 @@ use crate::base::authority::Authority;
 use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::base::clock::Pulse;
+use crate::base::identity::Identity;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Route;
 use crate::telemetry::metrics::Yielded;
@@ -33,7 +37,16 @@ const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 /// Serves a CONNECT, to the end of its tunnel or of its refusal.
 pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Connect) {
     let mut line = Line::begin(client.peer(), connect.target);
-    let reject = match open(thread, client, &mut line, connect.wait).await {
+    let asker = Asker::Connection(Rc::clone(client));
+    let opened = match front::admit(thread, &asker, connect.authorization.given()).await {
+        Some(Ok(identity)) => {
+            line.asked_by(&identity);
+            open(thread, &asker, &mut line, connect.wait, &identity).await
+        }
+        Some(Err(reject)) => Some(Err(reject)),
+        None => None,
+    };
+    let reject = match opened {
         Some(Ok(upstream)) => {
             thread.cells.answered(Route::Connect, 200);
             client.write(ESTABLISHED);
@@ -57,11 +70,12 @@ pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Con
 }
 
 /// The connection that a CONNECT asks for; none if the client left.
-async fn open(
+pub(super) async fn open(
     thread: &Thread,
-    client: &Client,
+    client: &Asker,
     line: &mut Line,
     wait: Option<u64>,
+    identity: &Identity,
 ) -> Option<Result<Conn, Reject>> {
     let authority = match Authority::parse(&line.target, None) {
         Ok(authority) => authority,
@@ -71,13 +85,8 @@ async fn open(
     };
     line.host = Some(authority.key().clone());
     let patience = thread.patience(wait);
-    let errand = Errand {
-        authority: &authority,
-        tls: false,
-        patience,
-        client: client.peer(),
-        identity: client.identity(),
-    };
+    let errand =
+        Errand { authority: &authority, tls: false, patience, client: client.peer(), identity };
     let connected = client.unless_left(thread.upstream.connect(errand)).await?;
     line.waited = connected.as_ref().map_or_else(DialError::waited, Conn::waited);
     Some(connected.map_err(Reject::from))
@@ -97,7 +106,7 @@ pub(crate) async fn switched(thread: &Thread, client: &Client, upstream: Conn, e
     count(thread, &moved);
 }
 
-fn count(thread: &Thread, moved: &Moved) {
+pub(super) fn count(thread: &Thread, moved: &Moved) {
     thread.cells.sent(moved.sent);
     thread.cells.received(moved.received);
     if moved.end == End::Yielded {
@@ -105,7 +114,7 @@ fn count(thread: &Thread, moved: &Moved) {
     }
 }
 
-fn told(end: End) -> &'static str {
+pub(super) fn told(end: End) -> &'static str {
     match end {
         End::Client => "reset by client",
         End::Complete => "complete",
@@ -116,8 +125,9 @@ fn told(end: End) -> &'static str {
 }
 
 /// What the access log will say of a tunnel; a few words kept while it lives.
-struct Line {
+pub(super) struct Line {
     client: SocketAddr,
+    identity: Option<Arc<str>>,
     target: String,
     host: Option<HostKey>,
     time: SystemTime,
@@ -126,12 +136,18 @@ struct Line {
 }
 
 impl Line {
-    fn begin(client: SocketAddr, target: String) -> Self {
+    pub(super) fn begin(client: SocketAddr, target: String) -> Self {
         let (time, started) = (clock::wall(), clock::now());
-        Self { client, target, host: None, time, started, waited: Duration::ZERO }
+        let (identity, host, waited) = (None, None, Duration::ZERO);
+        Self { client, identity, target, host, time, started, waited }
     }
 
-    fn end(
+    /// Who asked, as far as they said.
+    pub(super) fn asked_by(&mut self, identity: &Identity) {
+        self.identity = identity.name().map(Arc::clone);
+    }
+
+    pub(super) fn end(
         self,
         thread: &Thread,
         status: u16,
@@ -143,6 +159,7 @@ impl Line {
             thread.log.write(&Record {
                 time: self.time,
                 client: self.client,
+                identity: self.identity,
                 method: "CONNECT".to_owned(),
                 target: self.target,
                 host: self.host.map_or_else(String::new, |host| host.to_string()),

@@ -115,8 +115,8 @@ async fn ten_thousand_tunnels_leave_neither_memory_nor_descriptors_behind() {
     assert!(origin.peak() <= 100);
 }
 
-/// More than a tunnel needs by some margin: debug builds have larger futures.
-const PER_TUNNEL: usize = 8 * 1024;
+/// More than a tunnel needs by some margin.
+const PER_TUNNEL: usize = 4 * 1024;
 
 #[tokio::test]
 async fn an_idle_tunnel_costs_a_few_kilobytes() {

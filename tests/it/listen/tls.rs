@@ -323,6 +323,32 @@ async fn a_client_shows_a_certificate_of_the_authority_or_is_not_served() {
 }
 
 #[tokio::test]
+async fn http_2_is_spoken_by_tls_with_who_names_it() {
+    let certs = Certs::new();
+    let proxy = with_tls(&certs).start().await;
+    let mut client = secure(&proxy, &certs.client(&["h2", "http/1.1"])).await.unwrap();
+    assert_eq!(client.stream().get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    client.send([&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings].concat()).await.unwrap();
+    let frame = soon("the proxy's settings", client.exactly(9)).await.unwrap();
+    assert_eq!(frame[3], 4, "SETTINGS: {frame:?}");
+    assert!(secure(&proxy, &certs.client(&["h3"])).await.is_err());
+}
+
+#[tokio::test]
+async fn who_shows_a_certificate_is_known_by_its_name() {
+    let (certs, origin) = (Certs::new(), Origin::start());
+    let setup = with_tls(&certs).flags(format!("--tls-client-ca {}", certs.file().display()));
+    let with = certs.client_with(&certs.files("worker", &["worker.test"]));
+    let labels = [("identity", "worker")];
+    for more in ["", "--allow-from 127.0.0.1"] {
+        let proxy = setup.clone().flags(more).start().await;
+        assert!(is_served(&proxy, &with, &origin).await);
+        proxy.wait_until_metric("narrows_identity_requests_total", &labels, 1.0).await;
+    }
+}
+
+#[tokio::test]
 async fn a_stop_lets_a_tunnel_by_tls_end_and_ends_idle_connections() {
     let (certs, origin) = (Certs::new(), Origin::echo());
     let mut proxy = with_tls(&certs).start().await;

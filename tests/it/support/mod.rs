@@ -6,7 +6,7 @@
 //! response read by [`Client`] passes the standing check in `check.rs`.
 
 mod certs;
-mod check;
+pub(crate) mod check;
 mod client;
 mod cluster;
 mod holes;

@@ -1,0 +1,134 @@
+//! Who asks: a connection that speaks HTTP/1.1, or one stream of a connection that speaks HTTP/2.
+//!
+//! All that answers a request speaks with its client through this, and does not know which it is.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::StatusCode;
+
+use super::guard::Client;
+use super::http2::Stream;
+use crate::base::clock::Pulse;
+use crate::base::identity::Identity;
+use crate::upstream::conn::Conn;
+
+/// Who asks. Cheap to clone.
+#[derive(Clone)]
+pub(crate) enum Asker {
+    Connection(Rc<Client>),
+    Stream(Rc<Stream>),
+}
+
+impl Asker {
+    pub(crate) fn peer(&self) -> SocketAddr {
+        match self {
+            Self::Connection(client) => client.peer(),
+            Self::Stream(stream) => stream.client().peer(),
+        }
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        match self {
+            Self::Connection(client) => client.identity(),
+            Self::Stream(stream) => stream.client().identity(),
+        }
+    }
+
+    /// Who the client is by the certificate that its connection showed.
+    pub(crate) fn certificate(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Connection(client) => client.certificate(),
+            Self::Stream(stream) => stream.client().certificate(),
+        }
+    }
+
+    pub(crate) fn pulse(&self) -> &Rc<Pulse> {
+        match self {
+            Self::Connection(client) => client.pulse(),
+            Self::Stream(stream) => stream.pulse(),
+        }
+    }
+
+    /// Whether the request is `OPTIONS http://host` without a path (RFC 9112 §3.2.4). HTTP/2 says
+    /// that by its path, which then is `*`.
+    pub(crate) fn is_starred(&self) -> bool {
+        match self {
+            Self::Connection(client) => client.is_starred(),
+            Self::Stream(_) => false,
+        }
+    }
+
+    /// Whether a 100 goes to the client by itself when its body is asked for.
+    pub(crate) fn continues_by_itself(&self) -> bool {
+        match self {
+            Self::Connection(_) => true,
+            Self::Stream(_) => false,
+        }
+    }
+
+    /// Runs `future` for as long as the client wants its outcome.
+    pub(crate) async fn unless_left<F: Future>(&self, future: F) -> Option<F::Output> {
+        match self {
+            Self::Connection(client) => client.unless_left(future).await,
+            Self::Stream(stream) => stream.unless_left(future).await,
+        }
+    }
+
+    /// Passes a 1xx answer on.
+    pub(crate) fn interim(&self, status: StatusCode, fields: HeaderMap) {
+        match self {
+            Self::Connection(client) => client.write(&interim_head(status, &fields)),
+            Self::Stream(stream) => stream.interim(status, fields),
+        }
+    }
+
+    /// The answer's head goes out.
+    pub(crate) fn begin_answer(&self) {
+        match self {
+            Self::Connection(client) => client.begin_answer(),
+            Self::Stream(stream) => stream.pulse().beat(),
+        }
+    }
+
+    /// The answer is complete.
+    pub(crate) fn end_answer(&self) {
+        match self {
+            Self::Connection(client) => client.end_answer(),
+            Self::Stream(stream) => stream.pulse().beat(),
+        }
+    }
+
+    /// The answer is cut short, which the client must see.
+    pub(crate) fn cut(&self) {
+        match self {
+            Self::Connection(client) => client.cut(),
+            Self::Stream(stream) => stream.cut(),
+        }
+    }
+
+    /// The protocol switches with this answer: a tunnel to `upstream` follows, whose bytes so far
+    /// are `early`.
+    pub(crate) fn switch(&self, upstream: Conn, early: Bytes) {
+        match self {
+            Self::Connection(client) => client.switch(upstream, early),
+            Self::Stream(stream) => stream.switch(upstream, early),
+        }
+    }
+}
+
+fn interim_head(status: StatusCode, fields: &HeaderMap) -> Vec<u8> {
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+    for (name, value) in fields {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
