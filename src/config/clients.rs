@@ -31,6 +31,12 @@ pub(super) fn listen(
         super::whole(text, 0, MOST, " (as many as in all)")
     });
     let (mut listeners, tls, address) = (listeners?, tls?, address?);
+    let given = source.given(&flags::BIND)?;
+    if !listeners.is_empty() && !has_port && given.is_some_and(|bind| bind.origin > Origin::Default)
+    {
+        let warning = "--bind has no effect beside --listen unless --port is given too";
+        source.warnings.push(warning.to_owned());
+    }
     if !listeners.is_empty() && has_port {
         listeners.insert(0, Listener { address, tls: false });
     }

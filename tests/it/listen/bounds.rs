@@ -99,10 +99,10 @@ async fn behind_a_balancer_each_client_is_bounded_by_its_own_address() {
         let status = client.response("GET").await.status();
         (client, status)
     };
-    let (_one, status) = come("192.0.2.1").await;
+    let (_one, status) = come("127.9.9.1").await;
     assert_eq!(status, 200);
-    assert_eq!(come("192.0.2.1").await.1, 429);
-    assert_eq!(come("192.0.2.2").await.1, 200);
+    assert_eq!(come("127.9.9.1").await.1, 429);
+    assert_eq!(come("127.9.9.2").await.1, 200);
 }
 
 #[tokio::test]

@@ -63,6 +63,7 @@ async fn plain_http_to_a_port_for_tls_is_told_so_in_the_clear() {
     let answer = client.get(origin.url("/x")).await;
     answer.assert_refused(400, "http_request_error");
     assert!(answer.text().contains("must begin with https://"), "{}", answer.text());
+    proxy.stderr.wait_for(1, "plain HTTP to a port for TLS").await;
     assert_eq!(client.end().await, End::Fin);
     assert_eq!(origin.hits(), 0);
 }
@@ -77,6 +78,7 @@ async fn tls_to_a_plain_port_is_told_so_in_the_clear() {
     let answer = client.response("GET").await;
     answer.assert_refused(400, "http_request_error");
     assert!(answer.text().contains("this is TLS"), "{}", answer.text());
+    proxy.stderr.wait_for(1, "TLS to a plain port").await;
 }
 
 #[tokio::test]
