@@ -395,26 +395,30 @@ impl App {
         let admin = config.admin.as_ref().map(bind_admin).transpose()?;
         let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
         let mut config = config.clone();
-        let proxy = bound.listeners.iter().map(|listener| listener.address).collect();
-        config.upstream.egress.own =
-            egress::Own { proxy, admin: admin_address.into_iter().collect() };
+        config.upstream.egress.own = egress::Own {
+            proxy: bound.listeners.iter().map(|listener| listener.address).collect(),
+            admin: admin_address.into_iter().collect(),
+        };
         let log = Log::open(&config.access).map_err(set_up("the access log"))?;
         let tls = Tls::new(&config.upstream.authorities)
             .map_err(set_up("the certificate authorities"))?;
 
-        let gate = Gate::new(&config.clients, false).map_err(set_up_users)?;
+        let by_certificate = config.listen.tls.as_ref().and_then(|tls| tls.clients.as_ref());
+        let needs_certificate = by_certificate.is_some_and(|clients| !clients.optional);
+        let gate = Gate::new(&config.clients, needs_certificate).map_err(set_up_users)?;
+        let open = bound.listeners.iter().find(|listener| !listener.address.ip().is_loopback());
         if let Some(gate) = &gate {
             self.limiter.set_users(&gate.traits());
-        } else if let Some(open) = opened(&bound.listeners, &config.listen) {
+        } else if let Some(open) = open {
             tracing::warn!(
-                address = %open,
+                address = %open.address,
                 "open to everybody who reaches it: give --proxy-auth, --allow-from, or client \
                  certificates by --tls-client-ca"
             );
         }
 
         let (control_stop, control, control_handle) =
-            self.start_control(admin, log.clone(), gate.clone(), secure.clone())?;
+            self.start_control(admin, log.clone(), secure.clone(), gate.clone())?;
         let draining = watch::Sender::new(false);
         let deadline = watch::Sender::new(Duration::ZERO);
         let mut threads = Vec::new();
@@ -459,8 +463,8 @@ impl App {
         &self,
         admin: Option<std::net::TcpListener>,
         access: Log,
-        gate: Option<Arc<Gate>>,
         secure: Option<Arc<tls::Tls>>,
+        gate: Option<Arc<Gate>>,
     ) -> Result<(oneshot::Sender<()>, JoinHandle<()>, tokio::runtime::Handle), Error> {
         let runtime = runtime("the control thread")?;
         let handle = runtime.handle().clone();
@@ -485,14 +489,14 @@ impl App {
                     Err(error) => tracing::error!(%error, "cannot serve the admin port"),
                 }
             }
-            if let Some(secure) = secure {
-                let metrics = Arc::clone(&metrics);
-                drop(tokio::spawn(secure.watch(move |well| metrics.tls_reloaded(well))));
-            }
             if let Some(gate) = gate {
                 let users = limiter.clone();
                 let obey = move |traits| users.set_users(&traits);
                 drop(tokio::spawn(gate.watch(watched, obey)));
+            }
+            if let Some(secure) = secure {
+                let metrics = Arc::clone(&metrics);
+                drop(tokio::spawn(secure.watch(move |well| metrics.tls_reloaded(well))));
             }
             let stopping = async { drop(stopping.await) };
             if let Some((settings, link)) = shared {
@@ -645,14 +649,6 @@ impl Seed {
         }
         Ok(self.view.load().get() == 0)
     }
-}
-
-/// A listener that anybody can reach and come in by, if there is one.
-fn opened(listeners: &[Listener], settings: &listen::Settings) -> Option<SocketAddr> {
-    let clients = settings.tls.as_ref().and_then(|tls| tls.clients.as_ref());
-    let asks = clients.is_some_and(|clients| !clients.optional);
-    let is_open = |one: &&Listener| !(one.address.ip().is_loopback() || one.tls && asks);
-    listeners.iter().find(is_open).map(|listener| listener.address)
 }
 
 fn url(listener: Listener) -> String {

@@ -145,6 +145,20 @@ impl Collector for Hosts {
             }
         }
 
+        let help = "Requests refused for what whoever asks may have of a host";
+        let mut family = encoder.encode_descriptor(
+            "narrows_identity_refused",
+            help,
+            None,
+            MetricType::Counter,
+        )?;
+        for reason in Reason::ALL {
+            let count = self.0.shares().refused[reason as usize].load(Relaxed);
+            let labels = [("reason", reason.as_str())];
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+
         let help = "Slots given";
         let mut family =
             encoder.encode_descriptor("narrows_admitted", help, None, MetricType::Counter)?;

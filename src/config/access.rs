@@ -172,9 +172,10 @@ mod tests {
 
     #[test]
     fn a_line_is_made_for_a_name_that_can_be_one() {
-        let asked = |words: &[&str]| match read(words, &[]).unwrap() {
-            Asked::Passwd(passwd) => passwd.name,
-            other => panic!("{other:?}"),
+        let asked = |words: &[&str]| {
+            let asked = read(words, &[]).unwrap();
+            let Asked::Passwd(passwd) = asked else { panic!("{asked:?}") };
+            passwd.name
         };
         assert_eq!(asked(&["passwd"]), None);
         assert_eq!(asked(&["passwd", "alice"]), Some("alice".to_owned()));

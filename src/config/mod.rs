@@ -7,6 +7,7 @@
 
 mod access;
 mod bench;
+mod bounds;
 mod clients;
 mod egress;
 mod flags;
@@ -243,7 +244,8 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
         Some(threads) => threads,
         None => std::thread::available_parallelism().map_or(1, |n| n.get().min(1024)),
     });
-    let via = source.read(&flags::VIA, via);
+    let via = source.read_if(&flags::VIA, via);
+    let bounds = bounds::bounds(source);
     let shutdown_timeout = source.read(&flags::SHUTDOWN_TIMEOUT, units::duration);
 
     let default_limit = source.read(&flags::MAX_CONNECTIONS, limit);
@@ -263,7 +265,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let pool_idle = source.read_if(&flags::POOL_IDLE, units::duration);
     let pool_size = source.read(&flags::POOL_SIZE, |text| whole(text, 0, 1_000_000, ""));
 
-    let bounds = upstream::bounds(source);
+    let upstream_bounds = upstream::bounds(source);
 
     let egress = egress::read(source);
     let connect_timeout = source.read(&flags::CONNECT_TIMEOUT, some_time);
@@ -336,7 +338,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             pool_size: if pool_idle.is_zero() { 0 } else { pool_size? },
             resolver: resolver?,
             pinned: pinned?,
-            bounds: bounds?,
+            bounds: upstream_bounds?,
             egress: egress?,
             authorities: authorities?,
         },
@@ -345,7 +347,8 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             keep_alive_timeout: keep_alive_timeout?,
             tunnel_idle_timeout: tunnel_idle_timeout?,
             idle_reclaim: idle_reclaim.map(|time| Some(time).filter(|t| *t < units::LONGEST))?,
-            via: via?,
+            via: via?.unwrap_or_else(|| Some(format!("narrows-{:08x}", fastrand::u32(..)))),
+            bounds: bounds?,
             http2: http2?,
             refuse_status: refuse_status?,
         },

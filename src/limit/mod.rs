@@ -412,6 +412,11 @@ impl Limiter {
         &self.inner.others
     }
 
+    /// Counters of what identities may have.
+    pub(crate) fn shares(&self) -> &Arc<Counters> {
+        &self.inner.shares
+    }
+
     pub(crate) fn find(&self, key: &HostKey) -> Option<Arc<Host>> {
         lock(self.shard(key)).get(key).map(Arc::clone)
     }

@@ -59,6 +59,14 @@ impl Stream {
         }
     }
 
+    /// The protocol that was agreed upon in the handshake (ALPN, RFC 7301).
+    pub(crate) fn protocol(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+        }
+    }
+
     /// The certificate that the client proved to have, with those that lead to its authority.
     pub(crate) fn certificates(&self) -> Option<&[CertificateDer<'static>]> {
         match self {

@@ -25,9 +25,12 @@ use thiserror::Error;
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// HTTP/2, as ALPN has it (RFC 9113 §3.2).
+pub(crate) const HTTP2: &[u8] = b"h2";
+
 /// The protocols that are offered, the dearest first (ALPN, RFC 7301); a client that speaks none
-/// of them gets an alert. Which one is spoken is told by its first bytes, as without TLS.
-const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// of them gets an alert, one that names none speaks HTTP/1.1.
+const PROTOCOLS: [&[u8]; 2] = [HTTP2, b"http/1.1"];
 
 /// What narrows needs to speak TLS with clients.
 #[derive(Clone, Debug)]

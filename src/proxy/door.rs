@@ -134,7 +134,7 @@ async fn greet(thread: &Thread, entrant: Entrant) -> Option<Accepted> {
 
 /// Answers a connection that is then over.
 async fn tell(thread: &Thread, accepted: Accepted, reject: Reject) {
-    let client = Client::new(accepted);
+    let client = Client::new(accepted, thread.settings.bounds);
     let answer = reject.answer(thread.settings.refuse_status);
     thread.cells.answered(Route::Own, answer.status.as_u16());
     client.write(&answer.bytes());

@@ -14,10 +14,10 @@ use crate::telemetry::metrics::Bound;
 
 /// Who asks by a request of this client's that says `given`, or why it is turned away; none if the client
 /// left meanwhile.
-pub(crate) async fn admit(
+pub(crate) async fn admit<'a>(
     thread: &Thread,
     client: &Asker,
-    given: Given<'_>,
+    given: impl FnOnce() -> Given<'a>,
 ) -> Option<Result<Identity, Reject>> {
     if thread.gate.is_none() {
         let identity = client.identity();
@@ -27,15 +27,10 @@ pub(crate) async fn admit(
         return Some(Ok(identity.clone()));
     }
     let caller = Caller { address: client.peer().ip(), certificate: client.certificate() };
-    client.unless_left(judge(thread, caller, given)).await
+    client.unless_left(judge(thread, caller, given())).await
 }
 
-/// The same for who minds the client's leaving by itself.
-pub(crate) async fn judge(
-    thread: &Thread,
-    caller: Caller<'_>,
-    given: Given<'_>,
-) -> Result<Identity, Reject> {
+async fn judge(thread: &Thread, caller: Caller<'_>, given: Given<'_>) -> Result<Identity, Reject> {
     let Some(gate) = &thread.gate else { return Ok(Identity::of_address(caller.address)) };
     match gate.admit(given, caller).await {
         Ok(identity) => {

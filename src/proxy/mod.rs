@@ -7,6 +7,7 @@
 //! from [`reject`] alone; a client that leaves takes all it asked for with it.
 
 mod asker;
+mod bounds;
 mod door;
 mod forward;
 mod front;
@@ -14,9 +15,12 @@ mod guard;
 mod head;
 mod headers;
 mod http2;
+mod local;
 mod reject;
 mod relay;
+mod target;
 mod tunnel;
+mod via;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -27,7 +31,6 @@ use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::HeaderValue;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -35,6 +38,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
 use self::asker::Asker;
+pub use self::bounds::Bounds;
 pub(crate) use self::door::TurnedAway;
 pub(crate) use self::door::admit;
 pub(crate) use self::door::out_of_files;
@@ -46,6 +50,7 @@ use self::head::Flaw;
 use self::http2::Ahead;
 pub use self::http2::Settings as Http2;
 use self::reject::Reject;
+pub(crate) use self::via::Via;
 use crate::base::authority::Authority;
 use crate::base::authority::BadAuthority;
 use crate::base::clock;
@@ -56,6 +61,7 @@ use crate::listen::accept::Counted;
 use crate::listen::accept::Load;
 use crate::listen::drain::Drain;
 use crate::listen::greet::Greeter;
+use crate::listen::tls;
 use crate::policy::access::Gate;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Cells;
@@ -75,10 +81,13 @@ pub struct Settings {
     /// How long a tunnel must be without a byte to be closed when others wait for its host; none
     /// closes no tunnel for others.
     pub idle_reclaim: Option<Duration>,
-    /// The name put into Via (RFC 9110 §7.6.3); none leaves the field out.
+    /// The name put into Via (RFC 9110 §7.6.3), and by which a loop is known: no other instance may
+    /// have it. None leaves the field out, and knows no loop.
     pub via: Option<String>,
     /// What a connection of HTTP/2 may have.
     pub http2: Http2,
+    /// How much a request may have of everything.
+    pub bounds: Bounds,
     /// The status of a refusal by the cap, 400 to 599.
     pub refuse_status: u16,
 }
@@ -99,21 +108,6 @@ pub(crate) struct Thread {
     pub(crate) drain: Rc<Drain>,
     /// Authorities by the text that named them. PERF: parsing one allocates and formats.
     pub(crate) authorities: RefCell<HashMap<Box<str>, [Option<Authority>; 2]>>,
-}
-
-/// The Via fields this proxy adds, by the version of the message (RFC 9110 §7.6.3).
-pub(crate) struct Via {
-    new: HeaderValue,
-    old: HeaderValue,
-    two: HeaderValue,
-}
-
-impl Via {
-    /// The fields for a pseudonym; none if it is no token.
-    pub(crate) fn new(name: &str) -> Option<Self> {
-        let field = |version: &str| HeaderValue::try_from(format!("{version} {name}")).ok();
-        Some(Self { new: field("1.1")?, old: field("1.0")?, two: field("2.0")? })
-    }
 }
 
 /// Texts that the table of authorities holds before it begins anew.
@@ -166,8 +160,10 @@ pub(crate) fn spawn(thread: &Thread, task: impl Future<Output = ()> + 'static) {
 /// Serves one client connection to its end.
 async fn serve(thread: Rc<Thread>, accepted: Accepted) {
     let open = Open::count(&thread);
-    let client = Client::new(accepted);
-    let mut next = watched(&thread, &client, client.next()).await;
+    let is_http2 = accepted.stream.protocol() == Some(tls::HTTP2);
+    let client = Client::new(accepted, thread.settings.bounds);
+    let mut next =
+        if is_http2 { Next::Http2 } else { watched(&thread, &client, client.next()).await };
     if let Next::Plain = next {
         // Boxed, so that a connection that becomes a tunnel does not keep the room for this.
         next = Box::pin(plain(&thread, &client)).await;
@@ -196,7 +192,10 @@ async fn serve(thread: Rc<Thread>, accepted: Accepted) {
                 Box::pin(http2::serve(&thread, &client, near, open)).await;
             }
         }
-        Next::Left | Next::Plain => {}
+        // hyper is done with the connection, but the client may not be: it may still send a body
+        // whose answer is out already.
+        Next::Plain => linger(&client).await,
+        Next::Left => {}
     }
 }
 
@@ -239,14 +238,15 @@ async fn plain(thread: &Rc<Thread>, client: &Rc<Client>) -> Next {
     });
     let next = {
         let io = TokioIo::new(Guarded(Rc::clone(client)));
-        let mut hyper = std::pin::pin!(
-            http1::Builder::new()
-                .preserve_header_case(true)
-                .title_case_headers(true)
-                // The upstream's Date is not ours to touch; answers of our own bring theirs.
-                .auto_date_header(false)
-                .serve_connection(io, service)
-        );
+        let mut builder = http1::Builder::new();
+        // The upstream's Date is not ours to touch; answers of our own bring theirs.
+        builder.preserve_header_case(true).title_case_headers(true).auto_date_header(false);
+        let fields = thread.settings.bounds.fields;
+        if fields > Bounds::USUAL_FIELDS {
+            // PERF: to say so costs room on the heap for each request.
+            builder.max_headers(fields as usize);
+        }
+        let mut hyper = std::pin::pin!(builder.serve_connection(io, service));
         watched(
             thread,
             client,
@@ -265,7 +265,9 @@ async fn plain(thread: &Rc<Thread>, client: &Rc<Client>) -> Next {
         return Next::Left;
     }
     match next {
-        Next::Plain => client.take_next().unwrap_or(Next::Left),
+        Next::Plain => client
+            .take_next()
+            .unwrap_or_else(|| if client.may_linger() { Next::Plain } else { Next::Left }),
         Next::Connect(_) | Next::Flaw(_) | Next::Http2 | Next::Left => next,
     }
 }

@@ -38,7 +38,7 @@ const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Connect) {
     let mut line = Line::begin(client.peer(), connect.target);
     let asker = Asker::Connection(Rc::clone(client));
-    let opened = match front::admit(thread, &asker, connect.authorization.given()).await {
+    let opened = match front::admit(thread, &asker, || connect.authorization.given()).await {
         Some(Ok(identity)) => {
             line.asked_by(&identity);
             open(thread, &asker, &mut line, connect.wait, &identity).await

@@ -186,16 +186,16 @@ impl Upstream {
         let safe = request.method().is_safe();
         let fresh = if safe { self.settings.pool_idle } else { UNSAFE_IDLE };
         let timeout = self.settings.response_timeout;
-        let mut share = None;
+        let mut own = None;
         let asked = clock::now();
         if self.dialer.has_shares() {
             // Before a kept connection is taken: while this waits, others may use that.
-            share = Box::pin(self.dialer.share(errand)).await?;
+            own = Box::pin(self.dialer.share(errand)).await?;
         }
         if let Some(mut line) = self.pool.take(&key, fresh) {
             self.cells.reused();
-            let waited = if share.is_some() { clock::now() - asked } else { Duration::ZERO };
-            line.lend(share.take());
+            let waited = if own.is_some() { clock::now() - asked } else { Duration::ZERO };
+            line.lend(own.take());
             let spare = spare(&request);
             match line.exchange(request, pulse, timeout).await {
                 Ok((response, line)) => {
@@ -210,7 +210,7 @@ impl Upstream {
             }
         }
         // PERF: boxed, so that a request on a kept connection does not carry the room for a dial.
-        let conn = match share {
+        let conn = match own {
             Some(share) => Box::pin(self.dialer.connect_with(Some(share), errand, asked)).await?,
             None => Box::pin(self.dialer.connect(errand)).await?,
         };

@@ -14,6 +14,7 @@
 
 mod support;
 
+mod access;
 mod admin;
 mod bench;
 mod clients;
@@ -23,16 +24,20 @@ mod faults;
 mod fleet;
 mod floors;
 mod forward;
+mod http2;
 mod idle;
 mod limit;
 mod listen;
 mod logs;
 mod oracle;
 mod pool;
+mod resend;
 mod scripts;
 mod settings;
+mod standards;
 mod stop;
 mod table;
 mod tunnel;
+mod upstream_bounds;
 mod waiting;
 mod wire;

@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(known(&memory, right), None);
         memory.settle(right, &Ok("a".into()), || true);
         memory.settle(wrong, &Err(Denied::Credentials), || true);
-        tokio::time::advance(WRONG - Duration::from_secs(1)).await;
+        tokio::time::advance(WRONG.saturating_sub(Duration::from_secs(1))).await;
         assert_eq!(known(&memory, right), Some(Ok("a".into())));
         assert_eq!(known(&memory, wrong), Some(Err(Denied::Credentials)));
         tokio::time::advance(Duration::from_secs(1)).await;

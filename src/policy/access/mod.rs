@@ -211,7 +211,7 @@ impl Gate {
             metrics.users_reloaded(result.is_ok());
             let path = door.path.display();
             match result {
-                Ok((users, changed)) => {
+                Ok(Change { users, changed }) => {
                     tracing::info!(%path, users, changed, "users file taken over");
                     obey(self.traits());
                 }
@@ -231,6 +231,15 @@ enum Seen {
 }
 
 type Digest = [u8; 32];
+
+/// A file that was taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Change {
+    /// How many there are now.
+    users: usize,
+    /// How many of those before are others, or gone.
+    changed: usize,
+}
 
 /// The users, and where their passwords are verified.
 struct Door {
@@ -299,9 +308,8 @@ impl Door {
         });
     }
 
-    /// Looks at the file; none if it is as it was `before`. How many users there are now, and how many
-    /// of those before are others or gone.
-    fn look(&self, before: &Seen) -> Option<(Seen, Result<(usize, usize), BadUsers>)> {
+    /// Looks at the file; none if it is as it was `before`.
+    fn look(&self, before: &Seen) -> Option<(Seen, Result<Change, BadUsers>)> {
         let text = read(&self.path);
         let seen = match &text {
             Ok(text) => Seen::Text(digest(text)),
@@ -317,7 +325,7 @@ impl Door {
                 self.users.store(Arc::new(users));
                 // Behind the change: what is verified from now on is verified by the new file.
                 self.memory.forget(&changed);
-                (count, changed.len())
+                Change { users: count, changed: changed.len() }
             });
         Some((seen, result))
     }

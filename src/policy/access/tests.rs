@@ -104,7 +104,7 @@ async fn a_changed_file_is_taken_over_and_a_wrong_one_changes_nothing() {
 
     fs::write(&path, format!("a:{}:limit=3", cheap("c"))).unwrap();
     let (_, result) = door.look(&seen).unwrap();
-    assert_eq!(result.unwrap(), (1, 1));
+    assert_eq!(result.unwrap(), Change { users: 1, changed: 1 });
     assert_eq!(admitted(&gate, Some(RIGHT)).await, Err(Denied::Credentials), "it was remembered");
     assert_eq!(admitted(&gate, Some(WRONG)).await, user(), "what was wrong is right");
     assert_eq!(gate.traits().len(), 1);

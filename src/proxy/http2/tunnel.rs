@@ -22,7 +22,6 @@ use tokio::net::TcpStream;
 use super::Outcome;
 use super::Stream;
 use super::request;
-use super::request::Fault;
 use super::wire::Wire;
 use crate::policy::access::Given;
 use crate::proxy::Thread;
@@ -56,7 +55,7 @@ pub(super) async fn serve(
     let opened = match judge(thread, &head) {
         // Boxed, so that the tunnel does not keep the room for a dial.
         Ok(()) => Box::pin(admit_and_open(thread, &asker, &mut line, wait, &head)).await,
-        Err(reject) => Some(Err(reject)),
+        Err(flaw) => Some(Err(Reject::Flaw(flaw))),
     };
     let reject = match opened {
         Some(Ok(upstream)) => {
@@ -91,7 +90,7 @@ async fn admit_and_open(
     wait: Option<u64>,
     head: &Request<()>,
 ) -> Option<Result<Conn, Reject>> {
-    match front::admit(thread, asker, Given::of(head.headers())).await? {
+    match front::admit(thread, asker, || Given::of(head.headers())).await? {
         Ok(identity) => {
             line.asked_by(&identity);
             tunnel::open(thread, asker, line, wait, &identity).await
@@ -100,18 +99,12 @@ async fn admit_and_open(
     }
 }
 
-fn judge(thread: &Thread, head: &Request<()>) -> Result<(), Reject> {
+fn judge(thread: &Thread, head: &Request<()>) -> Result<(), Flaw> {
     request::check(thread, head)?;
     if head.headers().contains_key(header::CONTENT_LENGTH) {
-        return Err(Reject::Flaw(Flaw::ConnectBody));
+        return Err(Flaw::Body("CONNECT"));
     }
     Ok(())
-}
-
-impl From<Fault> for Reject {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
 }
 
 async fn run(
