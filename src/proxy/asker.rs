@@ -48,14 +48,6 @@ impl Asker {
         }
     }
 
-    /// Who the client is by the certificate that its connection showed.
-    pub(crate) fn certificate(&self) -> Option<&Arc<str>> {
-        match self {
-            Self::Connection(client) => client.certificate(),
-            Self::Stream(stream) => stream.client().certificate(),
-        }
-    }
-
     pub(crate) fn pulse(&self) -> &Rc<Pulse> {
         match self {
             Self::Connection(client) => client.pulse(),
