@@ -51,10 +51,13 @@ use crate::listen::bounds::Files;
 use crate::listen::drain::Drain;
 use crate::listen::greet::Greeter;
 use crate::listen::tls;
+use crate::policy::access::BadUsers;
+use crate::policy::access::Gate;
 use crate::proxy;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
+use crate::upstream::egress;
 use crate::upstream::tls::Tls;
 
 /// Why narrows did not start, or could not be asked.
@@ -391,12 +394,31 @@ impl App {
             .map_err(|(address, source)| Error::Bind { address, source })?;
         let admin = config.admin.as_ref().map(bind_admin).transpose()?;
         let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
+        let mut config = config.clone();
+        config.upstream.egress.own = egress::Own {
+            proxy: bound.listeners.iter().map(|listener| listener.address).collect(),
+            admin: admin_address.into_iter().collect(),
+        };
         let log = Log::open(&config.access).map_err(set_up("the access log"))?;
         let tls = Tls::new(&config.upstream.authorities)
             .map_err(set_up("the certificate authorities"))?;
 
+        let by_certificate = config.listen.tls.as_ref().and_then(|tls| tls.clients.as_ref());
+        let needs_certificate = by_certificate.is_some_and(|clients| !clients.optional);
+        let gate = Gate::new(&config.clients, needs_certificate).map_err(set_up_users)?;
+        let open = bound.listeners.iter().find(|listener| !listener.address.ip().is_loopback());
+        if let Some(gate) = &gate {
+            self.limiter.set_users(&gate.traits());
+        } else if let Some(open) = open {
+            tracing::warn!(
+                address = %open.address,
+                "open to everybody who reaches it: give --proxy-auth, --allow-from, or client \
+                 certificates by --tls-client-ca"
+            );
+        }
+
         let (control_stop, control, control_handle) =
-            self.start_control(admin, log.clone(), secure.clone())?;
+            self.start_control(admin, log.clone(), secure.clone(), gate.clone())?;
         let draining = watch::Sender::new(false);
         let deadline = watch::Sender::new(Duration::ZERO);
         let mut threads = Vec::new();
@@ -406,6 +428,7 @@ impl App {
             let seed = Seed {
                 number,
                 limiter: self.limiter.clone(),
+                gate: gate.clone(),
                 metrics: Arc::clone(&self.metrics),
                 log: log.clone(),
                 tls: tls.clone(),
@@ -441,6 +464,7 @@ impl App {
         admin: Option<std::net::TcpListener>,
         access: Log,
         secure: Option<Arc<tls::Tls>>,
+        gate: Option<Arc<Gate>>,
     ) -> Result<(oneshot::Sender<()>, JoinHandle<()>, tokio::runtime::Handle), Error> {
         let runtime = runtime("the control thread")?;
         let handle = runtime.handle().clone();
@@ -449,7 +473,7 @@ impl App {
         let shared = self.config.shared.clone().zip(limiter.link().map(Arc::clone));
         let patience = shared.as_ref().map(|(settings, _)| settings.store.timeout * 2);
         let (looked, first_look) = blocking::channel();
-        let metrics = Arc::clone(&self.metrics);
+        let (metrics, watched) = (Arc::clone(&self.metrics), Arc::clone(&self.metrics));
         let sources = Arc::new(admin::Sources {
             limiter: limiter.clone(),
             metrics: Arc::clone(&self.metrics),
@@ -464,6 +488,11 @@ impl App {
                     Ok(listener) => drop(tokio::spawn(admin::serve(listener, sources))),
                     Err(error) => tracing::error!(%error, "cannot serve the admin port"),
                 }
+            }
+            if let Some(gate) = gate {
+                let users = limiter.clone();
+                let obey = move |traits| users.set_users(&traits);
+                drop(tokio::spawn(gate.watch(watched, obey)));
             }
             if let Some(secure) = secure {
                 let metrics = Arc::clone(&metrics);
@@ -518,6 +547,7 @@ const DRAIN_LOOK: Duration = Duration::from_millis(5);
 struct Seed {
     number: usize,
     limiter: Limiter,
+    gate: Option<Arc<Gate>>,
     metrics: Arc<Metrics>,
     log: Log,
     tls: Tls,
@@ -577,6 +607,7 @@ impl Seed {
         let drain = Rc::<Drain>::default();
         let thread = Rc::new(proxy::Thread {
             limiter: self.limiter,
+            gate: self.gate,
             upstream: Rc::clone(&upstream),
             cells,
             log: self.log,
@@ -641,6 +672,10 @@ fn bind_admin(settings: &admin::Settings) -> Result<std::net::TcpListener, Error
 
 fn runtime(what: &'static str) -> Result<Runtime, Error> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(set_up(what))
+}
+
+fn set_up_users(source: BadUsers) -> Error {
+    Error::SetUp { what: "the users file", source: io::Error::other(source) }
 }
 
 fn set_up(what: &'static str) -> impl Fn(io::Error) -> Error {

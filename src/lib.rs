@@ -51,6 +51,7 @@ pub mod store;
 pub mod telemetry;
 
 pub mod limit;
+pub mod policy;
 
 pub mod bench;
 

@@ -6,6 +6,7 @@
 mod bench;
 mod health;
 mod limits;
+mod passwd;
 mod redis;
 mod signals;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Bench(bench) => bench::run(&bench).map(|text| say(&text)),
         Command::Health(health) => health::ask(&health),
         Command::Limits(limits) => limits::run(&limits).map(|text| say(&text)),
+        Command::Passwd(passwd) => passwd::line(&passwd).map(|text| say(&text)),
         Command::RedisCheck(check) => match redis::check(&check) {
             Ok(true) => Ok(()),
             Ok(false) => return ExitCode::FAILURE,

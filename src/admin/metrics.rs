@@ -83,7 +83,7 @@ impl Hosts {
         let mut others = Row { name: OTHERS.to_owned(), ..Row::default() };
         others.count(self.0.others());
         let mut rows = Vec::new();
-        self.0.each(|host| {
+        self.0.each_host(|host| {
             let now = host.snapshot(self.0.is_shared());
             let slack = now.granted.saturating_sub(now.open).into();
             if !host.named {
@@ -143,6 +143,20 @@ impl Collector for Hosts {
                     family.encode_family(&labels)?.encode_gauge(&value)?;
                 }
             }
+        }
+
+        let help = "Requests refused for what whoever asks may have of a host";
+        let mut family = encoder.encode_descriptor(
+            "narrows_identity_refused",
+            help,
+            None,
+            MetricType::Counter,
+        )?;
+        for reason in Reason::ALL {
+            let count = self.0.shares().refused[reason as usize].load(Relaxed);
+            let labels = [("reason", reason.as_str())];
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
 
         let help = "Slots given";

@@ -151,7 +151,8 @@ impl fmt::Display for Authority {
 }
 
 /// What a limit counts: the bare host for ports 80 and 443, `host:port` for any other port; or the
-/// budget that a rule shares among all names below a suffix, as `*.example.com`.
+/// budget that a rule shares among all names below a suffix, as `*.example.com`; or what of either one
+/// identity may have, as `alice@api.example.com`.
 ///
 /// Cheap to clone. The text holds no character that a Redis key or a log line would mind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -181,6 +182,17 @@ impl HostKey {
     /// which no host can be called.
     pub(crate) fn budget(suffix: &str) -> Self {
         Self(format!("*.{suffix}").into())
+    }
+
+    /// The key of what one identity, by its label, may have of a host or budget: `alice@example.com`,
+    /// which no host can be called.
+    pub(crate) fn share(&self, label: &str) -> Self {
+        Self([label, "@", &self.0].concat().into())
+    }
+
+    /// The label and the host of a [`HostKey::share`].
+    pub(crate) fn as_share(&self) -> Option<(&str, &str)> {
+        self.0.split_once('@')
     }
 
     /// The key as text.

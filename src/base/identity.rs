@@ -1,5 +1,7 @@
 //! Who asks: a word that the limits, the policies and the logs share.
 
+use std::borrow::Cow;
+use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,6 +22,52 @@ impl Identity {
     pub fn of_address(address: IpAddr) -> Self {
         Self::Address(address.to_canonical())
     }
+
+    /// The name of a client that said it.
+    pub fn name(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Address(_) | Self::Anonymous => None,
+        }
+    }
+
+    /// A text that no other identity has: letters, digits and `-._%=:`. None for nobody in
+    /// particular.
+    pub(crate) fn label(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Name(name) => Some(label(name)),
+            // No name has a "=" that is not written "%3D".
+            Self::Address(address) => Some(Cow::Owned(format!("ip={address}"))),
+            Self::Anonymous => None,
+        }
+    }
+}
+
+/// The label of a name.
+pub(crate) fn label(name: &str) -> Cow<'_, str> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    if name.bytes().all(is_plain) {
+        return Cow::Borrowed(name);
+    }
+    let mut text = String::with_capacity(name.len() * 2);
+    for byte in name.bytes() {
+        if is_plain(byte) {
+            text.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _infallible = write!(text, "%{byte:02X}");
+        }
+    }
+    Cow::Owned(text)
+}
+
+/// What an identity may have that others do not; none is what all have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traits {
+    /// Connections at once to each host; 0 is unlimited.
+    pub limit: Option<u32>,
+    /// Its turns in a round of those who wait, at least 1.
+    pub weight: Option<u32>,
 }
 
 #[cfg(test)]
@@ -32,5 +80,16 @@ mod tests {
         assert_eq!(of("192.0.2.1"), Identity::Address("192.0.2.1".parse().unwrap()));
         assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
         assert_ne!(of("2001:db8::1"), of("2001:db8::2"));
+    }
+
+    #[test]
+    fn no_two_identities_have_one_label() {
+        let name = |text: &str| Identity::Name(text.into()).label().unwrap().into_owned();
+        assert_eq!(name("alice-1.x_y"), "alice-1.x_y");
+        assert_eq!(name("a@b ü%"), "a%40b%20%C3%BC%25");
+        let address = Identity::of_address("192.0.2.1".parse().unwrap());
+        assert_eq!(address.label().unwrap(), "ip=192.0.2.1");
+        assert_eq!(name("ip=192.0.2.1"), "ip%3D192.0.2.1");
+        assert_eq!(Identity::Anonymous.label(), None);
     }
 }

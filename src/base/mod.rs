@@ -4,4 +4,5 @@ pub mod authority;
 pub mod clock;
 pub(crate) mod framing;
 pub mod identity;
+pub(crate) mod network;
 pub(crate) mod socket;

@@ -67,10 +67,10 @@ fn cycle(limiter: &Limiter, host: &HostKey, times: u32) {
 fn queue_up(identities: &[Identity], times: u32) {
     let mut queue = Queue::default();
     for identity in identities {
-        queue.push(identity, ());
+        queue.push(identity, 1, ());
     }
     for identity in identities.iter().cycle().zip(0..times).map(|(identity, _)| identity) {
-        queue.push(identity, ());
+        queue.push(identity, 1, ());
         std::hint::black_box(queue.pop());
     }
 }

@@ -12,6 +12,7 @@ use clap::ArgAction;
 use clap::Command;
 use clap::builder::OsStringValueParser;
 
+use super::access;
 use super::bench;
 use super::limits;
 
@@ -19,9 +20,11 @@ use super::limits;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Group {
     Proxy,
+    Access,
     Limits,
     Fleet,
     Upstream,
+    Egress,
     Timeouts,
     Bounds,
     Admin,
@@ -29,11 +32,13 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Proxy,
+        Self::Access,
         Self::Limits,
         Self::Fleet,
         Self::Upstream,
+        Self::Egress,
         Self::Timeouts,
         Self::Bounds,
         Self::Admin,
@@ -43,9 +48,11 @@ impl Group {
     fn title(self) -> &'static str {
         match self {
             Self::Proxy => "Proxy",
+            Self::Access => "Access",
             Self::Limits => "Limits",
             Self::Fleet => "Fleet",
             Self::Upstream => "Upstream",
+            Self::Egress => "Egress",
             Self::Timeouts => "Time-outs",
             Self::Bounds => "Bounds",
             Self::Admin => "Admin",
@@ -153,8 +160,10 @@ macro_rules! settings {
     };
 }
 
+use Group::Access;
 use Group::Admin;
 use Group::Bounds;
+use Group::Egress;
 use Group::Fleet;
 use Group::Limits;
 use Group::Logs;
@@ -202,6 +211,18 @@ settings! {
         "On SIGTERM or SIGINT, how long what runs may take to end before it is cut; a second \
          signal cuts it at once.");
 
+    PROXY_AUTH = row(Access, "proxy-auth", "FILE", &["NARROWS_PROXY_AUTH"], Nothing,
+        "Users who may use the proxy, one a line: NAME:HASH as `narrows passwd NAME` prints it, and \
+         :limit=N,weight=N behind it if wanted. Others are asked for a user and password (Basic). \
+         Obeyed within a second of a change.");
+    PROXY_AUTH_QUEUE = row(Access, "proxy-auth-queue", "N", &["NARROWS_PROXY_AUTH_QUEUE"],
+        Text("256"),
+        "Passwords that may wait to be verified, a quarter of them for one client address; further \
+         ones are told to come again. Those verified in the last minutes do not wait.");
+    ALLOW_FROM = row(Access, "allow-from", "NETWORK", &["NARROWS_ALLOW_FROM"], Nothing,
+        "Networks whose clients may use the proxy, such as 10.0.0.0/8 or ::1; others are refused. \
+         Repeatable, or separated by commas.").takes(Values::Many);
+
     MAX_CONNECTIONS = row(Limits, "max-connections", "N",
         &["NARROWS_MAX_CONNECTIONS", "DPRL_MAX_CONNECTIONS"], Text("0"),
         "Connections at once to each host, tunnels and plain requests together; 0 is unlimited.");
@@ -209,6 +230,14 @@ settings! {
         "The same for one host, over --max-connections. HOST is a name (its other ports counted \
          apart, each with this limit), HOST:PORT just that, *.example.com each deeper name (with \
          /shared behind N all of them together); the most exact rule wins. Repeatable, or separated by commas.").takes(Values::Many);
+    IDENTITY_LIMIT = row(Limits, "identity-limit", "NAME=N", &["NARROWS_IDENTITY_LIMIT"], Nothing,
+        "Connections at once to each host that one user (or certificate) may have, within the \
+         host's own limit; * is each user, and each address of those who have no name. Repeatable, or \
+         separated by commas.").takes(Values::Many);
+    IDENTITY_WEIGHT = row(Limits, "identity-weight", "NAME=N", &["NARROWS_IDENTITY_WEIGHT"],
+        Nothing,
+        "Turns of one user in each round of those who wait for a host, 1 to 100; all others have \
+         one, or what * says. Repeatable, or separated by commas.").takes(Values::Many);
     QUEUE_TIMEOUT = row(Limits, "queue-timeout", "TIME", &["NARROWS_QUEUE_TIMEOUT"], Text("0s"),
         "How long a request waits for a full host, first come first served; 0 refuses at once.");
     QUEUE_SIZE = row(Limits, "queue-size", "N", &["NARROWS_QUEUE_SIZE"], Text("1000"),
@@ -301,10 +330,30 @@ settings! {
     POOL_SIZE = row(Upstream, "pool-size", "N", &["NARROWS_POOL_SIZE"], Text("256"),
         "Connections kept per thread.");
 
+    EGRESS = row(Egress, "egress", "any|public-only", &["NARROWS_EGRESS"], Text("any"),
+        "Addresses that may be dialled: any, though for clients that are not on loopback themselves \
+         neither loopback, link-local nor a cloud's metadata; or those alone that are globally \
+         reachable, whoever asks. Rules for networks make exceptions.");
+    EGRESS_ALLOW = row(Egress, "egress-allow", "RULE", &["NARROWS_EGRESS_ALLOW"], Nothing,
+        "Destinations to allow: HOST or *.example.com by the name that is asked for, an address or \
+         NETWORK/PREFIX by the address that is dialled, * for all; with :PORT or :FIRST-LAST for \
+         these ports alone. Repeatable, or separated by commas.").takes(Values::Many);
+    EGRESS_DENY = row(Egress, "egress-deny", "RULE", &["NARROWS_EGRESS_DENY"], Nothing,
+        "Destinations to deny, whatever is allowed; written in the same \
+         way.").takes(Values::Many);
+    EGRESS_DEFAULT = row(Egress, "egress-default", "allow|deny", &["NARROWS_EGRESS_DEFAULT"],
+        Text("allow"), "What becomes of destinations that no rule speaks of.");
+    CONNECT_PORTS = row(Egress, "connect-ports", "PORTS", &["NARROWS_CONNECT_PORTS"],
+        Text("80,443,1024-65535"),
+        "Ports to which CONNECT may open tunnels: PORT or FIRST-LAST. Repeatable, or separated by \
+         commas.").takes(Values::Many);
+
     CONNECT_TIMEOUT = row(Timeouts, "connect-timeout", "TIME", &["NARROWS_CONNECT_TIMEOUT"],
         Text("10s"), "For a connection to an upstream, all its addresses together.");
     DNS_TIMEOUT = row(Timeouts, "dns-timeout", "TIME", &["NARROWS_DNS_TIMEOUT"], Text("5s"),
         "For looking up a name.");
+    TLS_TIMEOUT = row(Timeouts, "tls-timeout", "TIME", &["NARROWS_TLS_TIMEOUT"], Text("10s"),
+        "For a TLS handshake with an upstream, for https:// requests that narrows makes itself.");
     RESPONSE_TIMEOUT = row(Timeouts, "response-timeout", "TIME|off", &["NARROWS_RESPONSE_TIMEOUT"],
         Text("300s"), "From a sent request to the head of its response.");
     IDLE_TIMEOUT = row(Timeouts, "idle-timeout", "TIME|off", &["NARROWS_IDLE_TIMEOUT"],
@@ -347,6 +396,20 @@ settings! {
         Text("200"),
         "Requests that a client may reset before they are answered, less those answered, before \
          its connection of HTTP/2 is closed.");
+    MAX_ADDRESSES = row(Bounds, "max-addresses", "N", &["NARROWS_MAX_ADDRESSES"], Text("32"),
+        "Addresses of one name that are tried, 1 to 1000; further ones are left out.");
+    MAX_RESPONSE_HEAD = row(Bounds, "max-response-head", "BYTES",
+        &["NARROWS_MAX_RESPONSE_HEAD"], Text("64KiB"),
+        "Bytes of the head of an upstream's response, 1KiB to 256KiB; a longer one is answered by 502.");
+    MAX_RESPONSE_FIELDS = row(Bounds, "max-response-fields", "N",
+        &["NARROWS_MAX_RESPONSE_FIELDS"], Text("100"),
+        "Fields in it, 1 to 1000; more are answered by 502. Up to 100 cost nothing.");
+    MAX_RESPONSE_CHUNK_EXTENSIONS = row(Bounds, "max-response-chunk-extensions", "BYTES",
+        &["NARROWS_MAX_RESPONSE_CHUNK_EXTENSIONS"], Text("16KiB"),
+        "Bytes of chunk extensions in one body of an upstream, at most 16KiB; more cut it short.");
+    MAX_RESPONSE_TRAILERS = row(Bounds, "max-response-trailers", "BYTES",
+        &["NARROWS_MAX_RESPONSE_TRAILERS"], Text("16KiB"),
+        "Bytes of fields behind one body of an upstream, at most 16KiB; more cut it short.");
 
     ADMIN_PORT = row(Admin, "admin-port", "PORT|off", &["NARROWS_ADMIN_PORT"], Text("9900"),
         "Port of /healthz, /readyz, /metrics, /hosts and /limits; 0 picks a free one.");
@@ -397,6 +460,8 @@ const EXAMPLES: &str = "Examples:
       One host has its own limit, and who finds a host full waits up to half a minute.
   narrows --max-connections 25 --redis-addr redis:6379
       The same limit for all instances together that use this Redis.
+  narrows passwd alice >> users; narrows --bind 0.0.0.0 --proxy-auth users
+      Only who gives a user and password may use it.
   narrows limits set api.example.com 5 --redis-addr redis:6379
       The limit of one host, for all of them, while they run.
   narrows redis check --redis-addr redis:6379
@@ -447,7 +512,7 @@ pub(crate) fn command() -> Command {
         .disable_help_subcommand(true)
         .args(ALL.iter().map(|setting| setting.arg()))
         .arg(Arg::new(PRINT_MARKDOWN).long(PRINT_MARKDOWN).hide(true).action(ArgAction::SetTrue))
-        .subcommands([health, limits::command(), redis, bench::command()])
+        .subcommands([health, limits::command(), access::command(), redis, bench::command()])
 }
 
 /// The table of all flags in Markdown, as it stands in the README.

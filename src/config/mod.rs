@@ -5,15 +5,18 @@
 //! is bound, no file written. This is the only module that reads the environment, and it does so in
 //! one place, [`environment`].
 
+mod access;
 mod bench;
 mod bounds;
 mod clients;
+mod egress;
 mod flags;
 mod http2;
 mod limits;
 mod redis;
 mod source;
 mod units;
+mod upstream;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -31,6 +34,7 @@ use clap::ArgMatches;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+pub use self::access::Passwd;
 pub use self::bench::Bench;
 use self::flags::Group;
 pub use self::flags::markdown_table;
@@ -49,12 +53,12 @@ use crate::limit::shared;
 use crate::limit::shared::Failure;
 use crate::limit::shared::LeaseLoss;
 use crate::listen;
+use crate::policy;
 use crate::proxy;
 use crate::store;
 use crate::store::Secret;
 use crate::telemetry::access::Target;
 use crate::telemetry::trace;
-use crate::upstream;
 use crate::upstream::Pinned;
 use crate::upstream::Resolver;
 
@@ -73,8 +77,10 @@ pub struct Config {
     pub limit: limit::Settings,
     /// Through Redis; none counts in memory.
     pub shared: Option<shared::Settings>,
+    /// Who may use the proxy.
+    pub clients: policy::access::Settings,
     /// The far side.
-    pub upstream: upstream::Settings,
+    pub upstream: crate::upstream::Settings,
     /// The near side.
     pub proxy: proxy::Settings,
     /// The admin port; none leaves it closed.
@@ -96,6 +102,8 @@ pub enum Command {
     Health(Health),
     /// Show or change the fleet's limits.
     Limits(Box<Limits>),
+    /// Make a line of a users file.
+    Passwd(Passwd),
     /// Say whether a Redis is fit.
     RedisCheck(Box<RedisCheck>),
     /// Say this and end.
@@ -187,6 +195,11 @@ impl Config {
                     source.problems,
                 );
             }
+            Some((access::PASSWD, inner)) => {
+                let mut source = Source::new(vec![inner, &matches], environment);
+                let passwd = access::passwd(&mut source, inner);
+                return finish(passwd.map(Command::Passwd), source.problems);
+            }
             Some((flags::REDIS, redis)) => {
                 let inner = redis.subcommand_matches(flags::CHECK).unwrap_or(redis);
                 let mut source = Source::new(vec![inner, &matches], environment);
@@ -242,6 +255,8 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let queue_timeout_max = source.read(&flags::QUEUE_TIMEOUT_MAX, units::duration);
     let refuse_status = source.read(&flags::REFUSE_STATUS, |text| whole(text, 400, 599, ""));
 
+    let identities = access::identities(source);
+    let clients = access::read(source);
     let shared = shared(source);
 
     let resolver = source.read(&flags::RESOLVER, resolver);
@@ -250,6 +265,9 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let pool_idle = source.read_if(&flags::POOL_IDLE, units::duration);
     let pool_size = source.read(&flags::POOL_SIZE, |text| whole(text, 0, 1_000_000, ""));
 
+    let upstream_bounds = upstream::bounds(source);
+
+    let egress = egress::read(source);
     let connect_timeout = source.read(&flags::CONNECT_TIMEOUT, some_time);
     let dns_timeout = source.read(&flags::DNS_TIMEOUT, some_time);
     let response_timeout = source.read(&flags::RESPONSE_TIMEOUT, time_or_off);
@@ -306,9 +324,11 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             queue_timeout: queue_timeout?,
             queue_size: queue_size?,
             queue_timeout_max: queue_timeout_max?,
+            identities: identities?,
         },
         shared,
-        upstream: upstream::Settings {
+        clients: clients?,
+        upstream: crate::upstream::Settings {
             connect_timeout: connect_timeout?,
             dns_timeout: dns_timeout?,
             response_timeout: response_timeout?,
@@ -318,6 +338,8 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             pool_size: if pool_idle.is_zero() { 0 } else { pool_size? },
             resolver: resolver?,
             pinned: pinned?,
+            bounds: upstream_bounds?,
+            egress: egress?,
             authorities: authorities?,
         },
         proxy: proxy::Settings {

@@ -14,6 +14,7 @@ pub(super) fn serve(args: &[&str], env: &[(&str, &str)]) -> Serve {
         other @ (Command::Bench(_)
         | Command::Health(_)
         | Command::Limits(_)
+        | Command::Passwd(_)
         | Command::RedisCheck(_)
         | Command::Say(_)) => {
             panic!("{other:?}")
@@ -331,6 +332,7 @@ fn a_health_check_asks_the_admin_port_and_minds_nothing_else() {
         Command::Health(health) => health,
         other @ (Command::Bench(_)
         | Command::Limits(_)
+        | Command::Passwd(_)
         | Command::RedisCheck(_)
         | Command::Say(_)
         | Command::Serve(_)) => {

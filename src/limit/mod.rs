@@ -7,6 +7,7 @@
 //! Invariant: for each host, the permits that exist never exceed the limit, in this process
 //! (in memory) or in the whole fleet (through Redis, [`shared`]).
 
+pub mod identities;
 pub mod rules;
 pub mod shared;
 pub mod table;
@@ -43,9 +44,11 @@ use self::host::Due;
 use self::host::Entry;
 use self::host::Host;
 use self::host::HostSnapshot;
+use self::identities::Identities;
 pub use self::permit::Permit;
 pub(crate) use self::permit::Reclaim;
 pub(crate) use self::permit::Seat;
+pub(crate) use self::permit::Share;
 use self::permit::Waiting;
 use self::rules::Limit;
 use self::rules::Pattern;
@@ -54,6 +57,7 @@ use self::rules::Rules;
 use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::base::identity::Identity;
+use crate::base::identity::Traits;
 
 /// What the limiter obeys.
 #[derive(Clone, Debug)]
@@ -68,6 +72,8 @@ pub struct Settings {
     pub queue_size: usize,
     /// The longest wait that a request may ask for (`Prefer: wait=N`).
     pub queue_timeout_max: Duration,
+    /// What single identities may have.
+    pub identities: Identities,
 }
 
 impl Default for Settings {
@@ -78,6 +84,7 @@ impl Default for Settings {
             queue_timeout: Duration::ZERO,
             queue_size: 1000,
             queue_timeout_max: Duration::from_mins(1),
+            identities: Identities::default(),
         }
     }
 }
@@ -123,6 +130,8 @@ pub struct Refused {
     pub limit: Limit,
     /// How long the request had waited.
     pub waited: Duration,
+    /// Whose own limit for the host it was; none if it was the host's.
+    pub identity: Option<Identity>,
 }
 
 /// Until when a request may wait for a slot.
@@ -156,6 +165,8 @@ struct Inner {
     hasher: RandomState,
     named: AtomicUsize,
     others: Arc<Counters>,
+    /// Of what identities may have.
+    shares: Arc<Counters>,
     /// For each thread, where it hears which host's idle connection to close.
     reclaimers: Vec<mpsc::UnboundedSender<Reclaim>>,
     shared: Option<Arc<shared::Link>>,
@@ -178,7 +189,8 @@ impl Limiter {
     ) -> (Self, Vec<mpsc::UnboundedReceiver<Reclaim>>) {
         let (reclaimers, ears) = (0..threads).map(|_| mpsc::unbounded_channel()).unzip();
         let rules = Rules::new(settings.default_limit, settings.rules.iter().cloned())
-            .since(table::seconds(clock::wall()));
+            .since(table::seconds(clock::wall()))
+            .with(settings.identities.clone());
         let inner = Inner {
             settings,
             rules: ArcSwap::from_pointee(rules),
@@ -187,6 +199,7 @@ impl Limiter {
             hasher: RandomState::new(),
             named: AtomicUsize::new(0),
             others: Arc::default(),
+            shares: Arc::default(),
             reclaimers,
             shared,
             changes: table::Changes::default(),
@@ -213,17 +226,76 @@ impl Limiter {
         patience: Patience,
         identity: &Identity,
     ) -> Result<Permit, Refused> {
-        let version = self.inner.rules_version.load(Relaxed);
+        let share = self.share(key, patience, identity).await?;
+        self.acquire_with(share, key, patience, identity).await
+    }
+
+    /// Takes one of the connections to `key` that `identity` may have at once; none if it may have any
+    /// number. It is taken before the host's slot, never behind it: so nobody who holds a slot waits.
+    pub(crate) async fn share(
+        &self,
+        key: &HostKey,
+        patience: Patience,
+        identity: &Identity,
+    ) -> Result<Option<Box<Share>>, Refused> {
+        let Some(own) = self.share_key(key, identity) else { return Ok(None) };
+        match self.take(&own, patience, identity).await {
+            Ok(host) => Ok(Some(Box::new(Share { host, limiter: self.clone() }))),
+            Err(refused) => {
+                let identity = Some(identity.clone());
+                Err(Refused { host: self.counted(key), identity, ..refused })
+            }
+        }
+    }
+
+    /// Whether the connections of any identity are limited.
+    pub(crate) fn has_shares(&self) -> bool {
+        self.inner.rules.load().identities.have_limits()
+    }
+
+    /// The key that an identity's connections to a host are counted under, if they have a limit.
+    fn share_key(&self, key: &HostKey, identity: &Identity) -> Option<HostKey> {
+        let rules = self.inner.rules.load();
+        if !rules.identities.have_limits() {
+            return None;
+        }
+        let label = identity.label()?;
+        let counted = rules.budget(key);
+        let limit = rules.identities.limit(&label);
+        (limit > 0).then(|| counted.as_ref().unwrap_or(key).share(&label))
+    }
+
+    /// The same as [`Limiter::acquire_as`] for who has a share already, if they need one.
+    pub(crate) async fn acquire_with(
+        &self,
+        share: Option<Box<Share>>,
+        key: &HostKey,
+        patience: Patience,
+        identity: &Identity,
+    ) -> Result<Permit, Refused> {
         let budget = self.inner.rules.load().budget(key);
         let key = budget.as_ref().unwrap_or(key);
+        let host = self.take(key, patience, identity).await?;
+        Ok(Permit { host, limiter: self.clone(), share })
+    }
+
+    /// Takes a slot of what is counted under `key`; whoever gets the host releases it.
+    async fn take(
+        &self,
+        key: &HostKey,
+        patience: Patience,
+        identity: &Identity,
+    ) -> Result<Arc<Host>, Refused> {
+        let version = self.inner.rules_version.load(Relaxed);
+        let weight = self.inner.rules.load().identities.weight(identity);
         let host = self.host(key);
         let ruling = || self.inner.rules.load().ruling(key);
         let (may_wait, seats) = (patience != Patience::None, self.inner.settings.queue_size);
-        let asker = Asker { identity, may_wait, seats };
+        let asker = Asker { identity, weight, may_wait, seats };
         let verdict = match host.enter(self.basis(&host), version, ruling, asker) {
             Entry::Slot { speak } => {
                 self.carry_out(&host, Due::spoken(speak));
-                return Ok(self.admit(host));
+                return Ok(Self::admit(host));
             }
             Entry::Refused(reason) => return Err(self.refuse(&host, reason, Duration::ZERO)),
             Entry::Wait(ticket, due) => {
@@ -239,7 +311,7 @@ impl Limiter {
             }
         };
         match verdict {
-            Ok(()) => Ok(self.admit(host)),
+            Ok(()) => Ok(Self::admit(host)),
             Err((reason, waited)) => Err(self.refuse(&host, reason, waited)),
         }
     }
@@ -266,6 +338,12 @@ impl Limiter {
         removed
     }
 
+    /// What users may have, as their file says now.
+    pub(crate) fn set_users(&self, users: &HashMap<Arc<str>, Traits>) {
+        let seconds = table::seconds(clock::wall());
+        self.change_rules(|rules| rules.set_users(users, seconds));
+    }
+
     /// The limit in force for a host; 0 is unlimited.
     pub fn limit(&self, key: &HostKey) -> Limit {
         self.inner.rules.load().limit(key)
@@ -280,7 +358,7 @@ impl Limiter {
     pub fn snapshot(&self) -> Vec<HostSnapshot> {
         let shared = self.inner.shared.is_some();
         let mut all: Vec<HostSnapshot> = Vec::new();
-        self.each(|host| all.push(host.snapshot(shared)));
+        self.each_host(|host| all.push(host.snapshot(shared)));
         all
     }
 
@@ -320,9 +398,23 @@ impl Limiter {
         }
     }
 
+    /// Visits the hosts without what single identities may have of them.
+    pub(crate) fn each_host(&self, mut visit: impl FnMut(&Arc<Host>)) {
+        self.each(|host| {
+            if !host.is_share() {
+                visit(host);
+            }
+        });
+    }
+
     /// Counters of all hosts that have no name in metrics.
     pub(crate) fn others(&self) -> &Arc<Counters> {
         &self.inner.others
+    }
+
+    /// Counters of what identities may have.
+    pub(crate) fn shares(&self) -> &Arc<Counters> {
+        &self.inner.shares
     }
 
     pub(crate) fn find(&self, key: &HostKey) -> Option<Arc<Host>> {
@@ -386,9 +478,15 @@ impl Limiter {
         if hosts.len() >= SHARD_SIZE {
             hosts.retain(|_, host| host.named || Arc::strong_count(host) > 1 || !host.is_vacant());
         }
-        let named = self.inner.rules.load().named(key)
-            || self.inner.named.fetch_add(1, Relaxed) < NAMED_HOSTS;
-        let counters = if named { Arc::default() } else { Arc::clone(&self.inner.others) };
+        let is_share = key.as_share().is_some();
+        let named = !is_share
+            && (self.inner.rules.load().named(key)
+                || self.inner.named.fetch_add(1, Relaxed) < NAMED_HOSTS);
+        let counters = match (named, is_share) {
+            (true, _) => Arc::default(),
+            (false, true) => Arc::clone(&self.inner.shares),
+            (false, false) => Arc::clone(&self.inner.others),
+        };
         let threads = self.inner.reclaimers.len();
         let shard = self.inner.shared.as_ref().map_or(0, |link| link.shard(key));
         let host = Arc::new(Host::new(key.clone(), shard, threads, counters, named));
@@ -396,18 +494,23 @@ impl Limiter {
         host
     }
 
-    fn admit(&self, host: Arc<Host>) -> Permit {
+    fn admit(host: Arc<Host>) -> Arc<Host> {
         host.counters.admitted.fetch_add(1, Relaxed);
-        Permit { host, limiter: self.clone() }
+        host
     }
 
     fn refuse(&self, host: &Host, reason: Reason, waited: Duration) -> Refused {
         let (in_use, limit) = host.in_use(self.is_shared());
         if let Some(count) = host.count_refusal(reason, clock::now()) {
-            let (host, reason) = (host.key().as_str(), reason.as_str());
-            tracing::warn!(host, limit, in_use, reason, count, "connection refused");
+            let (identity, host) = match host.key().as_share() {
+                Some((label, host)) => (Some(label), host),
+                None => (None, host.key().as_str()),
+            };
+            let reason = reason.as_str();
+            tracing::warn!(host, identity, limit, in_use, reason, count, "connection refused");
         }
-        Refused { host: host.key().clone(), reason, in_use, limit, waited }
+        let (host, identity) = (host.key().clone(), None);
+        Refused { host, reason, in_use, limit, waited, identity }
     }
 }
 

@@ -101,6 +101,23 @@ impl Drop for Waiting<'_> {
 pub struct Permit {
     pub(super) host: Arc<Host>,
     pub(super) limiter: Limiter,
+    /// Given back behind the slot itself.
+    pub(super) share: Option<Box<Share>>,
+}
+
+/// One of the slots of a host that its holder's identity may have. Who uses a connection holds one;
+/// a connection that is kept for whoever comes next holds none.
+#[derive(Debug)]
+pub(crate) struct Share {
+    pub(super) host: Arc<Host>,
+    pub(super) limiter: Limiter,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let due = self.host.release(self.limiter.basis(&self.host));
+        self.limiter.carry_out(&self.host, due);
+    }
 }
 
 impl Permit {
@@ -123,6 +140,16 @@ impl Permit {
             }
             Basis::Local | Basis::Open | Basis::Share { .. } => true,
         }
+    }
+
+    /// Takes out the share of whom it was given to: for a connection that will outlive their use of it.
+    pub(crate) fn take_share(&mut self) -> Option<Box<Share>> {
+        self.share.take()
+    }
+
+    /// Puts it back.
+    pub(crate) fn set_share(&mut self, share: Option<Box<Share>>) {
+        self.share = share;
     }
 
     /// The connection idles (its [`Seat`] is parked): whoever waits for its host may have it.

@@ -9,12 +9,15 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::identities::Identities;
 use crate::base::authority::BadAuthority;
 use crate::base::authority::Host;
 use crate::base::authority::HostKey;
+use crate::base::identity::Traits;
 
 /// Connections at once to one host; 0 is unlimited.
 pub type Limit = u32;
@@ -331,6 +334,9 @@ pub struct Rules {
     since: u64,
     /// Whether any rule is shared: PERF: else no host is looked up only to be counted.
     shares: bool,
+    pub(super) identities: Identities,
+    /// When what the users file says was taken over; as `since`.
+    users_since: u64,
 }
 
 impl Rules {
@@ -349,6 +355,18 @@ impl Rules {
         self
     }
 
+    /// What identities may have.
+    pub(crate) fn with(mut self, identities: Identities) -> Self {
+        self.identities = identities;
+        self
+    }
+
+    /// What the users file says, as of `seconds` by the epoch of [`Rules::since`].
+    pub(crate) fn set_users(&mut self, users: &HashMap<Arc<str>, Traits>, seconds: u64) {
+        self.identities.set_users(users);
+        self.users_since = seconds.min(TABLE - 1);
+    }
+
     /// What holds for a host.
     pub fn resolve(&self, key: &HostKey) -> Resolved {
         let (found, minor) = self.find(key);
@@ -358,8 +376,12 @@ impl Rules {
         Resolved { budget: budget.map(HostKey::budget), limit, term: self.term(minor) }
     }
 
-    /// The limit of one host, or of one budget by its own key.
+    /// The limit of one host, or by their own keys of one budget, or of one identity's share.
     pub fn ruling(&self, key: &HostKey) -> Ruling {
+        if let Some((label, _)) = key.as_share() {
+            let term = self.term(self.since.max(self.users_since));
+            return Ruling { limit: self.identities.limit(label), term };
+        }
         let (found, minor) = self.find(key);
         Ruling { limit: found.map_or(0, |found| found.limit), term: self.term(minor) }
     }

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -29,6 +30,14 @@ impl Asker {
         match self {
             Self::Connection(client) => client.peer(),
             Self::Stream(stream) => stream.client().peer(),
+        }
+    }
+
+    /// Who the client is by the certificate that it proved to have.
+    pub(crate) fn certificate(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Connection(client) => client.certificate(),
+            Self::Stream(stream) => stream.client().certificate(),
         }
     }
 

@@ -30,6 +30,7 @@ use tokio::time::Instant;
 
 use super::Thread;
 use super::asker::Asker;
+use super::front;
 use super::head::Flaw;
 use super::headers;
 use super::http2;
@@ -39,6 +40,8 @@ use super::reject::Answer;
 use super::reject::Reject;
 use crate::base::authority::Authority;
 use crate::base::clock;
+use crate::base::identity::Identity;
+use crate::policy::access::Given;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Route;
@@ -64,13 +67,22 @@ pub(crate) async fn serve(
     request: Request<Source>,
 ) -> Result<Response<Body>, Left> {
     let mut story = Story::begin(&thread, &client, &request);
-    let result = match Wish::read(&thread, &request) {
-        Ok(Wish::Own(answer)) => Ok(answer.map(|body| Kind::Own(Some(body)))),
-        Ok(Wish::Forward { authority, tls, left }) => {
-            story.host(&authority);
-            forward(&thread, &client, request, (&authority, tls, left), &mut story).await?
+    let wish = Wish::read(&thread, &request);
+    // Whoever asks how it is may be a machine that knows no password.
+    let is_open = matches!(wish, Ok(Wish::Own(_))) && request.uri().authority().is_none();
+    let admitted = if is_open {
+        Ok(Identity::Anonymous)
+    } else {
+        front::admit(&thread, &client, || Given::of(request.headers())).await.ok_or(Left)?
+    };
+    let result = match (admitted, wish) {
+        (Err(reject), _) | (Ok(_), Err(reject)) => Err(reject),
+        (Ok(_), Ok(Wish::Own(answer))) => Ok(answer.map(|body| Kind::Own(Some(body)))),
+        (Ok(identity), Ok(Wish::Forward { authority, tls, left })) => {
+            story.host(&authority, &identity);
+            let bound_for = (&authority, tls, left);
+            forward(&thread, &client, request, bound_for, &identity, &mut story).await?
         }
-        Err(reject) => Err(reject),
     };
     client.begin_answer();
     Ok(match result {
@@ -82,7 +94,7 @@ pub(crate) async fn serve(
             let answer = reject.answer(thread.settings.refuse_status);
             story.answered(answer.status.as_u16(), Some(answer.error));
             let mut response = respond(answer);
-            if reject.closes() {
+            if reject.closes() && matches!(client, Asker::Connection(_)) {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }
@@ -136,6 +148,7 @@ async fn forward(
     client: &Asker,
     request: Request<Source>,
     (authority, tls, left): (&Authority, bool, Option<u32>),
+    identity: &Identity,
     story: &mut Story,
 ) -> Result<Result<Response<Kind>, Reject>, Left> {
     let (mut parts, body) = request.into_parts();
@@ -160,7 +173,7 @@ async fn forward(
         tls,
         patience: thread.patience(asked),
         client: client.peer(),
-        identity: client.identity(),
+        identity,
     };
     let mut sending = std::pin::pin!(thread.upstream.send(errand, request, client.pulse()));
     let sent = client.unless_left(std::future::poll_fn(|cx| {
@@ -193,8 +206,7 @@ async fn forward(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         if !upgrade.is_some_and(|asked| headers::is_among(hop.upgrade.as_ref(), &asked)) {
             // SECURITY: what follows would be relayed raw to a client that expects HTTP.
-            let why = "a 101 that nobody asked for".to_owned();
-            return Ok(Err(SendError::from(ExchangeError::Malformed(why)).into()));
+            return Ok(Err(SendError::from(ExchangeError::Upgrade).into()));
         }
         headers::restore(response.headers_mut(), hop);
         let (parts, body) = response.into_parts();
@@ -398,6 +410,7 @@ struct Story {
 struct Told {
     time: SystemTime,
     started: Instant,
+    identity: Option<Arc<str>>,
     method: String,
     target: String,
     host: String,
@@ -412,6 +425,7 @@ impl Story {
             Box::new(Told {
                 time: clock::wall(),
                 started: clock::now(),
+                identity: None,
                 method: request.method().to_string(),
                 target: request.uri().to_string(),
                 host: String::new(),
@@ -431,9 +445,10 @@ impl Story {
         }
     }
 
-    fn host(&mut self, authority: &Authority) {
+    fn host(&mut self, authority: &Authority, identity: &Identity) {
         self.route = Route::Forward;
         if let Some(log) = &mut self.log {
+            log.identity = identity.name().map(Arc::clone);
             log.host = authority.key().to_string();
         }
     }
@@ -463,6 +478,7 @@ impl Drop for Story {
             self.thread.log.write(&Record {
                 time: log.time,
                 client: self.client.peer(),
+                identity: log.identity,
                 method: log.method,
                 target: log.target,
                 host: log.host,

@@ -138,8 +138,11 @@ impl Client {
         };
         Rc::new(Self {
             peer,
+            identity: match &certificate {
+                Some(name) => Identity::Name(Arc::clone(name)),
+                None => Identity::of_address(peer.ip()),
+            },
             certificate,
-            identity: Identity::of_address(peer.ip()),
             bounds,
             near: RefCell::new(near),
             phase: Cell::new(Phase::Idle),
@@ -155,7 +158,6 @@ impl Client {
     }
 
     /// Who the client is by the certificate that it proved to have.
-    #[expect(dead_code, reason = "for whoever decides who may use the proxy")]
     pub(crate) fn certificate(&self) -> Option<&Arc<str>> {
         self.certificate.as_ref()
     }

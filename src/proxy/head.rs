@@ -3,6 +3,7 @@
 //! Pure: bytes in, a verdict out. What two parsers could read in two ways (RFC 9112 §11.2) is
 //! refused here: bare CR or LF, NUL, a length beside chunked, repeated lengths, folded lines.
 
+use std::fmt;
 use std::mem::MaybeUninit;
 
 use thiserror::Error;
@@ -16,6 +17,7 @@ use crate::base::framing::Chunk;
 use crate::base::framing::Framing;
 use crate::base::framing::Malformed;
 use crate::listen::greet::TLS_HANDSHAKE;
+use crate::policy::access::Given;
 use crate::telemetry::metrics::Bound;
 
 /// What is wrong with a message.
@@ -132,6 +134,29 @@ pub(crate) struct Connect {
     pub(crate) target: String,
     /// The seconds of `Prefer: wait=N`.
     pub(crate) wait: Option<u64>,
+    /// Whose request it is, as it says.
+    pub(crate) authorization: Authorization,
+}
+
+/// The `Proxy-Authorization` of a CONNECT, kept until it was judged.
+#[derive(Default, PartialEq, Eq)]
+pub(crate) struct Authorization(Vec<Box<[u8]>>);
+
+impl Authorization {
+    fn of(fields: &[httparse::Header<'_>]) -> Self {
+        let own = fields.iter().filter(|field| is(field, "proxy-authorization"));
+        Self(own.map(|field| field.value.into()).collect())
+    }
+
+    pub(crate) fn given(&self) -> Given<'_> {
+        Given::new(self.0.iter().map(AsRef::as_ref))
+    }
+}
+
+impl fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.given().fmt(f)
+    }
 }
 
 /// Looks for a head at the front of `bytes`; `None` asks for more bytes.
@@ -191,7 +216,11 @@ pub(crate) fn scan(bytes: &[u8], bounds: &Bounds) -> Result<Option<Head>, Flaw> 
         }
         let prefer = fields.iter().filter(|field| is(field, "prefer"));
         let prefer = prefer.filter_map(|field| std::str::from_utf8(field.value).ok());
-        Some(Connect { target: target.to_owned(), wait: headers::wait(prefer) })
+        Some(Connect {
+            target: target.to_owned(),
+            wait: headers::wait(prefer),
+            authorization: Authorization::of(fields),
+        })
     } else {
         None
     };

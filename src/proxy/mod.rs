@@ -10,6 +10,7 @@ mod asker;
 mod bounds;
 mod door;
 mod forward;
+mod front;
 mod guard;
 mod head;
 mod headers;
@@ -61,6 +62,7 @@ use crate::listen::accept::Load;
 use crate::listen::drain::Drain;
 use crate::listen::greet::Greeter;
 use crate::listen::tls;
+use crate::policy::access::Gate;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Cells;
 use crate::telemetry::metrics::Route;
@@ -93,6 +95,8 @@ pub struct Settings {
 /// What a thread needs to serve its clients.
 pub(crate) struct Thread {
     pub(crate) limiter: Limiter,
+    /// Who may use it; none lets all.
+    pub(crate) gate: Option<Arc<Gate>>,
     pub(crate) upstream: Rc<Upstream>,
     pub(crate) cells: Arc<Cells>,
     pub(crate) log: Log,
@@ -171,6 +175,13 @@ async fn serve(thread: Rc<Thread>, accepted: Accepted) {
             thread.cells.answered(Route::Own, answer.status.as_u16());
             if let Some(bound) = flaw.bound() {
                 thread.cells.bounded(bound);
+            }
+            if let Flaw::Tls = flaw {
+                door::hint(
+                    &thread,
+                    client.peer(),
+                    "TLS to a plain port: must its URL begin with http://?",
+                );
             }
             client.write(&answer.bytes());
             linger(&client).await;

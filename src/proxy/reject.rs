@@ -9,16 +9,27 @@
 //! | an expectation other than 100-continue | 417 | `http_request_error` | |
 //! | a request that has been here before | 502 | `proxy_loop_detected` | |
 //! | an origin-form request to the proxy port | 404 | `destination_not_found` | says how to use a proxy |
+//! | no user and password, or wrong ones | 407 | `http_request_error` | `Proxy-Authenticate` |
+//! | a client that may not use the proxy | 403 | `http_request_denied` | the connection closes |
+//! | more passwords to verify than may wait | 503 | `proxy_internal_error` | `Retry-After` |
 //! | plain HTTP on a port for TLS | 400 | `http_request_error` | in the clear; the connection closes |
 //! | as many clients as may be | 503 | `proxy_internal_response` | `Retry-After`; the connection closes |
 //! | as many from one address | 429 | `http_request_error` | `Retry-After`; the connection closes |
-//! | the host is at its limit | 503 (`--refuse-status`) | `connection_limit_reached` | `Retry-After`, telling reason phrase |
+//! | a host is at its limit, or what its asker may have of it | 503 (`--refuse-status`) | `connection_limit_reached` | `Retry-After`, telling reason phrase |
 //! | Redis is away, and the policy is to refuse | 503 | `proxy_internal_error` | `Retry-After` |
 //! | no address | 502, 504 when it took too long | `dns_error`, `dns_timeout` | |
+//! | a host, or a port for tunnels, that the settings deny | 403 | `http_request_denied` | |
+//! | no address that may be dialled | 502 | `destination_ip_prohibited` | |
+//! | the address is this proxy | 502 | `proxy_loop_detected` | |
 //! | no connection | 502, 504 when it took too long | `connection_refused`, `connection_timeout`, `destination_ip_unroutable` | |
 //! | TLS failed | 502 | `tls_certificate_error`, `tls_protocol_error` | |
 //! | closed before the response's head | 502 | `connection_terminated` | |
-//! | not a response | 502 | `http_protocol_error` | |
+//! | a head that is cut off | 502 | `http_response_incomplete` | |
+//! | a head that is too long | 502 | `http_response_header_section_size` | |
+//! | a transfer coding that is malformed, or not chunked | 502 | `http_response_transfer_coding` | |
+//! | trailers that are too long | 502 | `http_response_trailer_section_size` | |
+//! | an upgrade to another protocol than was asked for | 502 | `http_upgrade_failed` | |
+//! | not a response, or one that can be read in two ways | 502 | `http_protocol_error` | |
 //! | too many interim responses, or a 407, which is a proxy's to say | 502 | `http_protocol_error` | |
 //! | no response in time | 504 | `http_response_timeout` | |
 //!
@@ -36,11 +47,17 @@ use crate::base::clock;
 use crate::limit::Reason;
 use crate::limit::Refused;
 use crate::listen::bounds::Full;
+use crate::policy::access::Denied;
 use crate::upstream::SendError;
 use crate::upstream::dial::DialError;
+use crate::upstream::egress;
 use crate::upstream::exchange::ExchangeError;
 use crate::upstream::resolve::ResolveError;
+use crate::upstream::screen;
 use crate::upstream::tls::TlsError;
+
+/// RFC 7617 §2 and §2.1.
+const CHALLENGE: &str = r#"Basic realm="narrows", charset="UTF-8""#;
 
 /// Why narrows answers by itself.
 #[derive(Debug)]
@@ -49,6 +66,7 @@ pub(crate) enum Reject {
         target: String,
         why: BadAuthority,
     },
+    Denied(Denied),
     BadScheme,
     /// Plain HTTP where TLS is spoken.
     ClearText,
@@ -89,6 +107,8 @@ pub(crate) struct Answer {
     /// The error's word in RFC 9209 §2.3.
     pub(crate) error: &'static str,
     pub(crate) retry_after: Option<u64>,
+    /// What would help (RFC 9110 §11.7.1).
+    challenge: Option<&'static str>,
     pub(crate) body: String,
 }
 
@@ -112,7 +132,10 @@ impl Reject {
     /// Whether the client's connection ends with the answer, because nobody can tell, or wants to
     /// read, where the next request would begin.
     pub(crate) fn closes(&self) -> bool {
-        matches!(self, Self::Expectation | Self::Flaw(_))
+        matches!(
+            self,
+            Self::Denied(Denied::Certificate | Denied::Network) | Self::Expectation | Self::Flaw(_)
+        )
     }
 
     /// The answer; `refuse_status` is that of a refusal by the cap.
@@ -130,6 +153,7 @@ impl Reject {
                 "bad target".to_owned(),
                 "the target's scheme must be http or https".to_owned(),
             ),
+            Self::Denied(denied) => return turned_away(*denied),
             Self::Expectation => (
                 417,
                 "http_request_error",
@@ -192,6 +216,40 @@ impl Reject {
     }
 }
 
+fn turned_away(denied: Denied) -> Answer {
+    // RFC 9209 §2.3: one word for what the client can mend by another request, one for what it cannot.
+    let (status, error, title, detail) = match denied {
+        Denied::Busy => (
+            503,
+            "proxy_internal_error",
+            "too many passwords to verify",
+            "more passwords wait to be verified than may; those that were verified before are not held up",
+        ),
+        Denied::Certificate => (
+            403,
+            "http_request_denied",
+            "certificate needed",
+            "who uses this proxy shows a certificate when it connects",
+        ),
+        Denied::Credentials => (
+            407,
+            "http_request_error",
+            "proxy authentication required",
+            "give a user and a password that this proxy knows: http://USER:PASSWORD@PROXY:PORT",
+        ),
+        Denied::Network => (
+            403,
+            "http_request_denied",
+            "client not allowed",
+            "clients of this network may not use this proxy",
+        ),
+    };
+    let retry_after = (denied == Denied::Busy).then_some(1);
+    let challenge = (denied == Denied::Credentials).then_some(CHALLENGE);
+    let answer = make(status, title.to_owned(), error, retry_after, detail, None);
+    Answer { challenge, ..answer }
+}
+
 fn no_room(full: Full) -> Answer {
     let (status, error, title, detail) = match full {
         Full::Clients | Full::Files => (
@@ -213,6 +271,13 @@ fn no_room(full: Full) -> Answer {
 fn classify(error: &SendError) -> (u16, &'static str) {
     match error {
         SendError::Dial(error) => match error {
+            // RFC 9209 §2.3.5 recommends 502, and 403 would say that the client may not ask: it may,
+            // and where the name leads is the name server's doing.
+            DialError::Denied(egress::Denied::Address) => (502, "destination_ip_prohibited"),
+            DialError::Denied(egress::Denied::Host | egress::Denied::Port) => {
+                (403, "http_request_denied")
+            }
+            DialError::Denied(egress::Denied::Loop) => (502, "proxy_loop_detected"),
             DialError::Refused(_) => (503, "connection_limit_reached"),
             DialError::Resolve(ResolveError::Failed(_)) => (502, "dns_error"),
             DialError::Resolve(ResolveError::TimedOut(_)) => (504, "dns_timeout"),
@@ -225,22 +290,46 @@ fn classify(error: &SendError) -> (u16, &'static str) {
                     (502, "destination_ip_unroutable")
                 }
             }
-            DialError::TimedOut(_) => (504, "connection_timeout"),
+            DialError::TimedOut(_) | DialError::TlsTimedOut(_) => (504, "connection_timeout"),
             DialError::Tls(TlsError::Certificate(_)) => (502, "tls_certificate_error"),
             DialError::Tls(TlsError::Protocol(_)) => (502, "tls_protocol_error"),
         },
         SendError::Exchange(error) => match error {
             ExchangeError::Closed => (502, "connection_terminated"),
+            ExchangeError::Fault(fault) => (502, word(*fault)),
             ExchangeError::Malformed(_) => (502, "http_protocol_error"),
             ExchangeError::Request => (400, "http_request_error"),
             ExchangeError::TimedOut(_) => (504, "http_response_timeout"),
+            ExchangeError::Upgrade => (502, "http_upgrade_failed"),
         },
     }
 }
 
+fn word(fault: screen::Fault) -> &'static str {
+    match fault {
+        screen::Fault::Incomplete => "http_response_incomplete",
+        screen::Fault::Fields | screen::Fault::HeadSize => "http_response_header_section_size",
+        screen::Fault::Chunk
+        | screen::Fault::Coding
+        | screen::Fault::Extensions
+        | screen::Fault::OldCoding => "http_response_transfer_coding",
+        screen::Fault::Trailers => "http_response_trailer_section_size",
+        screen::Fault::Control
+        | screen::Fault::Field
+        | screen::Fault::Interim
+        | screen::Fault::Length
+        | screen::Fault::LengthAndCoding
+        | screen::Fault::NotHttp
+        | screen::Fault::StatusLine
+        | screen::Fault::Switch
+        | screen::Fault::Unsolicited => "http_protocol_error",
+    }
+}
+
 fn refusal(refused: &Refused, refuse_status: u16) -> Answer {
-    let Refused { host, reason, in_use, limit, waited } = refused;
-    let full = format!("host limit {in_use}/{limit} {host}");
+    let Refused { host, reason, in_use, limit, waited, identity } = refused;
+    let whose = if identity.is_some() { "identity" } else { "host" };
+    let full = format!("{whose} limit {in_use}/{limit} {host}");
     let (status, error, phrase) = match reason {
         Reason::Away => (503, "proxy_internal_error", format!("limiter away {host}")),
         Reason::Full => (refuse_status, "connection_limit_reached", full),
@@ -256,6 +345,9 @@ fn refusal(refused: &Refused, refuse_status: u16) -> Answer {
     let detail = match reason {
         Reason::Away => {
             "the fleet's limiter cannot be reached; nothing new is opened until it is back"
+        }
+        Reason::Full | Reason::QueueFull | Reason::TimedOut if identity.is_some() => {
+            "whoever asks has as many connections to the host as each may have at once"
         }
         Reason::Full => "the host has as many connections as it may have",
         Reason::QueueFull => "the host is at its limit, and as many requests wait as may wait",
@@ -289,7 +381,7 @@ fn make(
     };
     let body = serde_json::to_string(&problem).unwrap_or_default();
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
-    Answer { status, phrase: title, error, retry_after, body }
+    Answer { status, phrase: title, error, retry_after, challenge: None, body }
 }
 
 impl Answer {
@@ -300,6 +392,7 @@ impl Answer {
             Some(("Proxy-Status", format!("narrows; error={}", self.error))),
             Some(("Content-Type", "application/problem+json".to_owned())),
             self.retry_after.map(|seconds| ("Retry-After", seconds.to_string())),
+            self.challenge.map(|challenge| ("Proxy-Authenticate", challenge.to_owned())),
         ]
         .into_iter()
         .flatten()
@@ -329,7 +422,8 @@ mod tests {
     fn refused(reason: Reason) -> Reject {
         let host = HostKey::parse("api.example.com").unwrap();
         let waited = Duration::from_millis(1500);
-        let refused = Refused { host, reason, in_use: 25, limit: 25, waited };
+        let identity = None;
+        let refused = Refused { host, reason, in_use: 25, limit: 25, waited, identity };
         Reject::Send(SendError::Dial(DialError::Refused(refused)))
     }
 
@@ -348,6 +442,10 @@ mod tests {
                 400,
                 "http_request_error",
             ),
+            (Reject::Denied(Denied::Busy), 503, "proxy_internal_error"),
+            (Reject::Denied(Denied::Certificate), 403, "http_request_denied"),
+            (Reject::Denied(Denied::Credentials), 407, "http_request_error"),
+            (Reject::Denied(Denied::Network), 403, "http_request_denied"),
             (Reject::BadScheme, 400, "http_request_error"),
             (Reject::ClearText, 400, "http_request_error"),
             (Reject::Full(Full::Clients), 503, "proxy_internal_response"),
@@ -373,12 +471,26 @@ mod tests {
             (refused(Reason::Away), 503, "proxy_internal_error"),
             (dial(ResolveError::Failed("x".to_owned()).into()), 502, "dns_error"),
             (dial(ResolveError::TimedOut(second).into()), 504, "dns_timeout"),
+            (dial(egress::Denied::Address.into()), 502, "destination_ip_prohibited"),
+            (dial(egress::Denied::Host.into()), 403, "http_request_denied"),
+            (dial(egress::Denied::Loop.into()), 502, "proxy_loop_detected"),
+            (dial(egress::Denied::Port.into()), 403, "http_request_denied"),
             (dial(connect(io::ErrorKind::ConnectionRefused)), 502, "connection_refused"),
             (dial(connect(io::ErrorKind::HostUnreachable)), 502, "destination_ip_unroutable"),
             (dial(DialError::TimedOut(second)), 504, "connection_timeout"),
             (dial(TlsError::Certificate("x".to_owned()).into()), 502, "tls_certificate_error"),
             (dial(TlsError::Protocol("x".to_owned()).into()), 502, "tls_protocol_error"),
             (exchange(ExchangeError::Closed), 502, "connection_terminated"),
+            (exchange(screen::Fault::Incomplete.into()), 502, "http_response_incomplete"),
+            (exchange(screen::Fault::HeadSize.into()), 502, "http_response_header_section_size"),
+            (exchange(screen::Fault::Fields.into()), 502, "http_response_header_section_size"),
+            (exchange(screen::Fault::Coding.into()), 502, "http_response_transfer_coding"),
+            (exchange(screen::Fault::Chunk.into()), 502, "http_response_transfer_coding"),
+            (exchange(screen::Fault::Trailers.into()), 502, "http_response_trailer_section_size"),
+            (exchange(screen::Fault::Switch.into()), 502, "http_protocol_error"),
+            (exchange(screen::Fault::LengthAndCoding.into()), 502, "http_protocol_error"),
+            (exchange(ExchangeError::Upgrade), 502, "http_upgrade_failed"),
+            (dial(DialError::TlsTimedOut(second)), 504, "connection_timeout"),
             (exchange(ExchangeError::Malformed("x".to_owned())), 502, "http_protocol_error"),
             (exchange(ExchangeError::TimedOut(second)), 504, "http_response_timeout"),
         ]
@@ -412,6 +524,28 @@ mod tests {
             (waited.status.as_u16(), waited.phrase.as_str()),
             (500, "host limit 25/25 api.example.com waited 1.5s")
         );
+    }
+
+    #[test]
+    fn only_who_lacks_a_password_is_asked_for_one() {
+        for (reject, status, _) in table() {
+            let bytes = String::from_utf8(reject.answer(503).bytes()).unwrap();
+            let field = "Proxy-Authenticate: Basic realm=\"narrows\", charset=\"UTF-8\"\r\n";
+            assert_eq!(bytes.contains(field), status == 407, "{reject:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_by_what_an_identity_may_have_names_the_host_and_nobody() {
+        let Reject::Send(SendError::Dial(DialError::Refused(refused))) = refused(Reason::Full)
+        else {
+            panic!("it is a refusal")
+        };
+        let identity = Some(crate::base::identity::Identity::Name("alice".into()));
+        let refused = Refused { identity, ..refused };
+        let answer = Reject::Send(SendError::Dial(DialError::Refused(refused))).answer(503);
+        assert_eq!(answer.phrase, "identity limit 25/25 api.example.com");
+        assert!(!String::from_utf8(answer.bytes()).unwrap().contains("alice"));
     }
 
     #[test]

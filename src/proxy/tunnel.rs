@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 use super::Open;
 use super::Thread;
 use super::asker::Asker;
+use super::front;
 use super::guard::Client;
 use super::guard::Detached;
 use super::head::Connect;
@@ -21,6 +23,7 @@ use crate::base::authority::Authority;
 use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::base::clock::Pulse;
+use crate::base::identity::Identity;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Route;
 use crate::telemetry::metrics::Yielded;
@@ -35,7 +38,15 @@ const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Connect) {
     let mut line = Line::begin(client.peer(), connect.target);
     let asker = Asker::Connection(Rc::clone(client));
-    let reject = match open(thread, &asker, &mut line, connect.wait).await {
+    let opened = match front::admit(thread, &asker, || connect.authorization.given()).await {
+        Some(Ok(identity)) => {
+            line.asked_by(&identity);
+            open(thread, &asker, &mut line, connect.wait, &identity).await
+        }
+        Some(Err(reject)) => Some(Err(reject)),
+        None => None,
+    };
+    let reject = match opened {
         Some(Ok(upstream)) => {
             thread.cells.answered(Route::Connect, 200);
             client.write(ESTABLISHED);
@@ -64,6 +75,7 @@ pub(super) async fn open(
     client: &Asker,
     line: &mut Line,
     wait: Option<u64>,
+    identity: &Identity,
 ) -> Option<Result<Conn, Reject>> {
     let authority = match Authority::parse(&line.target, None) {
         Ok(authority) => authority,
@@ -73,13 +85,8 @@ pub(super) async fn open(
     };
     line.host = Some(authority.key().clone());
     let patience = thread.patience(wait);
-    let errand = Errand {
-        authority: &authority,
-        tls: false,
-        patience,
-        client: client.peer(),
-        identity: client.identity(),
-    };
+    let errand =
+        Errand { authority: &authority, tls: false, patience, client: client.peer(), identity };
     let connected = client.unless_left(thread.upstream.connect(errand)).await?;
     line.waited = connected.as_ref().map_or_else(DialError::waited, Conn::waited);
     Some(connected.map_err(Reject::from))
@@ -120,6 +127,7 @@ pub(super) fn told(end: End) -> &'static str {
 /// What the access log will say of a tunnel; a few words kept while it lives.
 pub(super) struct Line {
     client: SocketAddr,
+    identity: Option<Arc<str>>,
     target: String,
     host: Option<HostKey>,
     time: SystemTime,
@@ -130,7 +138,13 @@ pub(super) struct Line {
 impl Line {
     pub(super) fn begin(client: SocketAddr, target: String) -> Self {
         let (time, started) = (clock::wall(), clock::now());
-        Self { client, target, host: None, time, started, waited: Duration::ZERO }
+        let (identity, host, waited) = (None, None, Duration::ZERO);
+        Self { client, identity, target, host, time, started, waited }
+    }
+
+    /// Who asked, as far as they said.
+    pub(super) fn asked_by(&mut self, identity: &Identity) {
+        self.identity = identity.name().map(Arc::clone);
     }
 
     pub(super) fn end(
@@ -145,6 +159,7 @@ impl Line {
             thread.log.write(&Record {
                 time: self.time,
                 client: self.client,
+                identity: self.identity,
                 method: "CONNECT".to_owned(),
                 target: self.target,
                 host: self.host.map_or_else(String::new, |host| host.to_string()),

@@ -52,6 +52,8 @@ pub(crate) struct Record {
     pub(crate) time: SystemTime,
     /// Who asked.
     pub(crate) client: SocketAddr,
+    /// Its name, if it said one that was found to be true.
+    pub(crate) identity: Option<Arc<str>>,
     /// The method.
     pub(crate) method: String,
     /// The request-target as it was sent; query and userinfo are left out when it is written.
@@ -80,6 +82,7 @@ pub(crate) struct Record {
 struct Line<'a> {
     time: String,
     client: SocketAddr,
+    identity: Option<&'a str>,
     method: &'a str,
     target: Cow<'a, str>,
     host: &'a str,
@@ -142,6 +145,7 @@ impl Log {
         let line = Line {
             time: rfc3339(record.time),
             client: record.client,
+            identity: record.identity.as_deref(),
             method: &record.method,
             target: presentable(&record.target),
             host: &record.host,
@@ -225,6 +229,7 @@ mod tests {
         Record {
             time: UNIX_EPOCH + Duration::from_millis(1_582_934_400_042),
             client: "127.0.0.1:5000".parse().unwrap(),
+            identity: None,
             method: "GET".to_owned(),
             target: target.to_owned(),
             host: "a.test".to_owned(),
@@ -261,7 +266,8 @@ mod tests {
         assert_eq!(
             lines[0],
             serde_json::json!({
-                "time": "2020-02-29T00:00:00.042Z", "client": "127.0.0.1:5000", "method": "GET",
+                "time": "2020-02-29T00:00:00.042Z", "client": "127.0.0.1:5000",
+                "identity": null, "method": "GET",
                 "target": "http://a.test/path", "host": "a.test", "status": 503,
                 "error": "connection_limit_reached", "sent": 0, "received": 120,
                 "waited_ms": 1.5, "duration_ms": 2.0, "reused": false, "end": "refused",

@@ -6,8 +6,12 @@
 //!
 //! Invariant: one thread writes one `Cells`. (A second writer would lose counts, not safety.)
 
+use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -71,6 +75,8 @@ pub(crate) enum DialResult {
     DnsTimeout,
     /// A connection.
     Ok,
+    /// None of the addresses may be dialled.
+    Prohibited,
     /// The upstream refused.
     Refused,
     /// The upstream did not answer in time.
@@ -82,11 +88,12 @@ pub(crate) enum DialResult {
 }
 
 impl DialResult {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Cancelled,
         Self::DnsError,
         Self::DnsTimeout,
         Self::Ok,
+        Self::Prohibited,
         Self::Refused,
         Self::Timeout,
         Self::Tls,
@@ -100,6 +107,7 @@ impl DialResult {
             Self::DnsError => "dns_error",
             Self::DnsTimeout => "dns_timeout",
             Self::Ok => "ok",
+            Self::Prohibited => "prohibited",
             Self::Refused => "refused",
             Self::Timeout => "timeout",
             Self::Tls => "tls",
@@ -129,68 +137,111 @@ impl Yielded {
     }
 }
 
-/// A bound on what a client or an upstream may do, and that one of them met.
+/// What kept a destination from being gone to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bound {
-    /// The chunk extensions in a request's body.
-    ChunkExtensions,
-    /// The number of fields in a request's head.
-    Fields,
-    /// Connections of clients in all.
-    Clients,
-    /// Connections of clients from one address.
-    ClientsPerAddress,
-    /// The time that TLS with a client took, and the header of the PROXY protocol before it.
-    HandshakeTime,
-    /// The size of a request's head.
-    HeadSize,
-    /// The time that a request's head took.
-    HeadTime,
-    /// What a client may do to streams of HTTP/2, resets most of all.
-    Http2Calm,
-    /// The interim responses (1xx) to one request.
-    Interim,
-    /// Open files.
-    OpenFiles,
-    /// The length of a request line.
-    RequestLine,
-    /// The size of a request's trailer section.
-    Trailers,
+pub(crate) enum Barred {
+    /// The ports to which there may be tunnels.
+    ConnectPort,
+    /// No rule allows it, and what no rule allows is denied.
+    Default,
+    /// A rule that denies.
+    DenyRule,
+    /// It is this machine, its link, or a cloud's word to its machines.
+    Local,
+    /// It is this proxy.
+    Loop,
+    /// It is not globally reachable.
+    NotPublic,
 }
 
-impl Bound {
-    const ALL: [Self; 12] = [
-        Self::ChunkExtensions,
-        Self::Fields,
-        Self::Clients,
-        Self::ClientsPerAddress,
-        Self::HandshakeTime,
-        Self::HeadSize,
-        Self::HeadTime,
-        Self::Http2Calm,
-        Self::Interim,
-        Self::OpenFiles,
-        Self::RequestLine,
-        Self::Trailers,
+impl Barred {
+    const ALL: [Self; 6] = [
+        Self::ConnectPort,
+        Self::Default,
+        Self::DenyRule,
+        Self::Local,
+        Self::Loop,
+        Self::NotPublic,
     ];
 
-    /// The word for metrics.
+    /// The word for metrics and the log.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::ChunkExtensions => "chunk_extensions",
-            Self::Clients => "clients",
-            Self::ClientsPerAddress => "clients_per_address",
-            Self::Fields => "fields",
-            Self::HandshakeTime => "handshake_time",
-            Self::HeadSize => "head_size",
-            Self::HeadTime => "head_time",
-            Self::Http2Calm => "http2_calm",
-            Self::Interim => "interim",
-            Self::OpenFiles => "open_files",
-            Self::RequestLine => "request_line",
-            Self::Trailers => "trailers",
+            Self::ConnectPort => "connect_port",
+            Self::Default => "default",
+            Self::DenyRule => "deny",
+            Self::Local => "local",
+            Self::Loop => "loop",
+            Self::NotPublic => "not_public",
         }
     }
+}
+
+/// The bounds on what a client or an upstream may do, each with its word for metrics.
+macro_rules! bounds {
+    ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
+        /// A bound on what a client or an upstream may do, and that one of them met.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Bound { $($(#[$doc])* $name,)* }
+
+        impl Bound {
+            const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The word for metrics.
+            pub(crate) fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+        }
+    };
+}
+
+bounds! {
+    /// Passwords that wait to be verified.
+    AuthQueue = "auth_queue";
+    /// The silence within a response's body.
+    BodyIdle = "body_idle";
+    /// The chunk extensions in a request's body.
+    ChunkExtensions = "chunk_extensions";
+    /// Connections of clients in all.
+    Clients = "clients";
+    /// Connections of clients from one address.
+    ClientsPerAddress = "clients_per_address";
+    /// The time that connecting took.
+    ConnectTime = "connect_time";
+    /// The number of addresses of a name.
+    DnsAddresses = "dns_addresses";
+    /// The time that a look-up took.
+    DnsTime = "dns_time";
+    /// The number of fields in a request's head.
+    Fields = "fields";
+    /// The time that TLS with a client took, and the header of the PROXY protocol before it.
+    HandshakeTime = "handshake_time";
+    /// The size of a request's head.
+    HeadSize = "head_size";
+    /// The time that a request's head took.
+    HeadTime = "head_time";
+    /// What a client may do to streams of HTTP/2, resets most of all.
+    Http2Calm = "http2_calm";
+    /// The interim responses (1xx) to one request.
+    Interim = "interim";
+    /// Open files.
+    OpenFiles = "open_files";
+    /// The length of a request line.
+    RequestLine = "request_line";
+    /// The chunk extensions in a response's body.
+    ResponseExtensions = "response_chunk_extensions";
+    /// The number of fields in a response's head.
+    ResponseFields = "response_fields";
+    /// The size of a response's head.
+    ResponseHead = "response_head";
+    /// The time that a response's head took.
+    ResponseTime = "response_time";
+    /// The size of a response's trailer section.
+    ResponseTrailers = "response_trailers";
+    /// The time that a TLS handshake with an upstream took.
+    TlsTime = "tls_time";
+    /// The size of a request's trailer section.
+    Trailers = "trailers";
 }
 
 /// Upper bounds of the buckets of dial times, in microseconds: 1 ms to 60 s.
@@ -206,6 +257,10 @@ fn bucket(bounds: &[u64], took: Duration) -> (usize, u64) {
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     (bounds.partition_point(|bound| *bound < micros), micros)
 }
+
+/// Names that one thread counts by; the rest is [`OTHERS`].
+const NAMES: usize = 1000;
+const OTHERS: &str = "(other)";
 
 /// The classes `1xx` to `5xx`.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -225,10 +280,13 @@ pub(crate) struct Cells {
     unparked: Cell,
     yielded: [Cell; Yielded::ALL.len()],
     bounded: [Cell; Bound::ALL.len()],
+    barred: [Cell; Barred::ALL.len()],
     handshakes: [Cell; 2],
     dials: [Cell; DialResult::ALL.len()],
     dial_micros: Cell,
     dial_buckets: [Cell; DIAL_BOUNDS.len() + 1],
+    /// By name. PERF: locked by this thread alone, but for when somebody looks.
+    identities: Mutex<HashMap<Arc<str>, u64>>,
 }
 
 impl Cells {
@@ -286,6 +344,22 @@ impl Cells {
         self.yielded[what as usize].add(1);
     }
 
+    /// Somebody who is known by name asked for something.
+    pub(crate) fn asked_by(&self, name: &Arc<str>) {
+        let mut names = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = names.get_mut(name) {
+            *count += 1;
+            return;
+        }
+        let name = if names.len() < NAMES { Arc::clone(name) } else { OTHERS.into() };
+        *names.entry(name).or_default() += 1;
+    }
+
+    /// A destination was not gone to.
+    pub(crate) fn barred(&self, what: Barred) {
+        self.barred[what as usize].add(1);
+    }
+
     /// A client's TLS handshake has ended, well or not.
     pub(crate) fn shook_hands(&self, well: bool) {
         self.handshakes[usize::from(well)].add(1);
@@ -311,8 +385,10 @@ struct Redis {
 pub struct Metrics {
     threads: Box<[Arc<Cells>]>,
     /// Reloads of the TLS files: those that failed, and the others.
-    reloads: [AtomicU64; 2],
+    tls_reloads: [AtomicU64; 2],
     redis: Option<Redis>,
+    /// The same of the users file.
+    users_reloads: [AtomicU64; 2],
 }
 
 impl Metrics {
@@ -320,8 +396,9 @@ impl Metrics {
     pub fn new(threads: usize, shared: bool) -> Self {
         Self {
             threads: (0..threads.max(1)).map(|_| Arc::default()).collect(),
-            reloads: Default::default(),
+            tls_reloads: Default::default(),
             redis: shared.then(Redis::default),
+            users_reloads: Default::default(),
         }
     }
 
@@ -332,7 +409,7 @@ impl Metrics {
 
     /// The TLS files had changed and were read again, well or not.
     pub(crate) fn tls_reloaded(&self, well: bool) {
-        self.reloads[usize::from(well)].fetch_add(1, Relaxed);
+        self.tls_reloads[usize::from(well)].fetch_add(1, Relaxed);
     }
 
     /// A call to Redis was answered after `took`.
@@ -349,6 +426,22 @@ impl Metrics {
         if let Some(redis) = &self.redis {
             redis.errors.fetch_add(1, Relaxed);
         }
+    }
+
+    /// The users file had changed, and was taken over if it was `good`.
+    pub(crate) fn users_reloaded(&self, good: bool) {
+        self.users_reloads[usize::from(good)].fetch_add(1, Relaxed);
+    }
+
+    fn names(&self) -> BTreeMap<Arc<str>, u64> {
+        let mut all = BTreeMap::new();
+        for cells in &self.threads {
+            let names = cells.identities.lock().unwrap_or_else(PoisonError::into_inner);
+            for (name, count) in &*names {
+                *all.entry(Arc::clone(name)).or_default() += count;
+            }
+        }
+        all
     }
 
     fn sum(&self, cell: impl Fn(&Cells) -> &Cell) -> u64 {
@@ -458,8 +551,34 @@ impl Collector for Metrics {
         let mut family =
             encoder.encode_descriptor("narrows_bounds_met", help, None, MetricType::Counter)?;
         for what in Bound::ALL {
-            let n = self.sum(|cells| &cells.bounded[what as usize]);
+            let n = self.sum(|cells| &cells.bounded[*what as usize]);
             counter(&mut family, &[("bound", what.as_str())], n)?;
+        }
+
+        let help = "Destinations that were not gone to, by what forbids it";
+        let mut family =
+            encoder.encode_descriptor("narrows_egress_denied", help, None, MetricType::Counter)?;
+        for what in Barred::ALL {
+            let n = self.sum(|cells| &cells.barred[what as usize]);
+            counter(&mut family, &[("rule", what.as_str())], n)?;
+        }
+
+        let help = "Requests of those who are known by name";
+        let mut family = encoder.encode_descriptor(
+            "narrows_identity_requests",
+            help,
+            None,
+            MetricType::Counter,
+        )?;
+        for (name, n) in self.names() {
+            counter(&mut family, &[("identity", &*name)], n)?;
+        }
+
+        let help = "Changes of the users file: taken over, or wrong and without effect";
+        let mut family =
+            encoder.encode_descriptor("narrows_users_reloads", help, None, MetricType::Counter)?;
+        for (result, n) in [("failed", &self.users_reloads[0]), ("ok", &self.users_reloads[1])] {
+            counter(&mut family, &[("result", result)], n.load(Relaxed))?;
         }
 
         let results = ["failed", "ok"];
@@ -473,7 +592,7 @@ impl Collector for Metrics {
         let help = "Reloads of the TLS files that had changed, by result";
         let mut family =
             encoder.encode_descriptor("narrows_tls_reloads", help, None, MetricType::Counter)?;
-        for (reloads, result) in self.reloads.iter().zip(results) {
+        for (reloads, result) in self.tls_reloads.iter().zip(results) {
             counter(&mut family, &[("result", result)], reloads.load(Relaxed))?;
         }
 
@@ -585,12 +704,40 @@ mod tests {
     }
 
     #[test]
+    fn names_are_counted_up_to_a_bound() {
+        let metrics = Arc::new(Metrics::new(2, false));
+        for thread in 0..2 {
+            metrics.thread(thread).asked_by(&"a \"b\"\n".into());
+        }
+        for number in 0..NAMES + 4 {
+            metrics.thread(0).asked_by(&number.to_string().into());
+        }
+        metrics.users_reloaded(false);
+        let text = text(&metrics);
+        for line in [
+            r#"narrows_identity_requests_total{identity="a \"b\"\n"} 2"#,
+            r#"narrows_identity_requests_total{identity="(other)"} 5"#,
+            r#"narrows_users_reloads_total{result="failed"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+        let names = text.lines().filter(|line| line.starts_with("narrows_identity_requests_total"));
+        assert_eq!(names.count(), NAMES + 1);
+    }
+
+    #[test]
     fn every_variant_has_its_own_cell() {
         for (index, result) in DialResult::ALL.into_iter().enumerate() {
             assert_eq!(result as usize, index);
         }
         for (index, route) in Route::ALL.into_iter().enumerate() {
             assert_eq!(route as usize, index);
+        }
+        for (index, what) in Barred::ALL.into_iter().enumerate() {
+            assert_eq!(what as usize, index);
+        }
+        for (index, what) in Bound::ALL.into_iter().enumerate() {
+            assert_eq!(*what as usize, index);
         }
         for (index, what) in Yielded::ALL.into_iter().enumerate() {
             assert_eq!(what as usize, index);

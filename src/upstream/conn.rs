@@ -11,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
@@ -27,9 +28,11 @@ use tokio_rustls::client::TlsStream;
 use super::idle::Parked;
 use super::pool::Pool;
 use crate::base::clock;
+use crate::base::identity::Identity;
 use crate::base::socket;
 use crate::limit::Permit;
 use crate::limit::Seat;
+use crate::limit::Share;
 
 /// The bytes' way: plain, or through TLS that narrows originates.
 #[derive(Debug)]
@@ -67,6 +70,8 @@ impl Tally {
 /// What the debug log tells when a connection closes; kept only if that is written.
 struct Story {
     client: SocketAddr,
+    /// Of whom it was opened for.
+    identity: Option<Arc<str>>,
     opened: Instant,
 }
 
@@ -75,20 +80,33 @@ impl Conn {
         socket: Socket,
         permit: Permit,
         client: SocketAddr,
+        identity: &Identity,
         address: SocketAddr,
         waited: Duration,
     ) -> Self {
         let story = tracing::enabled!(tracing::Level::DEBUG).then(|| {
             let (in_use, limit) = permit.occupancy();
             let host = permit.key().as_str();
-            tracing::debug!(host, in_use, limit, %client, %address, "connection opened");
-            Box::new(Story { client, opened: clock::now() })
+            let name = identity.name().map(Arc::clone);
+            let identity = name.as_deref();
+            tracing::debug!(host, in_use, limit, %client, identity, %address, "connection opened");
+            Box::new(Story { client, identity: name, opened: clock::now() })
         });
         Self { socket, ended: false, tally: Rc::default(), story, waited, permit, parked: None }
     }
 
     pub(crate) fn seat(&self) -> Seat {
         self.permit.seat()
+    }
+
+    /// Takes out what its user may have of the host: a line is lent to one user after the other.
+    pub(crate) fn take_share(&mut self) -> Option<Box<Share>> {
+        self.permit.take_share()
+    }
+
+    /// Puts that back: nobody else will use the connection.
+    pub(crate) fn set_share(&mut self, share: Option<Box<Share>>) {
+        self.permit.set_share(share);
     }
 
     /// How long its slot was waited for.
@@ -170,11 +188,13 @@ impl Drop for Conn {
         if let Some(story) = &self.story {
             let (in_use, limit) = self.permit.occupancy();
             let (in_use, client) = (in_use.saturating_sub(1), story.client);
+            let identity = story.identity.as_deref();
             let host = self.permit.key().as_str();
             let (sent, received) = (self.tally.sent.get(), self.tally.received.get());
             let duration = clock::now() - story.opened;
             tracing::debug!(
-                host, in_use, limit, %client, sent, received, ?duration, "connection closed"
+                host, in_use, limit, %client, identity, sent, received, ?duration,
+                "connection closed"
             );
         }
     }

@@ -14,10 +14,14 @@ use futures_util::stream::FuturesUnordered;
 use thiserror::Error;
 use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
+use super::Bounds;
 use super::Settings;
 use super::conn::Conn;
 use super::conn::Socket;
+use super::egress::Denied;
+use super::egress::Egress;
 use super::resolve::Lookup;
 use super::resolve::ResolveError;
 use super::tls::Tls;
@@ -30,6 +34,8 @@ use crate::limit::Patience;
 use crate::limit::Permit;
 use crate::limit::Reason;
 use crate::limit::Refused;
+use crate::limit::Share;
+use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Cells;
 use crate::telemetry::metrics::DialResult;
 
@@ -39,6 +45,9 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Why there is no connection.
 #[derive(Debug, Error)]
 pub enum DialError {
+    /// It is not gone to.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// No slot.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -59,6 +68,9 @@ pub enum DialError {
     /// TLS failed.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// TLS did not come about in time.
+    #[error("no TLS within {0:?}")]
+    TlsTimedOut(Duration),
 }
 
 impl DialError {
@@ -66,24 +78,42 @@ impl DialError {
     pub(crate) fn waited(&self) -> Duration {
         match self {
             Self::Refused(refused) => refused.waited,
-            Self::Connect { .. } | Self::Resolve(_) | Self::TimedOut(_) | Self::Tls(_) => {
-                Duration::ZERO
-            }
+            Self::Connect { .. }
+            | Self::Denied(_)
+            | Self::Resolve(_)
+            | Self::TimedOut(_)
+            | Self::Tls(_)
+            | Self::TlsTimedOut(_) => Duration::ZERO,
         }
     }
 
     fn result(&self) -> Option<DialResult> {
         Some(match self {
-            Self::Refused(_) => return None,
+            Self::Refused(_) | Self::Denied(Denied::Host | Denied::Port) => return None,
+            Self::Denied(Denied::Address | Denied::Loop) => DialResult::Prohibited,
             Self::Resolve(ResolveError::Failed(_)) => DialResult::DnsError,
             Self::Resolve(ResolveError::TimedOut(_)) => DialResult::DnsTimeout,
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
                 DialResult::Refused
             }
             Self::Connect { .. } => DialResult::Unreachable,
-            Self::TimedOut(_) => DialResult::Timeout,
+            Self::TimedOut(_) | Self::TlsTimedOut(_) => DialResult::Timeout,
             Self::Tls(_) => DialResult::Tls,
         })
+    }
+
+    /// The bound that was met, if it was one.
+    fn bound(&self) -> Option<Bound> {
+        match self {
+            Self::Resolve(ResolveError::TimedOut(_)) => Some(Bound::DnsTime),
+            Self::TimedOut(_) => Some(Bound::ConnectTime),
+            Self::TlsTimedOut(_) => Some(Bound::TlsTime),
+            Self::Connect { .. }
+            | Self::Denied(_)
+            | Self::Refused(_)
+            | Self::Resolve(ResolveError::Failed(_))
+            | Self::Tls(_) => None,
+        }
     }
 }
 
@@ -91,8 +121,10 @@ impl DialError {
 pub(crate) struct Dialer {
     limiter: Limiter,
     lookup: Lookup,
+    egress: Egress,
     tls: Tls,
     connect_timeout: Duration,
+    bounds: Bounds,
     cells: Arc<Cells>,
 }
 
@@ -116,15 +148,44 @@ impl Dialer {
     ) -> io::Result<Self> {
         let pinned = settings.pinned.clone();
         let lookup = Lookup::new(&settings.resolver, pinned, settings.dns_timeout)?;
-        let connect_timeout = settings.connect_timeout;
-        Ok(Self { limiter, lookup, tls, connect_timeout, cells })
+        let egress = Egress::new(settings.egress.clone(), Arc::clone(&cells));
+        let (connect_timeout, bounds) = (settings.connect_timeout, settings.bounds);
+        Ok(Self { limiter, lookup, egress, tls, connect_timeout, bounds, cells })
+    }
+
+    /// Whether a tunnel may be asked for.
+    pub(crate) fn tunnel(&self, errand: Errand<'_>) -> Result<(), DialError> {
+        Ok(self.egress.tunnel(errand)?)
     }
 
     /// Takes a slot, finds the addresses, connects to one of them, puts TLS on it if asked.
     pub(crate) async fn connect(&self, errand: Errand<'_>) -> Result<Conn, DialError> {
+        self.egress.ask(errand)?;
         let asked = clock::now();
+        let share = self.share(errand).await?;
+        self.connect_with(share, errand, asked).await
+    }
+
+    /// Whether anybody may have to have a share.
+    pub(crate) fn has_shares(&self) -> bool {
+        self.limiter.has_shares()
+    }
+
+    /// What whoever asks may have of the host, if that is limited: to be taken first.
+    pub(crate) async fn share(&self, errand: Errand<'_>) -> Result<Option<Box<Share>>, DialError> {
         let key = errand.authority.key();
-        let permit = self.limiter.acquire_as(key, errand.patience, errand.identity).await?;
+        Ok(self.limiter.share(key, errand.patience, errand.identity).await?)
+    }
+
+    /// The same as [`Dialer::connect`] for who has a share, and has waited since `asked`.
+    pub(crate) async fn connect_with(
+        &self,
+        share: Option<Box<Share>>,
+        errand: Errand<'_>,
+        asked: Instant,
+    ) -> Result<Conn, DialError> {
+        let Errand { authority, patience, identity, .. } = errand;
+        let permit = self.limiter.acquire_with(share, authority.key(), patience, identity).await?;
         let started = clock::now();
         let mut left = Unfinished { cells: &self.cells, started, done: false };
         let result = self.open(errand, permit, started - asked).await;
@@ -132,6 +193,9 @@ impl Dialer {
         let told = result.as_ref().map_or_else(DialError::result, |_| Some(DialResult::Ok));
         if let Some(told) = told {
             self.cells.dialled(told, clock::now() - started);
+        }
+        if let Some(bound) = result.as_ref().err().and_then(DialError::bound) {
+            self.cells.bounded(bound);
         }
         result
     }
@@ -142,7 +206,13 @@ impl Dialer {
         permit: Permit,
         waited: Duration,
     ) -> Result<Conn, DialError> {
-        let addresses = self.lookup.addresses(errand.authority).await?;
+        let mut found = self.lookup.addresses(errand.authority).await?;
+        if found.len() > self.bounds.addresses {
+            self.cells.bounded(Bound::DnsAddresses);
+            found.truncate(self.bounds.addresses);
+        }
+        // SECURITY: from here on nothing is looked up; what is judged is what is dialled.
+        let addresses = self.egress.admit(errand, found)?;
         let timeout = self.connect_timeout;
         let (stream, permit, address) = if let [address] = addresses[..] {
             let attempt = self.attempt(address, permit, timeout);
@@ -156,14 +226,15 @@ impl Dialer {
         };
         let socket = if errand.tls {
             let handshake = self.tls.handshake(errand.authority.host(), stream);
+            let timeout = self.bounds.tls_timeout;
             match tokio::time::timeout(timeout, handshake).await {
                 Ok(stream) => Socket::Tls(Box::new(stream?)),
-                Err(_elapsed) => return Err(DialError::TimedOut(timeout)),
+                Err(_elapsed) => return Err(DialError::TlsTimedOut(timeout)),
             }
         } else {
             Socket::Plain(stream)
         };
-        Ok(Conn::new(socket, permit, errand.client, address, waited))
+        Ok(Conn::new(socket, permit, errand.client, errand.identity, address, waited))
     }
 
     /// Tries the addresses in order, the next one beside the last after [`ATTEMPT_DELAY`] if a
@@ -225,7 +296,8 @@ impl Dialer {
             let (in_use, limit) = permit.occupancy();
             let host = permit.key().clone();
             let reason = Reason::Away;
-            let refused = Refused { host, reason, in_use, limit, waited: Duration::ZERO };
+            let (waited, identity) = (Duration::ZERO, None);
+            let refused = Refused { host, reason, in_use, limit, waited, identity };
             return Err((refused.into(), permit));
         }
         match tokio::time::timeout(time, connect(address)).await {
@@ -246,7 +318,7 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 /// Counts a dial that was dropped before it ended.
 struct Unfinished<'a> {
     cells: &'a Cells,
-    started: tokio::time::Instant,
+    started: Instant,
     done: bool,
 }
 

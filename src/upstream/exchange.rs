@@ -20,8 +20,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use http::Method;
 use http::Request;
 use http::Response;
+use http::header;
 use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
@@ -35,14 +37,24 @@ use super::conn::Conn;
 use super::conn::Tally;
 use super::pool::Pool;
 use super::pool::PoolKey;
+use super::screen::Bounds;
+use super::screen::Brief;
+use super::screen::Expected;
+use super::screen::Fault;
+use super::screen::Screened;
 use super::source::Source;
 use super::source::SourceError;
 use crate::base::clock::Pulse;
 use crate::limit::Seat;
+use crate::limit::Share;
+use crate::telemetry::metrics::Bound;
 
 /// How long a request's body waits for the upstream's 100 before it is sent all the same
 /// (RFC 9110 §10.1.1).
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Fields that hyper has room for without being told.
+const HYPER_FIELDS: usize = 100;
 
 /// Why there is no response.
 #[derive(Debug, Error)]
@@ -50,7 +62,10 @@ pub enum ExchangeError {
     /// The connection ended before the response's head was complete.
     #[error("the upstream closed the connection before its response")]
     Closed,
-    /// What came is no HTTP/1.1 response.
+    /// What came is no sound response, or more of one than is allowed.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// What came is no HTTP/1.1 response, as hyper says.
     #[error("{0}")]
     Malformed(String),
     /// The client's request body failed.
@@ -59,6 +74,20 @@ pub enum ExchangeError {
     /// The head of the response did not come in time.
     #[error("no response within {0:?}")]
     TimedOut(Duration),
+    /// It switched to a protocol that is not among those that were asked for.
+    #[error("the upstream switched to another protocol than it was asked for")]
+    Upgrade,
+}
+
+impl ExchangeError {
+    /// The bound that was met, if it was one.
+    pub(crate) fn bound(&self) -> Option<Bound> {
+        match self {
+            Self::Fault(fault) => fault.bound(),
+            Self::TimedOut(_) => Some(Bound::ResponseTime),
+            Self::Closed | Self::Malformed(_) | Self::Request | Self::Upgrade => None,
+        }
+    }
 }
 
 /// A failed exchange, and the request if none of it can have left.
@@ -76,7 +105,8 @@ pub(crate) struct Line(Box<Halves>);
 
 struct Halves {
     sender: http1::SendRequest<RequestBody>,
-    driver: http1::Connection<TokioIo<Conn>, RequestBody>,
+    driver: http1::Connection<TokioIo<Screened>, RequestBody>,
+    brief: Rc<Brief>,
     seat: Seat,
     tally: Rc<Tally>,
     stir: Arc<Stir>,
@@ -84,6 +114,8 @@ struct Halves {
     waker: Waker,
     /// hyper's part has ended, and must not be driven on.
     over: bool,
+    /// Of whoever has a request on it. Behind the driver, which has the socket.
+    share: Option<Box<Share>>,
 }
 
 /// Turns per poll in which a line may wake itself.
@@ -141,21 +173,31 @@ impl Stir {
 }
 
 impl Line {
-    pub(crate) async fn new(conn: Conn) -> Result<Self, ExchangeError> {
-        let (seat, tally) = (conn.seat(), conn.tally());
-        let (sender, driver) = http1::Builder::new()
-            .preserve_header_case(true)
-            .title_case_headers(true)
-            .handshake(TokioIo::new(conn))
+    pub(crate) async fn new(mut conn: Conn, bounds: Bounds) -> Result<Self, ExchangeError> {
+        let (seat, tally, share) = (conn.seat(), conn.tally(), conn.take_share());
+        let (screened, brief) = Screened::new(conn, bounds);
+        let mut builder = http1::Builder::new();
+        builder.preserve_header_case(true).title_case_headers(true);
+        if bounds.fields > HYPER_FIELDS {
+            builder.max_headers(bounds.fields);
+        }
+        let (sender, driver) = builder
+            .handshake(TokioIo::new(screened))
             .await
             .map_err(|error| ExchangeError::Malformed(error.to_string()))?;
         let stir = Arc::<Stir>::default();
         let waker = Waker::from(Arc::clone(&stir));
-        Ok(Self(Box::new(Halves { sender, driver, seat, tally, stir, waker, over: false })))
+        let over = false;
+        Ok(Self(Box::new(Halves { sender, driver, brief, seat, tally, stir, waker, over, share })))
     }
 
     pub(crate) fn seat(&self) -> &Seat {
         &self.0.seat
+    }
+
+    /// Whoever has it now holds this of the host; what the one before held is given back.
+    pub(crate) fn lend(&mut self, share: Option<Box<Share>>) {
+        self.0.share = share;
     }
 
     /// Whether something has happened on the line since this was asked last.
@@ -174,7 +216,12 @@ impl Line {
         let stir = Arc::clone(&self.0.stir);
         stir.target.register(watcher);
         stir.during(|| self.drive());
-        self.0.over
+        self.0.over || self.0.brief.fault().is_some()
+    }
+
+    /// What was wrong with what came, if anything was.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.0.brief.fault()
     }
 
     /// Drives hyper's part on. How it ends is told to whoever waits for its answer or its body.
@@ -200,6 +247,10 @@ impl Line {
     ) -> Result<(Response<Incoming>, Self), Failed> {
         let before = self.0.tally.received.get();
         pulse.beat();
+        self.0.brief.expect(Expected::new(
+            *request.method() == Method::HEAD,
+            request.headers().contains_key(header::UPGRADE),
+        ));
         let stir = Arc::clone(&self.0.stir);
         let result = {
             let sent = stir.during(|| self.0.sender.try_send_request(request));
@@ -222,7 +273,13 @@ impl Line {
             Ok(Ok(response)) => Ok((response, self)),
             Ok(Err(mut failed)) => {
                 let unsent = failed.take_message();
-                Err(Failed { error: failed.into_error().into(), unsent, silent })
+                let error = match self.fault() {
+                    // Before the request was: as if the connection had ended.
+                    Some(Fault::Unsolicited) => ExchangeError::Closed,
+                    Some(fault) => fault.into(),
+                    None => failed.into_error().into(),
+                };
+                Err(Failed { error, unsent, silent })
             }
             Err(()) => {
                 let error = ExchangeError::TimedOut(timeout);
@@ -239,7 +296,9 @@ impl Line {
             let _ended = std::future::poll_fn(|cx| self.0.driver.poll_without_shutdown(cx)).await;
         }
         let parts = self.0.driver.into_parts();
-        (parts.io.into_inner(), parts.read_buf)
+        let (mut conn, early) = parts.io.into_inner().into_parts(parts.read_buf);
+        conn.set_share(self.0.share);
+        (conn, early)
     }
 }
 
@@ -418,13 +477,18 @@ impl Body for ResponseBody {
             None => Pin::new(incoming).poll_frame(cx),
         };
         match frame {
-            Poll::Pending => this
-                .pulse
-                .poll_silent(cx, this.idle_timeout)
-                .map(|()| Some(Err(BodyError::Silent(this.idle_timeout)))),
+            Poll::Pending => this.pulse.poll_silent(cx, this.idle_timeout).map(|()| {
+                this.pool.note_bounded(Bound::BodyIdle);
+                Some(Err(BodyError::Silent(this.idle_timeout)))
+            }),
             Poll::Ready(frame) => {
                 this.pulse.beat();
                 this.over = frame.is_none();
+                if let Some(Err(_)) = &frame
+                    && let Some(bound) = this.line.as_ref().and_then(|line| line.fault()?.bound())
+                {
+                    this.pool.note_bounded(bound);
+                }
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
             }
         }

@@ -2,10 +2,12 @@
 
 pub(crate) mod conn;
 pub(crate) mod dial;
+pub mod egress;
 pub(crate) mod exchange;
 pub(crate) mod idle;
 pub(crate) mod pool;
 pub(crate) mod resolve;
+pub(crate) mod screen;
 pub(crate) mod source;
 pub(crate) mod tls;
 
@@ -34,6 +36,7 @@ use self::exchange::ResponseBody;
 use self::pool::Pool;
 use self::pool::PoolKey;
 use self::tls::Tls;
+use crate::base::clock;
 use crate::base::clock::Pulse;
 use crate::limit::Limiter;
 use crate::telemetry::metrics::Cells;
@@ -82,8 +85,23 @@ pub struct Settings {
     pub resolver: Resolver,
     /// Names that are not looked up.
     pub pinned: Vec<Pinned>,
+    /// What upstreams may do to us.
+    pub bounds: Bounds,
+    /// Where it may go.
+    pub egress: egress::Settings,
     /// PEM files of certificate authorities trusted beside the system's.
     pub authorities: Vec<PathBuf>,
+}
+
+/// How far upstreams are let go, beside the times above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// For a TLS handshake.
+    pub tls_timeout: Duration,
+    /// Addresses of a name that are tried, at least one; further ones are left.
+    pub addresses: usize,
+    /// Of responses.
+    pub responses: screen::Bounds,
 }
 
 /// The far side as one thread sees it.
@@ -148,6 +166,7 @@ impl Upstream {
 
     /// A connection of its own, for a tunnel.
     pub(crate) async fn connect(&self, errand: Errand<'_>) -> Result<Conn, DialError> {
+        self.dialer.tunnel(errand)?;
         self.dialer.connect(errand).await
     }
 
@@ -162,32 +181,53 @@ impl Upstream {
         mut request: Request<RequestBody>,
         pulse: &Rc<Pulse>,
     ) -> Result<Sent, SendError> {
-        let key = PoolKey { tls: errand.tls, authority: errand.authority.clone() };
+        let inside = egress::is_inside(errand.client);
+        let key = PoolKey { tls: errand.tls, inside, authority: errand.authority.clone() };
         let safe = request.method().is_safe();
         let fresh = if safe { self.settings.pool_idle } else { UNSAFE_IDLE };
         let timeout = self.settings.response_timeout;
-        if let Some(line) = self.pool.take(&key, fresh) {
+        let mut own = None;
+        let asked = clock::now();
+        if self.dialer.has_shares() {
+            // Before a kept connection is taken: while this waits, others may use that.
+            own = Box::pin(self.dialer.share(errand)).await?;
+        }
+        if let Some(mut line) = self.pool.take(&key, fresh) {
             self.cells.reused();
+            let waited = if own.is_some() { clock::now() - asked } else { Duration::ZERO };
+            line.lend(own.take());
             let spare = spare(&request);
             match line.exchange(request, pulse, timeout).await {
                 Ok((response, line)) => {
                     let response = self.carry(response, line, key, pulse);
-                    return Ok(Sent { response, reused: true, waited: Duration::ZERO });
+                    return Ok(Sent { response, reused: true, waited });
                 }
                 Err(Failed { error, unsent, silent }) => {
                     let spare = spare.filter(|_| silent && matches!(error, ExchangeError::Closed));
-                    let Some(again) = unsent.or(spare) else { return Err(error.into()) };
+                    let Some(again) = unsent.or(spare) else { return Err(self.give_up(error)) };
                     request = again;
                 }
             }
         }
         // PERF: boxed, so that a request on a kept connection does not carry the room for a dial.
-        let conn = Box::pin(self.dialer.connect(errand)).await?;
+        let conn = match own {
+            Some(share) => Box::pin(self.dialer.connect_with(Some(share), errand, asked)).await?,
+            None => Box::pin(self.dialer.connect(errand)).await?,
+        };
         let waited = conn.waited();
-        let line = Line::new(conn).await?;
-        let (response, line) =
-            line.exchange(request, pulse, timeout).await.map_err(|failed| failed.error)?;
+        let line = Line::new(conn, self.settings.bounds.responses).await?;
+        let (response, line) = line
+            .exchange(request, pulse, timeout)
+            .await
+            .map_err(|failed| self.give_up(failed.error))?;
         Ok(Sent { response: self.carry(response, line, key, pulse), reused: false, waited })
+    }
+
+    fn give_up(&self, error: ExchangeError) -> SendError {
+        if let Some(bound) = error.bound() {
+            self.cells.bounded(bound);
+        }
+        error.into()
     }
 
     fn carry(

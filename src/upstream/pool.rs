@@ -25,6 +25,7 @@ use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::limit::Reclaim;
 use crate::limit::Seat;
+use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Cells;
 use crate::telemetry::metrics::Yielded;
 
@@ -32,6 +33,8 @@ use crate::telemetry::metrics::Yielded;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PoolKey {
     pub(crate) tls: bool,
+    /// SECURITY: whether the client that it was dialled for is on loopback, and so may reach more.
+    pub(crate) inside: bool,
     pub(crate) authority: Authority,
 }
 
@@ -105,6 +108,8 @@ impl Pool {
             line.end();
             return;
         }
+        // It is nobody's until somebody takes it.
+        line.lend(None);
         let idle = Idle { line, since: clock::now() };
         self.note_parked(idle.line.seat(), idle.since);
         self.cells.parked();
@@ -113,6 +118,11 @@ impl Pool {
         if !self.watching.get() {
             self.watcher.borrow().wake_by_ref();
         }
+    }
+
+    /// An upstream met a bound while its response was on its way.
+    pub(crate) fn note_bounded(&self, what: Bound) {
+        self.cells.bounded(what);
     }
 
     /// Closes all.

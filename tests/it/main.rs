@@ -14,10 +14,12 @@
 
 mod support;
 
+mod access;
 mod admin;
 mod bench;
 mod clients;
 mod deployments;
+mod egress;
 mod faults;
 mod fleet;
 mod floors;
@@ -25,14 +27,17 @@ mod forward;
 mod http2;
 mod idle;
 mod limit;
+mod listen;
 mod logs;
 mod oracle;
 mod pool;
+mod resend;
 mod scripts;
 mod settings;
 mod standards;
 mod stop;
 mod table;
 mod tunnel;
+mod upstream_bounds;
 mod waiting;
 mod wire;

@@ -92,6 +92,8 @@ pub(crate) enum Entry {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asker<'a> {
     pub(crate) identity: &'a Identity,
+    /// Its turns among those who wait, at least 1.
+    pub(crate) weight: u32,
     /// Whether it has time.
     pub(crate) may_wait: bool,
     /// How many may have that.
@@ -180,6 +182,11 @@ impl Host {
         &self.key
     }
 
+    /// Whether it is what one identity may have of a host, and no host.
+    pub(crate) fn is_share(&self) -> bool {
+        self.key.as_share().is_some()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Numbers are whole at every point where a panic could happen under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -220,7 +227,7 @@ impl Host {
         }
         let (ticket, verdict) = oneshot::channel();
         state.hopes.join(hope);
-        let place = state.waiting.push(asker.identity, Waiter { hope, ticket });
+        let place = state.waiting.push(asker.identity, asker.weight, Waiter { hope, ticket });
         self.count_waiting(&state);
         due.speak = basis.is_shared() && state.list();
         Entry::Wait(Ticket { place, verdict }, due)

@@ -14,7 +14,8 @@ fn host() -> Host {
 
 /// Asks for a slot, to wait for one if it must.
 fn ask(host: &Host, basis: Basis, limit: Limit, may_wait: bool) -> Option<Ticket> {
-    let asker = Asker { identity: &Identity::Anonymous, may_wait, seats: 10 };
+    let identity = &Identity::Anonymous;
+    let asker = Asker { identity, weight: 1, may_wait, seats: 10 };
     match host.enter(basis, 0, || Ruling { limit, term: 7 }, asker) {
         Entry::Wait(ticket, _) => Some(ticket),
         Entry::Slot { .. } => None,

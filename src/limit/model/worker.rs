@@ -177,7 +177,8 @@ impl Worker {
     /// A request comes in.
     pub(super) fn enter(&mut self, now: Instant, rules: Rules) {
         let basis = self.basis(now, rules);
-        let asker = Asker { identity: &Identity::Anonymous, may_wait: rules.may_wait, seats: 10 };
+        let (identity, may_wait) = (&Identity::Anonymous, rules.may_wait);
+        let asker = Asker { identity, weight: 1, may_wait, seats: 10 };
         let ruling = Ruling { limit: rules.limit, term: 1 };
         let due = match self.host.enter(basis, 1, || ruling, asker) {
             Entry::Slot { speak } => Due::spoken(speak),

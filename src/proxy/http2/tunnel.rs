@@ -23,8 +23,10 @@ use super::Outcome;
 use super::Stream;
 use super::request;
 use super::wire::Wire;
+use crate::policy::access::Given;
 use crate::proxy::Thread;
 use crate::proxy::asker::Asker;
+use crate::proxy::front;
 use crate::proxy::head::Flaw;
 use crate::proxy::headers;
 use crate::proxy::reject::Reject;
@@ -52,7 +54,7 @@ pub(super) async fn serve(
     let head = Request::from_parts(head, ());
     let opened = match judge(thread, &head) {
         // Boxed, so that the tunnel does not keep the room for a dial.
-        Ok(()) => Box::pin(tunnel::open(thread, &asker, &mut line, wait)).await,
+        Ok(()) => Box::pin(admit_and_open(thread, &asker, &mut line, wait, &head)).await,
         Err(flaw) => Some(Err(Reject::Flaw(flaw))),
     };
     let reject = match opened {
@@ -78,6 +80,23 @@ pub(super) async fn serve(
     line.end(thread, status, Some(answer.error), (0, 0), "refused");
     request::refuse(&stream, answer);
     Outcome::Answered
+}
+
+/// The connection that the stream asks for, if whoever asks may; none if the client left.
+async fn admit_and_open(
+    thread: &Thread,
+    asker: &Asker,
+    line: &mut Line,
+    wait: Option<u64>,
+    head: &Request<()>,
+) -> Option<Result<Conn, Reject>> {
+    match front::admit(thread, asker, || Given::of(head.headers())).await? {
+        Ok(identity) => {
+            line.asked_by(&identity);
+            tunnel::open(thread, asker, line, wait, &identity).await
+        }
+        Err(reject) => Some(Err(reject)),
+    }
 }
 
 fn judge(thread: &Thread, head: &Request<()>) -> Result<(), Flaw> {

@@ -231,7 +231,7 @@ async fn protocols_switch_where_both_ends_want_it() {
             .own(502, "http_protocol_error"),
         ask("a switch to something else", "HTTP/1.1", "Connection: Upgrade\r\nUpgrade: echo\r\n")
             .origin_says(switching)
-            .own(502, "http_protocol_error"),
+            .own(502, "http_upgrade_failed"),
     ])
     .await;
 }
