@@ -4,12 +4,17 @@
 //! | cause | status | `Proxy-Status` error | also |
 //! | --- | --- | --- | --- |
 //! | a target that is no target | 400 | `http_request_error` | |
-//! | a malformed message | 400, 408, 431, 501, 505 | `http_request_error` | the connection closes |
-//! | a malformed request over HTTP/2 | 400, 431 | `http_request_error` | the other streams go on |
+//! | a malformed message | 400, 408, 414, 431, 501, 505 | `http_request_error` | the connection closes, or over HTTP/2 the stream |
+//! | a Max-Forwards that is no number | 400 | `http_request_error` | |
+//! | an expectation other than 100-continue | 417 | `http_request_error` | |
+//! | a request that has been here before | 502 | `proxy_loop_detected` | |
 //! | an origin-form request to the proxy port | 404 | `destination_not_found` | says how to use a proxy |
 //! | no user and password, or wrong ones | 407 | `http_request_error` | `Proxy-Authenticate` |
 //! | a client that may not use the proxy | 403 | `http_request_denied` | the connection closes |
 //! | more passwords to verify than may wait | 503 | `proxy_internal_error` | `Retry-After` |
+//! | plain HTTP on a port for TLS | 400 | `http_request_error` | in the clear; the connection closes |
+//! | as many clients as may be | 503 | `proxy_internal_response` | `Retry-After`; the connection closes |
+//! | as many from one address | 429 | `http_request_error` | `Retry-After`; the connection closes |
 //! | a host is at its limit, or what its asker may have of it | 503 (`--refuse-status`) | `connection_limit_reached` | `Retry-After`, telling reason phrase |
 //! | Redis is away, and the policy is to refuse | 503 | `proxy_internal_error` | `Retry-After` |
 //! | no address | 502, 504 when it took too long | `dns_error`, `dns_timeout` | |
@@ -23,8 +28,9 @@
 //! | a head that is too long | 502 | `http_response_header_section_size` | |
 //! | a transfer coding that is malformed, or not chunked | 502 | `http_response_transfer_coding` | |
 //! | trailers that are too long | 502 | `http_response_trailer_section_size` | |
-//! | another protocol than was asked for | 502 | `http_upgrade_failed` | |
+//! | an upgrade to another protocol than was asked for | 502 | `http_upgrade_failed` | |
 //! | not a response, or one that can be read in two ways | 502 | `http_protocol_error` | |
+//! | too many interim responses, or a 407, which is a proxy's to say | 502 | `http_protocol_error` | |
 //! | no response in time | 504 | `http_response_timeout` | |
 //!
 //! No other module chooses a status of our own. The README has this table too; a test compares
@@ -41,12 +47,12 @@ use http::StatusCode;
 use serde::Serialize;
 
 use super::head::Flaw;
-use super::http2::Fault;
 use super::status;
 use crate::base::authority::BadAuthority;
 use crate::base::clock;
 use crate::limit::Reason;
 use crate::limit::Refused;
+use crate::listen::bounds::Full;
 use crate::policy::access::Denied;
 use crate::telemetry::access::presentable;
 use crate::upstream::SendError;
@@ -63,11 +69,26 @@ const CHALLENGE: &str = r#"Basic realm="narrows", charset="UTF-8""#;
 /// Why narrows answers by itself.
 #[derive(Debug)]
 pub(crate) enum Reject {
-    BadTarget { target: String, why: BadAuthority },
+    BadTarget {
+        target: String,
+        why: BadAuthority,
+    },
     Denied(Denied),
     BadScheme,
-    Fault(Fault),
+    /// Plain HTTP where TLS is spoken.
+    ClearText,
+    /// Something other than 100-continue is expected (RFC 9110 §10.1.1).
+    Expectation,
     Flaw(Flaw),
+    /// An origin asks for credentials as only a proxy may (RFC 9110 §15.5.8).
+    ForeignProxy,
+    /// No room for another client.
+    Full(Full),
+    /// More interim responses than are allowed.
+    Interim,
+    /// Via has our name already (RFC 9110 §7.6.3).
+    Loop,
+    MaxForwards,
     NotForProxy,
     Send(SendError),
 }
@@ -135,9 +156,13 @@ struct Problem<'a> {
 }
 
 impl Reject {
-    /// Whether the connection is of no more use.
+    /// Whether the client's connection ends with the answer, because nobody can tell, or wants to
+    /// read, where the next request would begin.
     pub(crate) fn closes(&self) -> bool {
-        matches!(self, Self::Denied(Denied::Certificate | Denied::Network))
+        matches!(
+            self,
+            Self::Denied(Denied::Certificate | Denied::Network) | Self::Expectation | Self::Flaw(_)
+        )
     }
 
     /// The answer.
@@ -165,12 +190,48 @@ impl Reject {
                 "the target's scheme must be http or https".to_owned(),
             ),
             Self::Denied(denied) => return turned_away(*denied),
+            Self::Expectation => (
+                417,
+                "http_request_error",
+                "unknown expectation".to_owned(),
+                "the only expectation understood is 100-continue".to_owned(),
+            ),
+            Self::ClearText => (
+                400,
+                "http_request_error",
+                "this port speaks TLS".to_owned(),
+                "this is plain HTTP, and the port speaks TLS: the proxy's URL must begin with \
+                 https://"
+                    .to_owned(),
+            ),
+            Self::Full(full) => return no_room(*full),
             Self::Flaw(flaw) => {
                 (flaw.status(), "http_request_error", "bad request".to_owned(), flaw.to_string())
             }
-            Self::Fault(fault) => {
-                (fault.status(), "http_request_error", "bad request".to_owned(), fault.to_string())
-            }
+            Self::ForeignProxy => (
+                502,
+                "http_protocol_error",
+                "bad response".to_owned(),
+                "the upstream answered 407, as only a proxy may".to_owned(),
+            ),
+            Self::Interim => (
+                502,
+                "http_protocol_error",
+                "bad response".to_owned(),
+                "the upstream sent more interim responses (1xx) than are allowed".to_owned(),
+            ),
+            Self::Loop => (
+                502,
+                "proxy_loop_detected",
+                "proxy loop".to_owned(),
+                "the request has been through this proxy before: its name is in Via".to_owned(),
+            ),
+            Self::MaxForwards => (
+                400,
+                "http_request_error",
+                "bad request".to_owned(),
+                "Max-Forwards must be one decimal number".to_owned(),
+            ),
             Self::NotForProxy => (
                 404,
                 "destination_not_found",
@@ -244,6 +305,24 @@ fn turned_away(denied: Denied) -> Answer {
     Answer { challenge, ..answer }
 }
 
+fn no_room(full: Full) -> Answer {
+    let (status, error, title, detail) = match full {
+        Full::Clients | Full::Files => (
+            503,
+            "proxy_internal_response",
+            "too many clients",
+            "the proxy has as many connections of clients as it may have",
+        ),
+        Full::OfAddress => (
+            429,
+            "http_request_error",
+            "too many connections from this address",
+            "the proxy has as many connections from this address as it may have",
+        ),
+    };
+    make(status, title.to_owned(), error, Some(1), detail, None)
+}
+
 fn classify(error: &SendError) -> (u16, &'static str) {
     match error {
         SendError::Dial(error) => match error {
@@ -289,7 +368,6 @@ fn word(fault: screen::Fault) -> &'static str {
         | screen::Fault::Coding
         | screen::Fault::Extensions
         | screen::Fault::OldCoding => "http_response_transfer_coding",
-        screen::Fault::Switch => "http_upgrade_failed",
         screen::Fault::Trailers => "http_response_trailer_section_size",
         screen::Fault::Control
         | screen::Fault::Field
@@ -298,6 +376,7 @@ fn word(fault: screen::Fault) -> &'static str {
         | screen::Fault::LengthAndCoding
         | screen::Fault::NotHttp
         | screen::Fault::StatusLine
+        | screen::Fault::Switch
         | screen::Fault::Unsolicited => "http_protocol_error",
     }
 }
@@ -437,13 +516,23 @@ mod tests {
             (Reject::Denied(Denied::Credentials), 407, "http_request_error"),
             (Reject::Denied(Denied::Network), 403, "http_request_denied"),
             (Reject::BadScheme, 400, "http_request_error"),
+            (Reject::ClearText, 400, "http_request_error"),
+            (Reject::Full(Full::Clients), 503, "proxy_internal_response"),
+            (Reject::Full(Full::Files), 503, "proxy_internal_response"),
+            (Reject::Full(Full::OfAddress), 429, "http_request_error"),
+            (Reject::Flaw(Flaw::Tls), 400, "http_request_error"),
             (Reject::Flaw(Malformed::Control.into()), 400, "http_request_error"),
             (Reject::Flaw(Flaw::Timeout), 408, "http_request_error"),
-            (Reject::Fault(Fault::Host), 400, "http_request_error"),
-            (Reject::Fault(Fault::TooLarge), 431, "http_request_error"),
             (Reject::Flaw(Flaw::TooLarge), 431, "http_request_error"),
+            (Reject::Flaw(Flaw::LongLine), 414, "http_request_error"),
+            (Reject::Flaw(Flaw::ManyFields), 431, "http_request_error"),
             (Reject::Flaw(Flaw::TransferCoding), 501, "http_request_error"),
             (Reject::Flaw(Flaw::Version), 505, "http_request_error"),
+            (Reject::Expectation, 417, "http_request_error"),
+            (Reject::ForeignProxy, 502, "http_protocol_error"),
+            (Reject::Interim, 502, "http_protocol_error"),
+            (Reject::Loop, 502, "proxy_loop_detected"),
+            (Reject::MaxForwards, 400, "http_request_error"),
             (Reject::NotForProxy, 404, "destination_not_found"),
             (refused(Reason::Full), 503, "connection_limit_reached"),
             (refused(Reason::TimedOut), 503, "connection_limit_reached"),
@@ -467,7 +556,7 @@ mod tests {
             (exchange(screen::Fault::Coding.into()), 502, "http_response_transfer_coding"),
             (exchange(screen::Fault::Chunk.into()), 502, "http_response_transfer_coding"),
             (exchange(screen::Fault::Trailers.into()), 502, "http_response_trailer_section_size"),
-            (exchange(screen::Fault::Switch.into()), 502, "http_upgrade_failed"),
+            (exchange(screen::Fault::Switch.into()), 502, "http_protocol_error"),
             (exchange(screen::Fault::LengthAndCoding.into()), 502, "http_protocol_error"),
             (exchange(ExchangeError::Upgrade), 502, "http_upgrade_failed"),
             (dial(DialError::TlsTimedOut(second)), 504, "connection_timeout"),

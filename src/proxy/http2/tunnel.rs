@@ -22,7 +22,6 @@ use tokio::net::TcpStream;
 use super::Outcome;
 use super::Stream;
 use super::request;
-use super::request::Fault;
 use super::wire::Wire;
 use crate::policy::access::Given;
 use crate::proxy::Thread;
@@ -57,7 +56,7 @@ pub(super) async fn serve(
     let opened = match judge(thread, &head) {
         // Boxed, so that the tunnel does not keep the room for a dial.
         Ok(()) => Box::pin(admit_and_open(thread, &asker, &mut line, wait, &head)).await,
-        Err(reject) => Some(Err(reject)),
+        Err(flaw) => Some(Err(Reject::Flaw(flaw))),
     };
     let reject = match opened {
         Some(Ok(upstream)) => {
@@ -107,18 +106,12 @@ async fn admit_and_open(
     }
 }
 
-fn judge(thread: &Thread, head: &Request<()>) -> Result<(), Reject> {
+fn judge(thread: &Thread, head: &Request<()>) -> Result<(), Flaw> {
     request::check(thread, head)?;
     if head.headers().contains_key(header::CONTENT_LENGTH) {
-        return Err(Reject::Flaw(Flaw::ConnectBody));
+        return Err(Flaw::Body("CONNECT"));
     }
     Ok(())
-}
-
-impl From<Fault> for Reject {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
 }
 
 async fn run(
