@@ -136,6 +136,10 @@ impl Hosts {
         &self.others
     }
 
+    pub(super) fn shares(&self) -> &Arc<Counters> {
+        &self.shares
+    }
+
     /// All names, also of hosts that nobody has used for a while.
     pub(super) fn each_name(&self, mut visit: impl FnMut(&HostKey, &Counters)) {
         for (key, name) in &lock(&self.names).known {

@@ -401,7 +401,7 @@ impl Limiter {
 
     /// Counters of what identities may have.
     pub(crate) fn shares(&self) -> &Arc<Counters> {
-        &self.inner.shares
+        self.inner.hosts.shares()
     }
 
     pub(crate) fn find(&self, key: &HostKey) -> Option<Arc<Host>> {
