@@ -64,6 +64,10 @@ pub mod config;
 
 pub mod app;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use app::App;
 pub use config::Config;
 pub use limit::Limiter;

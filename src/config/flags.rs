@@ -259,6 +259,8 @@ settings! {
         &["NARROWS_MAX_CLIENTS_PER_ADDRESS"], Text("0"),
         "The same from one IPv4 address or one IPv6 /64, told 429; 0 is as many as in all, since \
          many clients may share an address.");
+    HOST_IDLE = row(Limits, "host-idle", "TIME", &["NARROWS_HOST_IDLE"], Text("10s"),
+        "How long a host that nobody uses is remembered, at most.");
     REFUSE_STATUS = row(Limits, "refuse-status", "STATUS", &["NARROWS_REFUSE_STATUS"], Text("503"),
         "Status of a refusal by the limit, 400 to 599; users of dprl may want 500.");
 
@@ -433,6 +435,8 @@ settings! {
          read a command line.").secret();
     ADMIN_TOKEN_FILE = row(Admin, "admin-token-file", "FILE", &["NARROWS_ADMIN_TOKEN_FILE"],
         Nothing, "The same, as the one line of a file.");
+    METRICS_HOSTS = row(Admin, "metrics-hosts", "N", &["NARROWS_METRICS_HOSTS"], Text("100"),
+        "Hosts without a rule that have names in /metrics; the others are counted as one.");
 
     LOG_LEVEL = row(Logs, "log-level", "LEVEL", &["NARROWS_LOG_LEVEL", "LOG_LEVEL"], Text("info"),
         "error, warn, info, debug or trace; debug tells each opening and closing of a connection \

@@ -12,6 +12,7 @@ mod bounds;
 mod clients;
 mod egress;
 mod flags;
+mod hosts;
 mod http2;
 mod limits;
 mod redis;
@@ -253,6 +254,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let rules = source.list(&flags::HOST_LIMIT, str::parse::<Rule>);
     let queue_timeout = source.read(&flags::QUEUE_TIMEOUT, units::duration);
     let queue_size = source.read(&flags::QUEUE_SIZE, |text| whole(text, 0, 1_000_000, ""));
+    let hosts = hosts::read(source);
     let queue_timeout_max = source.read(&flags::QUEUE_TIMEOUT_MAX, units::duration);
     let answers = answers::read(source);
     let refuse_status = source.read(&flags::REFUSE_STATUS, |text| whole(text, 400, 599, ""));
@@ -328,6 +330,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             queue_timeout: queue_timeout?,
             queue_size: queue_size?,
             queue_timeout_max: queue_timeout_max?,
+            hosts: hosts?,
             identities: identities?,
         },
         shared,

@@ -11,6 +11,8 @@ mod bounds;
 mod door;
 mod forward;
 mod front;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod guard;
 mod head;
 mod headers;
