@@ -43,8 +43,15 @@ use crate::limit::shared;
 use crate::limit::table;
 use crate::limit::table::FleetLimits;
 use crate::listen;
-use crate::listen::Handed;
-use crate::listen::Threads;
+use crate::listen::Listener;
+use crate::listen::accept;
+use crate::listen::accept::Handed;
+use crate::listen::accept::Threads;
+use crate::listen::bounds::Clients;
+use crate::listen::bounds::Files;
+use crate::listen::drain::Drain;
+use crate::listen::greet::Greeter;
+use crate::listen::tls;
 use crate::policy::access::BadUsers;
 use crate::policy::access::Gate;
 use crate::proxy;
@@ -92,6 +99,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// TLS with clients cannot be had with these files.
+    #[error("cannot speak TLS with clients: {0}")]
+    Tls(#[from] tls::BadFiles),
     /// The fleet's table of limits cannot be changed.
     #[error("cannot change the fleet's limits: {0}")]
     Table(#[from] table::Error),
@@ -155,7 +165,7 @@ impl fmt::Debug for Stage {
 }
 
 struct Running {
-    proxy: SocketAddr,
+    listeners: Vec<Listener>,
     admin: Option<SocketAddr>,
     draining: watch::Sender<bool>,
     /// When what runs is cut; told to the threads with the drain.
@@ -228,9 +238,15 @@ impl App {
         if ended.iter().all(|clean| *clean) { Stopped::Clean } else { Stopped::Cut }
     }
 
-    /// The address of the proxy port; none before the start and after the stop.
+    /// Where clients come in, in the order of the settings, with the ports that were picked; empty
+    /// before the start and after the stop.
+    pub fn listeners(&self) -> Vec<Listener> {
+        self.running(|running| running.listeners.clone()).unwrap_or_default()
+    }
+
+    /// The address of the (first) proxy port; none before the start and after the stop.
     pub fn proxy_addr(&self) -> Option<SocketAddr> {
-        self.running(|running| running.proxy)
+        self.listeners().first().map(|listener| listener.address)
     }
 
     /// The address of the admin port, if there is one.
@@ -239,17 +255,14 @@ impl App {
     }
 
     /// What a client's `HTTP_PROXY` would be, reachable from this machine; none before the start
-    /// and after the stop.
+    /// and after the stop. Of several, the first of [`App::proxy_urls`].
     pub fn proxy_url(&self) -> Option<String> {
-        let mut address = self.proxy_addr()?;
-        if address.ip().is_unspecified() {
-            let loopback: IpAddr = match address {
-                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-            };
-            address.set_ip(loopback);
-        }
-        Some(format!("http://{address}"))
+        self.proxy_urls().into_iter().next()
+    }
+
+    /// The same of each of [`App::listeners`]; `https://` where clients speak TLS with the proxy.
+    pub fn proxy_urls(&self) -> Vec<String> {
+        self.listeners().into_iter().map(url).collect()
     }
 
     /// The limiter, for whoever takes slots beside the proxy.
@@ -374,37 +387,44 @@ impl App {
     }
 
     fn launch(&self, ears: Vec<mpsc::UnboundedReceiver<Reclaim>>) -> Result<Running, Error> {
-        listen::raise_descriptor_limit();
         let config = &self.config;
-        let (proxy, listeners) = listen::bind(&config.listen)
-            .map_err(|source| Error::Bind { address: config.listen.address, source })?;
+        let files = Files::raise();
+        let clients = Clients::new(&config.listen, files);
+        let secure = config.listen.tls.as_ref().map(tls::Tls::new).transpose()?.map(Arc::new);
+        let bound = listen::bind(&config.listen)
+            .map_err(|(address, source)| Error::Bind { address, source })?;
         let admin = config.admin.as_ref().map(bind_admin).transpose()?;
         let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
         let mut config = config.clone();
-        config.upstream.egress.own =
-            egress::Own { proxy: vec![proxy], admin: admin_address.into_iter().collect() };
+        config.upstream.egress.own = egress::Own {
+            proxy: bound.listeners.iter().map(|listener| listener.address).collect(),
+            admin: admin_address.into_iter().collect(),
+        };
         let log = Log::open(&config.access).map_err(set_up("the access log"))?;
         let tls = Tls::new(&config.upstream.authorities)
             .map_err(set_up("the certificate authorities"))?;
 
-        let gate = Gate::new(&config.clients, false).map_err(set_up_users)?;
+        let by_certificate = config.listen.tls.as_ref().and_then(|tls| tls.clients.as_ref());
+        let needs_certificate = by_certificate.is_some_and(|clients| !clients.optional);
+        let gate = Gate::new(&config.clients, needs_certificate).map_err(set_up_users)?;
+        let open = bound.listeners.iter().find(|listener| !listener.address.ip().is_loopback());
         if let Some(gate) = &gate {
             self.limiter.set_users(&gate.traits());
-        } else if !proxy.ip().is_loopback() {
+        } else if let Some(open) = open {
             tracing::warn!(
-                address = %proxy,
+                address = %open.address,
                 "open to everybody who reaches it: give --proxy-auth, --allow-from, or client \
                  certificates by --tls-client-ca"
             );
         }
 
         let (control_stop, control, control_handle) =
-            self.start_control(admin, log.clone(), gate.clone())?;
+            self.start_control(admin, log.clone(), secure.clone(), gate.clone())?;
         let draining = watch::Sender::new(false);
         let deadline = watch::Sender::new(Duration::ZERO);
         let mut threads = Vec::new();
-        let parts = Threads::new(listeners.len()).into_iter().zip(listeners).zip(ears);
-        for (number, (((view, handed), listener), ear)) in parts.enumerate() {
+        let parts = Threads::new(bound.sockets.len()).into_iter().zip(bound.sockets).zip(ears);
+        for (number, (((view, handed), sockets), ear)) in parts.enumerate() {
             let runtime = runtime("a serving thread")?;
             let seed = Seed {
                 number,
@@ -414,16 +434,20 @@ impl App {
                 log: log.clone(),
                 tls: tls.clone(),
                 config: config.clone(),
+                listeners: bound.listeners.clone(),
+                secure: secure.clone(),
+                clients: Arc::clone(&clients),
+                files,
                 view,
                 draining: draining.subscribe(),
                 deadline: deadline.subscribe(),
             };
             let thread = std::thread::Builder::new().name(format!("narrows-{number}"));
-            let serve = move || seed.serve(&runtime, listener, handed, ear);
+            let serve = move || seed.serve(&runtime, sockets, handed, ear);
             threads.push(thread.spawn(serve).map_err(set_up("a serving thread"))?);
         }
         Ok(Running {
-            proxy,
+            listeners: bound.listeners,
             admin: admin_address,
             draining,
             deadline,
@@ -440,6 +464,7 @@ impl App {
         &self,
         admin: Option<std::net::TcpListener>,
         access: Log,
+        secure: Option<Arc<tls::Tls>>,
         gate: Option<Arc<Gate>>,
     ) -> Result<(oneshot::Sender<()>, JoinHandle<()>, tokio::runtime::Handle), Error> {
         let runtime = runtime("the control thread")?;
@@ -457,6 +482,7 @@ impl App {
             access,
             instances: Box::new(limiter.clone()),
             token: self.config.admin.as_ref().and_then(|admin| admin.token.clone()),
+            hosts: self.config.admin.as_ref().map_or_else(Vec::new, |admin| admin.hosts.clone()),
         });
         let run = async move {
             if let Some(listener) = admin {
@@ -470,6 +496,10 @@ impl App {
                 let users = limiter.clone();
                 let obey = move |traits| users.set_users(&traits);
                 drop(tokio::spawn(gate.watch(watched, obey)));
+            }
+            if let Some(secure) = secure {
+                let metrics = Arc::clone(&metrics);
+                drop(tokio::spawn(secure.watch(move |well| metrics.tls_reloaded(well))));
             }
             let stopping = async { drop(stopping.await) };
             if let Some((settings, link)) = shared {
@@ -525,6 +555,10 @@ struct Seed {
     log: Log,
     tls: Tls,
     config: Config,
+    listeners: Vec<Listener>,
+    secure: Option<Arc<tls::Tls>>,
+    clients: Arc<Clients>,
+    files: Files,
     view: Threads,
     draining: watch::Receiver<bool>,
     deadline: watch::Receiver<Duration>,
@@ -535,13 +569,13 @@ impl Seed {
     fn serve(
         self,
         runtime: &Runtime,
-        listener: std::net::TcpListener,
+        sockets: Vec<std::net::TcpListener>,
         handed: mpsc::UnboundedReceiver<Handed>,
         ear: mpsc::UnboundedReceiver<Reclaim>,
     ) -> bool {
         let tasks = LocalSet::new();
         let number = self.number;
-        let served = tasks.block_on(runtime, self.run(listener, handed, ear));
+        let served = tasks.block_on(runtime, self.run(sockets, handed, ear));
         // Dropping the tasks resets what is still open, and frees its slots.
         drop(tasks);
         served.unwrap_or_else(|error| {
@@ -552,7 +586,7 @@ impl Seed {
 
     async fn run(
         self,
-        listener: std::net::TcpListener,
+        sockets: Vec<std::net::TcpListener>,
         handed: mpsc::UnboundedReceiver<Handed>,
         ear: mpsc::UnboundedReceiver<Reclaim>,
     ) -> io::Result<bool> {
@@ -573,7 +607,7 @@ impl Seed {
                 }
             });
         }
-        let drain = Rc::<listen::Drain>::default();
+        let drain = Rc::<Drain>::default();
         let thread = Rc::new(proxy::Thread {
             limiter: self.limiter,
             gate: self.gate,
@@ -582,6 +616,13 @@ impl Seed {
             log: self.log,
             via: self.config.proxy.via.as_deref().and_then(proxy::Via::new),
             settings: self.config.proxy,
+            greeter: Greeter::new(
+                &self.config.listen,
+                &self.listeners,
+                self.secure.as_ref(),
+                &self.clients,
+            ),
+            turned_away: proxy::TurnedAway::default(),
             load: self.view.load().clone(),
             drain: Rc::clone(&drain),
             authorities: RefCell::default(),
@@ -591,15 +632,13 @@ impl Seed {
             // Without a sender the app is gone, which is a stop too.
             let _stop = draining.wait_for(|draining| *draining).await;
         };
-        let view = self.view.clone();
+        let (view, files) = (self.view.clone(), self.files);
         // PERF: a task of its own, since the future that a runtime blocks on is polled each time
         // that anything at all has happened.
         let accepting = tokio::task::spawn_local(async move {
-            listen::accept(listener, &view, handed, stop, |stream, peer| {
-                let accepted = listen::Accepted::plain(stream, peer);
-                proxy::spawn(&thread, proxy::serve(Rc::clone(&thread), accepted));
-            })
-            .await
+            let each = |arrival| proxy::admit(&thread, arrival);
+            let scarce = || proxy::out_of_files(&thread);
+            accept::accept(sockets, &view, files, handed, stop, each, scarce).await
         });
         accepting.await.map_err(io::Error::other)??;
         drain.begin();
@@ -613,6 +652,18 @@ impl Seed {
         }
         Ok(self.view.load().get() == 0)
     }
+}
+
+fn url(listener: Listener) -> String {
+    let Listener { mut address, tls } = listener;
+    if address.ip().is_unspecified() {
+        let loopback: IpAddr = match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        };
+        address.set_ip(loopback);
+    }
+    format!("{}://{address}", if tls { "https" } else { "http" })
 }
 
 fn bind_admin(settings: &admin::Settings) -> Result<std::net::TcpListener, Error> {

@@ -72,7 +72,8 @@ fn serve(Serve { config, warnings }: Serve) -> anyhow::Result<()> {
     let app = App::new(config)?;
     app.start()?;
     let admin = app.admin_addr().map_or_else(|| "off".to_owned(), |address| address.to_string());
-    let proxy = app.proxy_addr().context("the proxy has no address")?;
+    let listeners: Vec<String> = app.listeners().iter().map(ToString::to_string).collect();
+    let proxy = listeners.join(",");
     say(&format!("narrows ready proxy={proxy} admin={admin}"));
 
     let signal = signals.recv().context("nobody listens for signals any more")?;

@@ -6,20 +6,8 @@
 use memchr::memchr2_iter;
 use thiserror::Error;
 
-/// Bytes that a chunked body may hold beside its data. No more than hyper takes, 16 KiB each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extras {
-    /// Of chunk extensions, all of one body together.
-    pub extensions: u32,
-    /// Of the trailer section.
-    pub trailers: u32,
-}
-
-impl Default for Extras {
-    fn default() -> Self {
-        Self { extensions: 16 * 1024, trailers: 16 * 1024 }
-    }
-}
+/// Bytes of chunk extensions in one body, and as many of its trailer section, unless told otherwise.
+pub(crate) const MAX_CHUNK_EXTRAS: u32 = 16 * 1024;
 
 /// Why a message's end cannot be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -27,14 +15,14 @@ pub(crate) enum Malformed {
     /// A chunk that RFC 9112 §7.1 does not allow.
     #[error("the chunked body is malformed")]
     Chunk,
-    /// More than the bound on chunk extensions.
-    #[error("the chunk extensions are too long")]
-    Extensions,
     /// CR without LF, LF without CR, NUL or another control character.
     #[error("the head holds a bare CR, a bare LF or a control character")]
     Control,
-    /// More than the bound on the trailer section.
-    #[error("the trailer section is too long")]
+    /// More bytes of chunk extensions in one body than are allowed (RFC 9112 §7.1.1).
+    #[error("the chunked body has more bytes of extensions than are allowed")]
+    Extensions,
+    /// A trailer section longer than is allowed.
+    #[error("the trailer section is longer than is allowed")]
     Trailers,
 }
 
@@ -76,14 +64,21 @@ pub(crate) fn end_of_head(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
 }
 
 /// Where in a chunked body one is (RFC 9112 §7.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
     state: ChunkState,
     /// The size being read, or what is left of the data.
     left: u64,
     digits: u8,
-    /// How much more there may be.
-    extras: Extras,
+    /// Bytes of extensions and of trailers that may still come.
+    extensions: u32,
+    trailers: u32,
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Self::bounded(MAX_CHUNK_EXTRAS, MAX_CHUNK_EXTRAS)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,9 +113,9 @@ impl Framing {
 }
 
 impl Chunk {
-    /// The start of a body that may hold this much beside its data.
-    pub(crate) fn within(extras: Extras) -> Self {
-        Self { extras, ..Self::default() }
+    /// The start of a body with at most so many bytes of extensions and of trailers.
+    pub(crate) fn bounded(extensions: u32, trailers: u32) -> Self {
+        Self { state: ChunkState::Size, left: 0, digits: 0, extensions, trailers }
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<(usize, bool), Malformed> {
@@ -153,8 +148,8 @@ impl Chunk {
                 (ChunkState::Size, b'\r') if self.digits > 0 => ChunkState::SizeLf,
                 (ChunkState::Extension, b'\r') => ChunkState::SizeLf,
                 (ChunkState::Extension, _) if is_text(byte) => {
-                    let left = self.extras.extensions.checked_sub(1);
-                    self.extras.extensions = left.ok_or(Malformed::Extensions)?;
+                    self.extensions =
+                        self.extensions.checked_sub(1).ok_or(Malformed::Extensions)?;
                     ChunkState::Extension
                 }
                 (ChunkState::SizeLf, b'\n') => {
@@ -165,8 +160,7 @@ impl Chunk {
                 (ChunkState::DataLf, b'\n') => ChunkState::Size,
                 (ChunkState::Trailer, b'\r') => ChunkState::LastLf,
                 (ChunkState::Trailer | ChunkState::TrailerLine, _) if is_text(byte) => {
-                    let left = self.extras.trailers.checked_sub(1);
-                    self.extras.trailers = left.ok_or(Malformed::Trailers)?;
+                    self.trailers = self.trailers.checked_sub(1).ok_or(Malformed::Trailers)?;
                     ChunkState::TrailerLine
                 }
                 (ChunkState::TrailerLine, b'\r') => ChunkState::TrailerLf,
@@ -226,11 +220,14 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_beside_the_data_is_bounded() {
-        let extras = Extras { extensions: 4, trailers: 5 };
-        let take = |body: &str| Framing::Chunked(Chunk::within(extras)).take(body.as_bytes());
-        assert!(take("1;ab\r\nx\r\n1;cd\r\nx\r\n0\r\nA: b\r\n\r\n").is_ok_and(|(_, ended)| ended));
-        assert_eq!(take("1;ab\r\nx\r\n1;cde\r\n"), Err(Malformed::Extensions));
-        assert_eq!(take("0\r\nA: b\r\nC\r\n"), Err(Malformed::Trailers));
+    fn extensions_and_trailers_have_a_bound_each_for_the_whole_body() {
+        for (body, taken) in [
+            ("1;abc\r\nx\r\n0;de\r\nA: b\r\n\r\n", Ok(true)),
+            ("1;abc\r\nx\r\n0;def\r\n\r\n", Err(Malformed::Extensions)),
+            ("0\r\nA: b\r\nC\r\n\r\n", Err(Malformed::Trailers)),
+        ] {
+            let mut framing = Framing::Chunked(Chunk::bounded(5, 4));
+            assert_eq!(framing.take(body.as_bytes()).map(|(_, ended)| ended), taken, "{body:?}");
+        }
     }
 }

@@ -51,7 +51,11 @@ pub(crate) fn poll_write_pieces(
     if length > GATHER {
         return Pin::new(stream).poll_write_vectored(cx, pieces);
     }
-    with_scratch(|scratch| {
+    SCRATCH_BUFFER.with(|buffer| {
+        // TLS may write in the middle of a read or of a copy, which has the buffer then.
+        let Ok(mut scratch) = buffer.try_borrow_mut() else {
+            return Pin::new(stream).poll_write_vectored(cx, pieces);
+        };
         let mut at = 0;
         for piece in pieces {
             scratch[at..at + piece.len()].copy_from_slice(piece);

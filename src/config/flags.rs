@@ -26,12 +26,13 @@ pub(crate) enum Group {
     Upstream,
     Egress,
     Timeouts,
+    Bounds,
     Admin,
     Logs,
 }
 
 impl Group {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Proxy,
         Self::Access,
         Self::Limits,
@@ -39,6 +40,7 @@ impl Group {
         Self::Upstream,
         Self::Egress,
         Self::Timeouts,
+        Self::Bounds,
         Self::Admin,
         Self::Logs,
     ];
@@ -52,6 +54,7 @@ impl Group {
             Self::Upstream => "Upstream",
             Self::Egress => "Egress",
             Self::Timeouts => "Time-outs",
+            Self::Bounds => "Bounds",
             Self::Admin => "Admin",
             Self::Logs => "Logs",
         }
@@ -159,6 +162,7 @@ macro_rules! settings {
 
 use Group::Access;
 use Group::Admin;
+use Group::Bounds;
 use Group::Egress;
 use Group::Fleet;
 use Group::Limits;
@@ -176,21 +180,38 @@ settings! {
     BIND = row(Proxy, "bind", "ADDR", &["NARROWS_BIND"], Text("127.0.0.1"),
         "IP address to listen on; 0.0.0.0 or :: lets other machines in, who then may reach \
          whatever this machine can reach.");
+    LISTEN = row(Proxy, "listen", "URL", &["NARROWS_LISTEN"], Nothing,
+        "Where clients connect, in place of --bind and --port (beside them if --port is given): \
+         http://ADDR:PORT, or https://ADDR:PORT for TLS. Repeatable, or separated by \
+         commas.").takes(Values::Many);
+    TLS_CERT = row(Proxy, "tls-cert", "FILE", &["NARROWS_TLS_CERT"], Nothing,
+        "PEM file of the certificate shown to clients that speak TLS with narrows itself, and of \
+         those above it; read again when it changes. Without --listen, --port is for TLS then.");
+    TLS_KEY = row(Proxy, "tls-key", "FILE", &["NARROWS_TLS_KEY"], Nothing,
+        "PEM file of its key.");
+    TLS_CLIENT_CA = row(Proxy, "tls-client-ca", "FILE", &["NARROWS_TLS_CLIENT_CA"], Nothing,
+        "PEM file of authorities: clients that speak TLS must show a certificate of theirs.");
+    TLS_CLIENT_AUTH = row(Proxy, "tls-client-auth", "required|optional",
+        &["NARROWS_TLS_CLIENT_AUTH"], Text("required"),
+        "Whether a client without a certificate is turned away; one with a wrong one always is.");
+    PROXY_PROTOCOL_FROM = row(Proxy, "proxy-protocol-from", "CIDR",
+        &["NARROWS_PROXY_PROTOCOL_FROM"], Nothing,
+        "Networks of balancers that begin each connection with a header of the PROXY protocol, \
+         version 1 or 2, and are believed whose it is. Repeatable, or separated by \
+         commas.").takes(Values::Many);
     THREADS = row(Proxy, "threads", "N", &["NARROWS_THREADS"], Said("one per CPU"),
         "Threads that serve, 1 to 1024.");
-    VIA = row(Proxy, "via", "NAME|off", &["NARROWS_VIA"], Text("narrows"),
-        "Name that narrows gives itself in the Via field of plain requests; off leaves the field \
-         as it came.");
-    HTTP2_MAX_STREAMS = row(Proxy, "http2-max-streams", "N", &["NARROWS_HTTP2_MAX_STREAMS"],
-        Text("256"),
-        "Requests and tunnels that a connection of HTTP/2 may have at a time, 1 to 65535.");
-    HTTP2_WINDOW = row(Proxy, "http2-window", "BYTES", &["NARROWS_HTTP2_WINDOW"], Text("65536"),
-        "Bytes that a client may send on one stream of HTTP/2 ahead of what its upstream took, \
-         65535 to 16777216. A connection may take that for each of its streams.");
-    HTTP2_MAX_RESETS = row(Proxy, "http2-max-resets", "N", &["NARROWS_HTTP2_MAX_RESETS"],
-        Text("200"),
-        "Requests that a client may reset before they are answered, less those answered, before \
-         its connection of HTTP/2 is closed.");
+    VIA = row(Proxy, "via", "NAME|off", &["NARROWS_VIA"],
+        Said("narrows- and eight random digits"),
+        "Name that narrows gives itself in the Via field of plain requests, and by which it knows \
+         one that comes back to it (a loop); no two in a chain of proxies may have the same. off \
+         leaves the field as it came, and knows no loop.");
+    EXPLAIN = row(Proxy, "explain", "on|off", &["NARROWS_EXPLAIN"], Text("off"),
+        "Say in Proxy-Status of what was forwarded how long it waited for a slot, how many \
+         connections were tried, and whether it went out on a kept one.");
+    ERROR_DETAILS = row(Proxy, "error-details", "on|off", &["NARROWS_ERROR_DETAILS"], Text("off"),
+        "Tell clients why a connection failed in the words of the system, the resolver and TLS, \
+         addresses and inner names included; off keeps that for the log (debug).");
     SHUTDOWN_TIMEOUT = row(Proxy, "shutdown-timeout", "TIME", &["NARROWS_SHUTDOWN_TIMEOUT"],
         Text("10s"),
         "On SIGTERM or SIGINT, how long what runs may take to end before it is cut; a second \
@@ -230,6 +251,14 @@ settings! {
     QUEUE_TIMEOUT_MAX = row(Limits, "queue-timeout-max", "TIME", &["NARROWS_QUEUE_TIMEOUT_MAX"],
         Text("60s"),
         "The longest wait that a client may ask for by itself (Prefer: wait=SECONDS).");
+    MAX_CLIENTS = row(Limits, "max-clients", "N", &["NARROWS_MAX_CLIENTS"],
+        Said("half of the open files it may have"),
+        "Connections of clients at once; further ones are told 503, or just closed where they \
+         speak TLS.");
+    MAX_CLIENTS_PER_ADDRESS = row(Limits, "max-clients-per-address", "N",
+        &["NARROWS_MAX_CLIENTS_PER_ADDRESS"], Text("0"),
+        "The same from one IPv4 address or one IPv6 /64, told 429; 0 is as many as in all, since \
+         many clients may share an address.");
     HOST_IDLE = row(Limits, "host-idle", "TIME", &["NARROWS_HOST_IDLE"], Text("10s"),
         "How long a host that nobody uses is remembered, at most.");
     REFUSE_STATUS = row(Limits, "refuse-status", "STATUS", &["NARROWS_REFUSE_STATUS"], Text("503"),
@@ -268,6 +297,8 @@ settings! {
     REDIS_PASSWORD = row(Fleet, "redis-password", "TEXT",
         &["NARROWS_REDIS_PASSWORD", "REDIS_PASSWORD"], Nothing,
         "Password at Redis; better given by variable: others can read a command line.").secret();
+    REDIS_PASSWORD_FILE = row(Fleet, "redis-password-file", "FILE",
+        &["NARROWS_REDIS_PASSWORD_FILE"], Nothing, "The same, as the one line of a file.");
     REDIS_DB = row(Fleet, "redis-db", "N", &["NARROWS_REDIS_DB", "REDIS_DB"], Said("0"),
         "Number of the database at Redis; a cluster has only 0.");
     REDIS_PREFIX = row(Fleet, "redis-prefix", "TEXT", &["NARROWS_REDIS_PREFIX"],
@@ -308,20 +339,6 @@ settings! {
          and is closed first when its host is full. 0 keeps none.");
     POOL_SIZE = row(Upstream, "pool-size", "N", &["NARROWS_POOL_SIZE"], Text("256"),
         "Connections kept per thread.");
-    MAX_ADDRESSES = row(Upstream, "max-addresses", "N", &["NARROWS_MAX_ADDRESSES"], Text("32"),
-        "Addresses of one name that are tried; further ones are left out.");
-    MAX_RESPONSE_HEAD = row(Upstream, "max-response-head", "BYTES",
-        &["NARROWS_MAX_RESPONSE_HEAD"], Text("65536"),
-        "Length of the head of an upstream's response, at most 262144; a longer one is a 502.");
-    MAX_RESPONSE_FIELDS = row(Upstream, "max-response-fields", "N",
-        &["NARROWS_MAX_RESPONSE_FIELDS"], Text("100"),
-        "Fields in it, at most 1000; up to 100 cost nothing.");
-    MAX_RESPONSE_CHUNK_EXTENSIONS = row(Upstream, "max-response-chunk-extensions", "BYTES",
-        &["NARROWS_MAX_RESPONSE_CHUNK_EXTENSIONS"], Text("16384"),
-        "Chunk extensions in one chunked body of an upstream, at most 16384; more cut it short.");
-    MAX_RESPONSE_TRAILERS = row(Upstream, "max-response-trailers", "BYTES",
-        &["NARROWS_MAX_RESPONSE_TRAILERS"], Text("16384"),
-        "Trailer section of one chunked body of an upstream, at most 16384; more cut it short.");
 
     EGRESS = row(Egress, "egress", "any|public-only", &["NARROWS_EGRESS"], Text("any"),
         "Addresses that may be dialled: any, though for clients that are not on loopback themselves \
@@ -359,14 +376,59 @@ settings! {
          idle first.");
     HEADER_TIMEOUT = row(Timeouts, "header-timeout", "TIME", &["NARROWS_HEADER_TIMEOUT"],
         Text("10s"), "For a client to send the head of a request.");
+    HANDSHAKE_TIMEOUT = row(Timeouts, "handshake-timeout", "TIME", &["NARROWS_HANDSHAKE_TIMEOUT"],
+        Text("10s"),
+        "For TLS with a client, and a balancer's PROXY header before it.");
     KEEP_ALIVE_TIMEOUT = row(Timeouts, "keep-alive-timeout", "TIME",
         &["NARROWS_KEEP_ALIVE_TIMEOUT"], Text("75s"),
         "How long a client's connection may stay without a request.");
+
+    MAX_HEAD_SIZE = row(Bounds, "max-head-size", "BYTES", &["NARROWS_MAX_HEAD_SIZE"],
+        Text("64KiB"), "Bytes of a request's head, 1 to 256KiB; more is answered by 431.");
+    MAX_FIELDS = row(Bounds, "max-fields", "N", &["NARROWS_MAX_FIELDS"], Text("100"),
+        "Fields in a request's head, 1 to 10000; more are answered by 431.");
+    MAX_REQUEST_LINE = row(Bounds, "max-request-line", "BYTES", &["NARROWS_MAX_REQUEST_LINE"],
+        Text("16KiB"), "Bytes of a request line, 64 to 65000; more is answered by 414.");
+    MAX_CHUNK_EXTENSIONS = row(Bounds, "max-chunk-extensions", "BYTES",
+        &["NARROWS_MAX_CHUNK_EXTENSIONS"], Text("16KiB"),
+        "Bytes of chunk extensions in one request's body, at most 16KiB; more is answered by 400.");
+    MAX_TRAILERS = row(Bounds, "max-trailers", "BYTES", &["NARROWS_MAX_TRAILERS"], Text("16KiB"),
+        "Bytes of fields behind a request's body, at most 16KiB; more is answered by 400.");
+    MAX_INTERIM = row(Bounds, "max-interim", "N", &["NARROWS_MAX_INTERIM"], Text("32"),
+        "Interim responses (1xx) to one request, 1 to 1000; more is answered by 502.");
+    HTTP2_MAX_STREAMS = row(Bounds, "http2-max-streams", "N", &["NARROWS_HTTP2_MAX_STREAMS"],
+        Text("256"),
+        "Requests and tunnels that a connection of HTTP/2 may have at a time, 1 to 65535.");
+    HTTP2_WINDOW = row(Bounds, "http2-window", "BYTES", &["NARROWS_HTTP2_WINDOW"], Text("64KiB"),
+        "Bytes that a client may send on one stream of HTTP/2 ahead of what its upstream took, \
+         64KiB to 16384KiB. A connection may take that for each of its streams.");
+    HTTP2_MAX_RESETS = row(Bounds, "http2-max-resets", "N", &["NARROWS_HTTP2_MAX_RESETS"],
+        Text("200"),
+        "Requests that a client may reset before they are answered, less those answered, before \
+         its connection of HTTP/2 is closed.");
+    MAX_ADDRESSES = row(Bounds, "max-addresses", "N", &["NARROWS_MAX_ADDRESSES"], Text("32"),
+        "Addresses of one name that are tried, 1 to 1000; further ones are left out.");
+    MAX_RESPONSE_HEAD = row(Bounds, "max-response-head", "BYTES",
+        &["NARROWS_MAX_RESPONSE_HEAD"], Text("64KiB"),
+        "Bytes of the head of an upstream's response, 1KiB to 256KiB; a longer one is answered by 502.");
+    MAX_RESPONSE_FIELDS = row(Bounds, "max-response-fields", "N",
+        &["NARROWS_MAX_RESPONSE_FIELDS"], Text("100"),
+        "Fields in it, 1 to 1000; more are answered by 502. Up to 100 cost nothing.");
+    MAX_RESPONSE_CHUNK_EXTENSIONS = row(Bounds, "max-response-chunk-extensions", "BYTES",
+        &["NARROWS_MAX_RESPONSE_CHUNK_EXTENSIONS"], Text("16KiB"),
+        "Bytes of chunk extensions in one body of an upstream, at most 16KiB; more cut it short.");
+    MAX_RESPONSE_TRAILERS = row(Bounds, "max-response-trailers", "BYTES",
+        &["NARROWS_MAX_RESPONSE_TRAILERS"], Text("16KiB"),
+        "Bytes of fields behind one body of an upstream, at most 16KiB; more cut it short.");
 
     ADMIN_PORT = row(Admin, "admin-port", "PORT|off", &["NARROWS_ADMIN_PORT"], Text("9900"),
         "Port of /healthz, /readyz, /metrics, /hosts and /limits; 0 picks a free one.");
     ADMIN_BIND = row(Admin, "admin-bind", "ADDR", &["NARROWS_ADMIN_BIND"], Text("127.0.0.1"),
         "IP address of the admin port.");
+    ADMIN_HOST = row(Admin, "admin-host", "NAME", &["NARROWS_ADMIN_HOST"], Nothing,
+        "Names by which the admin port may be asked (Host), beside localhost, loopback addresses and \
+         the address that it was reached at; others are turned away with 421, so that no web page \
+         reads it through a browser. Repeatable, or separated by commas.").takes(Values::Many);
     ADMIN_TOKEN = row(Admin, "admin-token", "TEXT", &["NARROWS_ADMIN_TOKEN"], Nothing,
         "What a change of the fleet's limits by the admin port must carry as its bearer token; \
          without it they cannot be changed there. Better given by variable or file: others can \

@@ -6,7 +6,10 @@
 //! one place, [`environment`].
 
 mod access;
+mod answers;
 mod bench;
+mod bounds;
+mod clients;
 mod egress;
 mod flags;
 mod hosts;
@@ -239,7 +242,12 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let port = source.read(&flags::PORT, port);
     let bind = source.read(&flags::BIND, ip);
     let threads = source.read_if(&flags::THREADS, |text| whole(text, 1, 1024, ""));
-    let via = source.read(&flags::VIA, via);
+    let threads = threads.map(|threads| match threads {
+        Some(threads) => threads,
+        None => std::thread::available_parallelism().map_or(1, |n| n.get().min(1024)),
+    });
+    let via = source.read_if(&flags::VIA, via);
+    let bounds = bounds::bounds(source);
     let shutdown_timeout = source.read(&flags::SHUTDOWN_TIMEOUT, units::duration);
 
     let default_limit = source.read(&flags::MAX_CONNECTIONS, limit);
@@ -248,6 +256,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let queue_size = source.read(&flags::QUEUE_SIZE, |text| whole(text, 0, 1_000_000, ""));
     let hosts = hosts::read(source);
     let queue_timeout_max = source.read(&flags::QUEUE_TIMEOUT_MAX, units::duration);
+    let answers = answers::read(source);
     let refuse_status = source.read(&flags::REFUSE_STATUS, |text| whole(text, 400, 599, ""));
 
     let identities = access::identities(source);
@@ -260,7 +269,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let pool_idle = source.read_if(&flags::POOL_IDLE, units::duration);
     let pool_size = source.read(&flags::POOL_SIZE, |text| whole(text, 0, 1_000_000, ""));
 
-    let bounds = upstream::bounds(source);
+    let upstream_bounds = upstream::bounds(source);
 
     let egress = egress::read(source);
     let connect_timeout = source.read(&flags::CONNECT_TIMEOUT, some_time);
@@ -284,6 +293,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let admin_port = source.read(&flags::ADMIN_PORT, port_or_off);
     let admin_bind = source.read(&flags::ADMIN_BIND, ip);
     let admin_token = admin_token(source);
+    let admin_hosts = source.list(&flags::ADMIN_HOST, Host::parse);
 
     let level = source.read(&flags::LOG_LEVEL, level);
     let format = source.read(&flags::LOG_FORMAT, format);
@@ -291,16 +301,19 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let colour = !source.has_variable("NO_COLOR");
 
     let address = bind.and_then(|ip| Ok(SocketAddr::new(ip, port?)));
+    let listen = clients::listen(source, address, threads);
     let admin = match (admin_bind, admin_port) {
         (Ok(ip), Ok(Some(port))) => {
             let token = admin_token?;
-            let admin = admin::Settings { address: SocketAddr::new(ip, port), token };
-            match address {
-                Ok(proxy) if overlap(proxy, admin.address) => {
+            let hosts = admin_hosts?;
+            let admin = admin::Settings { address: SocketAddr::new(ip, port), token, hosts };
+            let mut listeners = listen.iter().flat_map(listen::Settings::all);
+            match listeners.find(|listener| overlap(listener.address, admin.address)) {
+                Some(_) => {
                     let problem = format!("{port} is the proxy's port too; give another, or off");
                     Err(source.clash(&flags::ADMIN_PORT, &problem))
                 }
-                _ => Ok(Some(admin)),
+                None => Ok(Some(admin)),
             }
         }
         (Ok(_), Ok(None)) => Ok(None),
@@ -308,13 +321,9 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     };
 
     let shared = shared?;
-    let threads = match threads? {
-        Some(threads) => threads,
-        None => std::thread::available_parallelism().map_or(1, |n| n.get().min(1024)),
-    };
     let pool_idle = pool_idle?.unwrap_or(Duration::from_secs(if shared.is_some() { 1 } else { 4 }));
     Ok(Config {
-        listen: listen::Settings { address: address?, threads },
+        listen: listen?,
         limit: limit::Settings {
             default_limit: default_limit?,
             rules: rules?,
@@ -336,7 +345,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             pool_size: if pool_idle.is_zero() { 0 } else { pool_size? },
             resolver: resolver?,
             pinned: pinned?,
-            bounds: bounds?,
+            bounds: upstream_bounds?,
             egress: egress?,
             authorities: authorities?,
         },
@@ -345,9 +354,12 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             keep_alive_timeout: keep_alive_timeout?,
             tunnel_idle_timeout: tunnel_idle_timeout?,
             idle_reclaim: idle_reclaim.map(|time| Some(time).filter(|t| *t < units::LONGEST))?,
-            via: via?,
+            via: via?.unwrap_or_else(|| Some(format!("narrows-{:08x}", fastrand::u32(..)))),
+            bounds: bounds?,
             http2: http2?,
             refuse_status: refuse_status?,
+            explain: answers?.explain,
+            error_details: answers?.details,
         },
         admin: admin?,
         trace: trace::Settings { level: level?, format: format?, colour },
@@ -527,11 +539,15 @@ fn token(text: &str) -> Result<Secret, &'static str> {
 }
 
 fn token_file(path: &str) -> Result<Secret, String> {
+    token(&line_of(path)?).map_err(|allowed| format!("a file with one line of {allowed}"))
+}
+
+/// What a short file holds, without the end of its line.
+fn line_of(path: &str) -> Result<String, String> {
     let mut text = String::new();
-    let read = fs::File::open(path).and_then(|file| file.take(1024).read_to_string(&mut text));
+    let read = fs::File::open(path).and_then(|file| file.take(4096).read_to_string(&mut text));
     read.map_err(|error| format!("a file that can be read ({error})"))?;
-    token(text.trim_end_matches(['\r', '\n']))
-        .map_err(|allowed| format!("a file with one line of {allowed}"))
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 fn failure(text: &str) -> Result<Failure, &'static str> {

@@ -40,11 +40,15 @@ fn the_defaults_are_the_documented_ones() {
         (Duration::from_secs(4), 256)
     );
     assert_eq!(config.proxy.refuse_status, 503);
-    assert_eq!(config.proxy.via.as_deref(), Some("narrows"));
+    let via = config.proxy.via.clone().unwrap();
+    assert!(via.starts_with("narrows-") && via.len() == 16, "{via}");
     assert_eq!(config.proxy.tunnel_idle_timeout, Duration::from_mins(15));
     assert_eq!(config.shutdown_timeout, Duration::from_secs(10));
-    assert_eq!((config.trace.level, config.access), (tracing::Level::INFO, Target::Off));
-    assert_eq!(format!("{:?}", serve(&[], &[]).config), format!("{:?}", Config::default()));
+    assert_eq!((config.trace.level, config.access.clone()), (tracing::Level::INFO, Target::Off));
+    let mut read = serve(&[], &[]).config;
+    assert_ne!(read.proxy.via, config.proxy.via, "each has a name of its own");
+    read.proxy.via.clone_from(&config.proxy.via);
+    assert_eq!(format!("{read:?}"), format!("{config:?}"));
 }
 
 #[test]
@@ -148,6 +152,13 @@ fn each_bad_value_is_a_problem() {
         ("threads", "1025"),
         ("via", "two words"),
         ("via", "über"),
+        ("max-head-size", "1023"),
+        ("max-head-size", "1MiB"),
+        ("max-fields", "0"),
+        ("max-request-line", "64KiB"),
+        ("max-chunk-extensions", "17KiB"),
+        ("max-trailers", "-1"),
+        ("max-interim", "0"),
         ("shutdown-timeout", "x"),
         ("max-connections", "-1"),
         ("max-connections", "4294967296"),

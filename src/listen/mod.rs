@@ -1,50 +1,83 @@
-//! Listening sockets, the accept loop, and the even spread of connections over threads.
+//! Where clients come in: listening sockets, and all that stands between them and a stream of HTTP.
 //!
-//! Each thread has a listening socket of its own (`SO_REUSEPORT`), so that a connection is accepted
-//! where it will live. The kernel spreads by hash, which few connections do not fill evenly: a
-//! thread that has many more than another hands a new one over.
+//! [`accept`] takes connections, [`bounds`] says whether there is room for them, [`greet`] reads
+//! what a balancer says in front ([`proxy_protocol`]) and ends TLS ([`tls`], [`certificate`]). What
+//! comes out is an [`Accepted`]. Nothing here knows HTTP, or answers a client.
 
+pub(crate) mod accept;
+pub(crate) mod bounds;
+pub(crate) mod certificate;
+pub(crate) mod drain;
+pub(crate) mod greet;
+pub(crate) mod proxy_protocol;
 pub(crate) mod stream;
+pub mod tls;
 
-use std::cell::Cell;
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener;
-use std::net::TcpStream;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
-use std::task::Waker;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use socket2::Domain;
 use socket2::Protocol;
 use socket2::Socket;
 use socket2::TcpKeepalive;
 use socket2::Type;
-use tokio::sync::mpsc;
 
 use self::stream::Stream;
 use self::stream::Watched;
 
-/// Where clients come in.
+/// Where clients come in, and how many.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The address; port 0 picks a free one.
+    /// The address, if `listeners` has none; port 0 picks a free one. With `tls` it is for TLS alone.
     pub address: SocketAddr,
-    /// Threads that serve, each with a listening socket and a pool of its own; at least 1.
+    /// All the addresses, if there are any.
+    pub listeners: Vec<Listener>,
+    /// Threads that serve, each with listening sockets and a pool of its own; at least 1.
     pub threads: usize,
+    /// The certificate of listeners that are for TLS.
+    pub tls: Option<tls::Settings>,
+    /// Balancers: their connections begin with a PROXY header, which says whose they are.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// How long a client may take for TLS, and a balancer for its header before it.
+    pub handshake_timeout: Duration,
+    /// Connections of clients at once; none is as many as open files allow.
+    pub max_clients: Option<usize>,
+    /// Connections at once from one address (IPv6: one /64); 0 is as many as there may be in all.
+    pub max_clients_per_address: usize,
 }
 
-/// Connections that may wait to be accepted, per thread; the kernel may allow fewer.
-const BACKLOG: i32 = 4096;
-/// After a failed accept (no descriptor left, most likely), so that the loop does not spin.
-const PAUSE: Duration = Duration::from_millis(50);
-/// When a client that says nothing is asked whether it is still there.
-const KEEPALIVE: Duration = Duration::from_mins(1);
+/// One place to come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether clients speak TLS there.
+    pub tls: bool,
+}
+
+/// As the ready line has it; without TLS, the address alone.
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https://" } else { "" };
+        write!(f, "{scheme}{}", self.address)
+    }
+}
+
+impl Settings {
+    /// All places to come in.
+    pub fn all(&self) -> Vec<Listener> {
+        if self.listeners.is_empty() {
+            vec![Listener { address: self.address, tls: self.tls.is_some() }]
+        } else {
+            self.listeners.clone()
+        }
+    }
+}
 
 /// A client that has come in.
 #[derive(Debug)]
@@ -57,23 +90,46 @@ pub(crate) struct Accepted {
 }
 
 impl Accepted {
-    pub(crate) fn plain(tcp: tokio::net::TcpStream, peer: SocketAddr) -> Self {
-        Self { stream: Stream::Plain(Watched::new(tcp)), peer, certificate: None }
+    pub(crate) fn plain(socket: Watched, peer: SocketAddr) -> Self {
+        Self { stream: Stream::Plain(socket), peer, certificate: None }
     }
 }
 
-/// Binds one listening socket per thread, all on one address, which comes back too.
-///
+/// Connections that may wait to be accepted, per thread; the kernel may allow fewer.
+const BACKLOG: i32 = 4096;
+/// When a client that says nothing is asked whether it is still there.
+const KEEPALIVE: Duration = Duration::from_mins(1);
+
+/// Listeners with the ports they got, and for each thread one socket of each of them.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) sockets: Vec<Vec<TcpListener>>,
+}
+
+/// Binds one listening socket per thread and listener; errs with the address that cannot be had.
+pub(crate) fn bind(settings: &Settings) -> Result<Bound, (SocketAddr, io::Error)> {
+    let threads = settings.threads.max(1);
+    let mut listeners = Vec::new();
+    let mut sockets: Vec<Vec<TcpListener>> = (0..threads).map(|_| Vec::new()).collect();
+    for Listener { address, tls } in settings.all() {
+        let (bound, ones) = bind_all(address, threads).map_err(|error| (address, error))?;
+        listeners.push(Listener { address: bound, tls });
+        sockets.iter_mut().zip(ones).for_each(|(thread, one)| thread.push(one));
+    }
+    Ok(Bound { listeners, sockets })
+}
+
 /// `SO_REUSEPORT` would let a second process of the same user share a port silently, so the port is
 /// bound once without it first.
-pub(crate) fn bind(settings: &Settings) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
-    if settings.address.port() != 0 {
-        drop(TcpListener::bind(settings.address)?);
+fn bind_all(address: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+    if address.port() != 0 {
+        drop(TcpListener::bind(address)?);
     }
-    let first = bind_one(settings.address)?;
+    let first = bind_one(address)?;
     let address = first.local_addr()?;
     let mut all = vec![first];
-    for _ in 1..settings.threads.max(1) {
+    for _ in 1..count {
         all.push(bind_one(address)?);
     }
     Ok((address, all))
@@ -92,203 +148,21 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// The connections that one thread has.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Load(Arc<AtomicUsize>);
-
-impl Load {
-    pub(crate) fn get(&self) -> usize {
-        self.0.load(Relaxed)
-    }
-
-    /// Counts a connection until the guard is dropped.
-    pub(crate) fn count(&self) -> Counted {
-        self.0.fetch_add(1, Relaxed);
-        Counted(Arc::clone(&self.0))
-    }
-}
-
-/// A counted connection.
-#[derive(Debug)]
-pub(crate) struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
-/// The end of service, as one thread's connections hear of it.
-///
-/// PERF: a flag that each connection looks at whenever it runs; only the change wakes anybody.
-#[derive(Debug, Default)]
-pub(crate) struct Drain {
-    on: Cell<bool>,
-    last: Cell<u64>,
-    wakers: RefCell<HashMap<u64, Waker>>,
-}
-
-impl Drain {
-    pub(crate) fn is_on(&self) -> bool {
-        self.on.get()
-    }
-
-    /// Begins the drain, and wakes all that listen.
-    pub(crate) fn begin(&self) {
-        self.on.set(true);
-        self.wakers.take().into_values().for_each(Waker::wake);
-    }
-
-    /// Has this task woken when the drain begins, until the guard is dropped.
-    pub(crate) fn listen(self: &Rc<Self>, waker: Waker) -> Listener {
-        let id = self.last.get() + 1;
-        self.last.set(id);
-        self.wakers.borrow_mut().insert(id, waker);
-        Listener { drain: Rc::clone(self), id }
-    }
-}
-
-/// A task that hears of the drain.
-#[derive(Debug)]
-pub(crate) struct Listener {
-    drain: Rc<Drain>,
-    id: u64,
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.drain.wakers.borrow_mut().remove(&self.id);
-    }
-}
-
-/// A connection on its way to another thread.
-pub(crate) type Handed = (TcpStream, SocketAddr);
-
-/// All threads, as one of them sees them.
-#[derive(Clone, Debug)]
-pub(crate) struct Threads {
-    number: usize,
-    all: Arc<[(Load, mpsc::UnboundedSender<Handed>)]>,
-}
-
-impl Threads {
-    /// One view per thread, and what each is handed.
-    pub(crate) fn new(count: usize) -> Vec<(Self, mpsc::UnboundedReceiver<Handed>)> {
-        let (senders, receivers): (Vec<_>, Vec<_>) =
-            (0..count).map(|_| mpsc::unbounded_channel()).unzip();
-        let all: Arc<[_]> = senders.into_iter().map(|sender| (Load::default(), sender)).collect();
-        let views = (0..count).map(|number| Self { number, all: Arc::clone(&all) });
-        views.zip(receivers).collect()
-    }
-
-    /// This thread's own count.
-    pub(crate) fn load(&self) -> &Load {
-        &self.all[self.number].0
-    }
-
-    /// The thread that should have the next connection, if this one has far more than it.
-    fn idler(&self) -> Option<&mpsc::UnboundedSender<Handed>> {
-        let mine = self.load().get();
-        if mine < 2 {
-            return None;
-        }
-        let (load, sender) = self.all.iter().min_by_key(|(load, _)| load.get())?;
-        (mine >= 2 * load.get() + 2).then_some(sender)
-    }
-}
-
-/// Accepts until `stop` completes, then what is still in the queue: closing a listener of several
-/// on one port would lose it.
-pub(crate) async fn accept(
-    listener: TcpListener,
-    threads: &Threads,
-    mut handed: mpsc::UnboundedReceiver<Handed>,
-    stop: impl Future<Output = ()>,
-    mut each: impl FnMut(tokio::net::TcpStream, SocketAddr),
-) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let mut stop = std::pin::pin!(stop);
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut stop => break,
-            Some((stream, peer)) = handed.recv() => match tokio::net::TcpStream::from_std(stream) {
-                Ok(stream) => each(stream, peer),
-                Err(error) => tracing::warn!(%error, "cannot take over a connection"),
-            },
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => match threads.idler() {
-                    None => each(stream, peer),
-                    Some(idler) => match stream.into_std() {
-                        // A thread that is gone takes nothing; the client tries again.
-                        Ok(stream) => drop(idler.send((stream, peer))),
-                        Err(error) => tracing::warn!(%error, "cannot hand a connection over"),
-                    },
-                },
-                Err(error) if is_the_clients(&error) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            },
-        }
-    }
-    let queued = std::future::poll_fn(|cx| {
-        while let std::task::Poll::Ready(Ok((stream, peer))) = listener.poll_accept(cx) {
-            each(stream, peer);
-        }
-        std::task::Poll::Ready(())
-    });
-    queued.await;
-    while let Ok((stream, peer)) = handed.try_recv() {
-        if let Ok(stream) = tokio::net::TcpStream::from_std(stream) {
-            each(stream, peer);
-        }
-    }
-    Ok(())
-}
-
-/// A connection that its client gave up before it was accepted.
-fn is_the_clients(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
-}
-
-/// Raises the bound on open descriptors as far as it may go; two are used per tunnel.
-pub(crate) fn raise_descriptor_limit() {
-    use rustix::process::Resource;
-    let mut limit = rustix::process::getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        limit.current = limit.maximum;
-        if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
-            tracing::debug!(%error, "cannot raise the limit of open descriptors");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_port_in_use_is_an_error_although_it_could_be_shared() {
-        let settings = Settings { address: "127.0.0.1:0".parse().unwrap(), threads: 2 };
-        let (address, _listeners) = bind(&settings).unwrap();
-        let again = bind(&Settings { address, threads: 1 }).unwrap_err();
-        assert_eq!(again.kind(), io::ErrorKind::AddrInUse);
+    fn settings(address: SocketAddr, threads: usize) -> Settings {
+        let listen = crate::Config::default().listen;
+        Settings { address, threads, ..listen }
     }
 
     #[test]
-    fn a_thread_with_many_more_connections_hands_the_next_one_over() {
-        let mut threads = Threads::new(2);
-        let (second, _) = threads.pop().unwrap();
-        let (first, _) = threads.pop().unwrap();
-        let one = first.load().count();
-        assert!(first.idler().is_none());
-        let two = first.load().count();
-        assert!(first.idler().is_some());
-        let other = second.load().count();
-        assert!(first.idler().is_none());
-        drop((one, two, other));
-        assert_eq!(first.load().get(), 0);
+    fn a_port_in_use_is_an_error_although_it_could_be_shared() {
+        let bound = bind(&settings("127.0.0.1:0".parse().unwrap(), 2)).unwrap();
+        assert_eq!((bound.sockets.len(), bound.sockets[0].len()), (2, 1));
+        let taken = bound.listeners[0].address;
+        let (address, again) = bind(&settings(taken, 1)).unwrap_err();
+        assert_eq!((address, again.kind()), (taken, io::ErrorKind::AddrInUse));
     }
 }

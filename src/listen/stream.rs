@@ -11,6 +11,7 @@ use std::io;
 use std::io::BufRead;
 use std::io::IoSlice;
 use std::io::Write;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
@@ -22,6 +23,8 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::bounds::Full;
+use super::bounds::Place;
 use crate::base::socket;
 use crate::base::socket::ReadSide;
 
@@ -37,6 +40,9 @@ pub(crate) enum Stream {
 pub(crate) struct Watched {
     tcp: TcpStream,
     reads: ReadSide,
+    /// Behind the socket: its descriptor is free before its place is. None where it is only told
+    /// that there is none.
+    place: Option<Place>,
 }
 
 impl Stream {
@@ -72,7 +78,7 @@ impl Stream {
     /// Ready when the client has left. Takes no byte, and sees an end behind unread ones; a
     /// `close_notify` only once it has been read with what stood before it.
     pub(crate) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Watched { tcp, reads } = match self {
+        let Watched { tcp, reads, .. } = match self {
             Self::Plain(watched) => watched,
             Self::Tls(stream) => {
                 let (watched, session) = stream.get_mut();
@@ -194,8 +200,17 @@ impl AsyncWrite for Stream {
 }
 
 impl Watched {
-    pub(crate) fn new(tcp: TcpStream) -> Self {
-        Self { tcp, reads: ReadSide::default() }
+    pub(crate) fn new(tcp: TcpStream, place: Option<Place>) -> Self {
+        Self { tcp, reads: ReadSide::default(), place }
+    }
+
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    /// Counts the connection as one of this address.
+    pub(crate) fn claim(&mut self, address: IpAddr) -> Result<(), Full> {
+        self.place.as_mut().map_or(Ok(()), |place| place.claim(address))
     }
 }
 
@@ -205,7 +220,7 @@ impl AsyncRead for Watched {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { tcp, reads } = self.get_mut();
+        let Self { tcp, reads, .. } = self.get_mut();
         reads.poll_read(tcp, cx, buf)
     }
 }

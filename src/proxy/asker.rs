@@ -11,8 +11,10 @@ use http::HeaderMap;
 use http::StatusCode;
 
 use super::guard::Client;
+use super::headers;
 use super::http2::Stream;
 use crate::base::clock::Pulse;
+use crate::base::framing::Malformed;
 use crate::base::identity::Identity;
 use crate::upstream::conn::Conn;
 
@@ -78,6 +80,14 @@ impl Asker {
         }
     }
 
+    /// What is wrong with the body of the request, if that is why it broke off.
+    pub(crate) fn broken(&self) -> Option<Malformed> {
+        match self {
+            Self::Connection(client) => client.broken(),
+            Self::Stream(_) => None,
+        }
+    }
+
     /// Passes a 1xx answer on.
     pub(crate) fn interim(&self, status: StatusCode, fields: HeaderMap) {
         match self {
@@ -124,10 +134,7 @@ fn interim_head(status: StatusCode, fields: &HeaderMap) -> Vec<u8> {
     let reason = status.canonical_reason().unwrap_or_default();
     let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
     for (name, value) in fields {
-        head.extend_from_slice(name.as_str().as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
+        headers::write(name, value, &mut head);
     }
     head.extend_from_slice(b"\r\n");
     head

@@ -13,13 +13,13 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderValue;
-use http::Method;
 use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::Uri;
 use http::Version;
 use http::header;
+use http::request::Parts;
 use http::uri::Scheme;
 use http_body::Body as _;
 use http_body::Frame;
@@ -31,15 +31,20 @@ use tokio::time::Instant;
 use super::Thread;
 use super::asker::Asker;
 use super::front;
+use super::head::Flaw;
 use super::headers;
 use super::http2;
+use super::local;
+use super::local::Forwards;
 use super::reject::Answer;
 use super::reject::Reject;
+use super::status;
 use crate::base::authority::Authority;
 use crate::base::clock;
 use crate::base::identity::Identity;
 use crate::policy::access::Given;
 use crate::telemetry::access::Record;
+use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Route;
 use crate::upstream::SendError;
 use crate::upstream::Sent;
@@ -50,9 +55,6 @@ use crate::upstream::exchange::Gate;
 use crate::upstream::exchange::RequestBody;
 use crate::upstream::exchange::ResponseBody;
 use crate::upstream::source::Source;
-
-/// 1xx answers to one request that are passed on; a flood of them is not.
-const MAX_INTERIM: usize = 32;
 
 /// The client left; there is nobody to answer.
 #[derive(Debug, Error)]
@@ -67,19 +69,20 @@ pub(crate) async fn serve(
 ) -> Result<Response<Body>, Left> {
     let mut story = Story::begin(&thread, &client, &request);
     let wish = Wish::read(&thread, &request);
-    let admitted = match wish {
-        // Whoever asks how it is may be a machine that knows no password.
-        Ok(Wish::Health) => Ok(Identity::Anonymous),
-        Ok(Wish::Forward { .. }) | Err(_) => {
-            front::admit(&thread, &client, || Given::of(request.headers())).await.ok_or(Left)?
-        }
+    // Whoever asks how it is may be a machine that knows no password.
+    let is_open = matches!(wish, Ok(Wish::Own(_))) && request.uri().authority().is_none();
+    let admitted = if is_open {
+        Ok(Identity::Anonymous)
+    } else {
+        front::admit(&thread, &client, || Given::of(request.headers())).await.ok_or(Left)?
     };
     let result = match (admitted, wish) {
         (Err(reject), _) | (Ok(_), Err(reject)) => Err(reject),
-        (Ok(_), Ok(Wish::Health)) => Ok(health()),
-        (Ok(identity), Ok(Wish::Forward { authority, tls })) => {
+        (Ok(_), Ok(Wish::Own(answer))) => Ok(answer.map(|body| Kind::Own(Some(body)))),
+        (Ok(identity), Ok(Wish::Forward { authority, tls, left })) => {
             story.host(&authority, &identity);
-            forward(&thread, &client, request, &authority, tls, &identity, &mut story).await?
+            let bound_for = (&authority, tls, left);
+            forward(&thread, &client, request, bound_for, &identity, &mut story).await?
         }
     };
     client.begin_answer();
@@ -89,7 +92,7 @@ pub(crate) async fn serve(
             response.map(|kind| Body { kind, story })
         }
         Err(reject) => {
-            let answer = reject.answer(thread.settings.refuse_status);
+            let answer = reject.answer(thread.settings.manner());
             story.answered(answer.status.as_u16(), Some(answer.error));
             let mut response = respond(answer);
             if reject.closes() && matches!(client, Asker::Connection(_)) {
@@ -103,23 +106,20 @@ pub(crate) async fn serve(
 
 /// What a request asks of us.
 enum Wish {
-    Forward { authority: Authority, tls: bool },
-    Health,
+    /// To be sent on; `left` is how many hops it may still make after this one.
+    Forward { authority: Authority, tls: bool, left: Option<u32> },
+    /// Nothing that anybody else could answer.
+    Own(Response<Bytes>),
 }
 
 impl Wish {
     fn read(thread: &Thread, request: &Request<Source>) -> Result<Self, Reject> {
         if request.version() == Version::HTTP_2 {
-            http2::check(thread, request)?;
+            http2::check(thread, request).map_err(Reject::Flaw)?;
         }
-        let uri = request.uri();
+        let (uri, headers) = (request.uri(), request.headers());
         let Some(authority) = uri.authority() else {
-            let asks = matches!(*request.method(), Method::GET | Method::HEAD);
-            return if asks && uri.path() == "/health" {
-                Ok(Self::Health)
-            } else {
-                Err(Reject::NotForProxy)
-            };
+            return local::asked(request).map(Self::Own).ok_or(Reject::NotForProxy);
         };
         let tls = match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTP => false,
@@ -129,7 +129,18 @@ impl Wish {
         let authority = thread
             .authority(authority.as_str(), tls)
             .map_err(|why| Reject::BadTarget { target: uri.to_string(), why })?;
-        Ok(Self::Forward { authority, tls })
+        if thread.via.as_ref().is_some_and(|via| via.has_passed(headers)) {
+            return Err(Reject::Loop);
+        }
+        if request.version() != Version::HTTP_10 && headers::expects_continue(headers).is_err() {
+            return Err(Reject::Expectation);
+        }
+        match local::forwards(request.method(), headers) {
+            Ok(Forwards::Over) => Ok(Self::Own(local::last(request))),
+            Ok(Forwards::Left(left)) => Ok(Self::Forward { authority, tls, left: Some(left) }),
+            Ok(Forwards::Unlimited) => Ok(Self::Forward { authority, tls, left: None }),
+            Err(()) => Err(Reject::MaxForwards),
+        }
     }
 }
 
@@ -137,8 +148,7 @@ async fn forward(
     thread: &Thread,
     client: &Asker,
     request: Request<Source>,
-    authority: &Authority,
-    tls: bool,
+    (authority, tls, left): (&Authority, bool, Option<u32>),
     identity: &Identity,
     story: &mut Story,
 ) -> Result<Result<Response<Kind>, Reject>, Left> {
@@ -146,32 +156,18 @@ async fn forward(
     let asked = headers::wait(
         parts.headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok()),
     );
-    let named = parts.uri.authority().map_or("", |authority| authority.as_str());
-    let is_named = parts.headers.get(header::HOST).is_some_and(|host| host == named);
-    let host = HeaderValue::from_str(named).ok().filter(|_| !is_named);
-
-    let hop = headers::strip(&mut parts.headers);
-    if let Some(host) = host {
-        parts.headers.insert(header::HOST, host);
+    let version = parts.version;
+    let upgrade = prepare(&mut parts, client, thread);
+    if let Some(left) = left {
+        parts.headers.insert(header::MAX_FORWARDS, left.into());
     }
-    let upgrades = hop.upgrade.is_some();
-    headers::restore(&mut parts.headers, hop);
-    add_via(&mut parts.headers, parts.version, thread);
-    parts.uri = match parts.uri.path_and_query() {
-        Some(_) if client.is_starred() => Uri::from_static("*"),
-        Some(path) => Uri::from(path.clone()),
-        None => Uri::from_static("/"),
-    };
-    parts.version = Version::HTTP_11;
-
-    let expects = parts
-        .headers
-        .get(header::EXPECT)
-        .is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let expects = headers::expects_continue(&parts.headers) == Ok(true);
     let gate = (expects && !body.is_end_stream()).then(Arc::<Gate>::default);
     let body = RequestBody::new(body, gate.clone(), Rc::clone(client.pulse()));
     let mut request = Request::from_parts(parts, body);
-    let interim = Interim::listen(&mut request, gate, client.continues_by_itself());
+    let bound = thread.settings.bounds.interim;
+    let continues = client.continues_by_itself();
+    let interim = Interim::listen(&mut request, gate, continues, (version, bound));
 
     let errand = Errand {
         authority,
@@ -183,27 +179,41 @@ async fn forward(
     let mut sending = std::pin::pin!(thread.upstream.send(errand, request, client.pulse()));
     let sent = client.unless_left(std::future::poll_fn(|cx| {
         let sent = sending.as_mut().poll(cx);
-        interim.pass_on(client);
-        sent
+        if interim.pass_on(client, thread) { sent.map(Some) } else { Poll::Ready(None) }
     }));
-    let Sent { mut response, reused, waited } = match sent.await.ok_or(Left)? {
+    let Some(sent) = sent.await.ok_or(Left)? else {
+        thread.cells.bounded(Bound::Interim);
+        return Ok(Err(Reject::Interim));
+    };
+    let Sent { mut response, reused, waited, attempts } = match sent {
         Ok(sent) => sent,
         Err(error) => {
             story.waited(error.waited(), false);
-            return Ok(Err(error.into()));
+            return Ok(Err(unsent(error, client, thread)));
         }
     };
     story.waited(waited, reused);
+    if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        // SECURITY: an origin is no proxy, and what it asks for here would be our credentials.
+        return Ok(Err(Reject::ForeignProxy));
+    }
 
     let version = response.version();
-    let hop = headers::strip(response.headers_mut());
-    add_via(response.headers_mut(), version, thread);
+    let hop = headers::strip(response.headers_mut(), version);
+    if let Some(via) = &thread.via {
+        via.add(response.headers_mut(), version);
+    }
     *response.version_mut() = Version::HTTP_11;
+    if thread.settings.explain
+        && let Some(told) = status::explained(waited, attempts, reused)
+    {
+        // Behind what others said before (RFC 9209 §2).
+        response.headers_mut().append("proxy-status", told);
+    }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        if !upgrades {
+        if !upgrade.is_some_and(|asked| headers::is_among(hop.upgrade.as_ref(), &asked)) {
             // SECURITY: what follows would be relayed raw to a client that expects HTTP.
-            let why = "a 101 that nobody asked for".to_owned();
-            return Ok(Err(SendError::from(ExchangeError::Malformed(why)).into()));
+            return Ok(Err(SendError::from(ExchangeError::Upgrade).into()));
         }
         headers::restore(response.headers_mut(), hop);
         let (parts, body) = response.into_parts();
@@ -216,71 +226,100 @@ async fn forward(
     Ok(Ok(response.map(Kind::Upstream)))
 }
 
-fn add_via(headers: &mut HeaderMap, version: Version, thread: &Thread) {
+/// Makes the head of a request to a proxy that of a request to an origin; the protocols that it
+/// would upgrade to.
+fn prepare(parts: &mut Parts, client: &Asker, thread: &Thread) -> Option<HeaderValue> {
+    let named = parts.uri.authority().map_or("", |authority| authority.as_str());
+    let is_named = parts.headers.get(header::HOST).is_some_and(|host| host == named);
+    let host = HeaderValue::from_str(named).ok().filter(|_| !is_named);
+    let hop = headers::strip(&mut parts.headers, parts.version);
+    if let Some(host) = host {
+        parts.headers.insert(header::HOST, host);
+    }
+    let upgrade = hop.upgrade.clone();
+    headers::restore(&mut parts.headers, hop);
     if let Some(via) = &thread.via {
-        let via = match version {
-            Version::HTTP_10 => &via.old,
-            Version::HTTP_2 => &via.two,
-            _ => &via.new,
-        };
-        headers.append(header::VIA, via.clone());
+        via.add(&mut parts.headers, parts.version);
+    }
+    parts.uri = match parts.uri.path_and_query() {
+        Some(_) if client.is_starred() => Uri::from_static("*"),
+        Some(path) => Uri::from(path.clone()),
+        None => Uri::from_static("/"),
+    };
+    parts.version = Version::HTTP_11;
+    upgrade
+}
+
+/// Why a request got no response, the client's own fault named as exactly as it is known.
+fn unsent(error: SendError, client: &Asker, thread: &Thread) -> Reject {
+    match (&error, client.broken()) {
+        (SendError::Exchange(ExchangeError::Request), Some(malformed)) => {
+            let flaw = Flaw::from(malformed);
+            if let Some(bound) = flaw.bound() {
+                thread.cells.bounded(bound);
+            }
+            Reject::Flaw(flaw)
+        }
+        _ => error.into(),
     }
 }
 
 /// The 1xx answers of one request's upstream, on their way to the client.
 struct Interim {
     heads: Arc<Mutex<Heads>>,
+    bound: u32,
+    /// HTTP/1.0 knows no such answers (RFC 9110 §15.2).
+    is_wanted: bool,
 }
 
 #[derive(Default)]
 struct Heads {
-    seen: usize,
+    seen: u32,
     waiting: Vec<(StatusCode, HeaderMap)>,
 }
 
 impl Interim {
-    /// Hears the 1xx answers to `request`. 100 opens the gate, and need not be passed on if it goes
-    /// out by itself. 101 is the answer itself.
+    /// Hears the 1xx answers to `request`. 100 opens the gate, and need not be passed on where it
+    /// `continues` by itself. 101 is the answer itself.
     fn listen(
         request: &mut Request<RequestBody>,
         gate: Option<Arc<Gate>>,
-        continues_by_itself: bool,
+        continues: bool,
+        (version, bound): (Version, u32),
     ) -> Self {
         let heads = Arc::<Mutex<Heads>>::default();
         let queue = Arc::clone(&heads);
         hyper::ext::on_informational(request, move |interim| {
-            if interim.status() == StatusCode::CONTINUE {
-                if let Some(gate) = &gate {
-                    gate.open();
-                }
-                if continues_by_itself {
+            let mut heads = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            heads.seen = heads.seen.saturating_add(1);
+            if let Some(gate) = gate.as_ref().filter(|_| interim.status() == StatusCode::CONTINUE) {
+                gate.open();
+                if continues {
                     return;
                 }
             }
-            let mut heads = queue.lock().unwrap_or_else(PoisonError::into_inner);
-            heads.seen += 1;
-            if heads.seen <= MAX_INTERIM {
-                let mut fields = interim.headers().clone();
-                headers::strip(&mut fields);
-                heads.waiting.push((interim.status(), fields));
+            if heads.seen <= bound {
+                heads.waiting.push((interim.status(), interim.headers().clone()));
             }
         });
-        Self { heads }
+        Self { heads, bound, is_wanted: version != Version::HTTP_10 }
     }
 
-    fn pass_on(&self, client: &Asker) {
+    /// Writes to the client what has come; whether there were not too many.
+    fn pass_on(&self, client: &Asker, thread: &Thread) -> bool {
         let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        for (status, fields) in heads.waiting.drain(..) {
+        if heads.seen > self.bound {
+            return false;
+        }
+        for (status, mut fields) in heads.waiting.drain(..).filter(|_| self.is_wanted) {
+            headers::strip(&mut fields, Version::HTTP_11);
+            if let Some(via) = &thread.via {
+                via.add(&mut fields, Version::HTTP_11);
+            }
             client.interim(status, fields);
         }
+        true
     }
-}
-
-fn health() -> Response<Kind> {
-    let mut response = Response::new(Kind::Own(Some(Bytes::from_static(b"{\"status\":\"ok\"}"))));
-    let json = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
 }
 
 /// An answer of our own, for hyper to write.

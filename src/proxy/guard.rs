@@ -23,12 +23,14 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 
+use super::bounds::Bounds;
 use super::head;
 use super::head::Connect;
 use super::head::Flaw;
 use super::http2;
 use crate::base::clock::Pulse;
 use crate::base::framing::Framing;
+use crate::base::framing::Malformed;
 use crate::base::identity::Identity;
 use crate::base::socket;
 use crate::base::socket::with_scratch;
@@ -70,11 +72,14 @@ pub(crate) struct Client {
     peer: SocketAddr,
     certificate: Option<Arc<str>>,
     identity: Identity,
+    bounds: Bounds,
     near: RefCell<Near>,
     phase: Cell<Phase>,
     pulse: Rc<Pulse>,
     /// The request is OPTIONS for the server as a whole, which hyper cannot say.
     starred: Cell<bool>,
+    /// Its close is to be a reset.
+    is_cut: Cell<bool>,
     switched: RefCell<Option<(Conn, Bytes)>>,
 }
 
@@ -93,10 +98,14 @@ struct Near {
     /// Bytes read; the first `cleared` of them are for hyper.
     ahead: Vec<u8>,
     cleared: usize,
-    /// Nothing but the first bytes of the connection has come.
+    /// Nothing but first bytes have come that could become the preface of HTTP/2.
     fresh: bool,
     /// The rest of the message that hyper is reading.
     framing: Framing,
+    /// What was wrong with the current message's body.
+    broken: Option<Malformed>,
+    /// The client's end (FIN or RST) has been read.
+    has_ended: bool,
     next: Option<Next>,
     /// hyper has written all it had.
     flushed: bool,
@@ -109,14 +118,18 @@ struct Near {
 }
 
 impl Client {
-    pub(crate) fn new(accepted: Accepted) -> Rc<Self> {
+    pub(crate) fn new(accepted: Accepted, bounds: Bounds) -> Rc<Self> {
         let Accepted { stream, peer, certificate } = accepted;
+        // RFC 9113 §3.2: over TLS, HTTP/2 is agreed upon in the handshake or not at all.
+        let fresh = matches!(stream, Stream::Plain(_));
         let near = Near {
             stream: Some(stream),
             ahead: Vec::new(),
             cleared: 0,
-            fresh: true,
+            fresh,
             framing: Framing::None,
+            broken: None,
+            has_ended: false,
             next: None,
             flushed: true,
             parked: None,
@@ -125,12 +138,17 @@ impl Client {
         };
         Rc::new(Self {
             peer,
+            identity: match &certificate {
+                Some(name) => Identity::Name(Arc::clone(name)),
+                None => Identity::of_address(peer.ip()),
+            },
             certificate,
-            identity: Identity::of_address(peer.ip()),
+            bounds,
             near: RefCell::new(near),
             phase: Cell::new(Phase::Idle),
             pulse: Rc::new(Pulse::new()),
             starred: Cell::new(false),
+            is_cut: Cell::new(false),
             switched: RefCell::new(None),
         })
     }
@@ -160,6 +178,18 @@ impl Client {
     /// Whether the request is `OPTIONS http://host` without a path (RFC 9112 §3.2.4).
     pub(crate) fn is_starred(&self) -> bool {
         self.starred.get()
+    }
+
+    /// What is wrong with the body of the request, if that is why it broke off.
+    pub(crate) fn broken(&self) -> Option<Malformed> {
+        self.near.borrow().broken
+    }
+
+    /// Whether all is said, and the client may still be sending: it has neither ended nor been cut,
+    /// and no request of its stays without an answer.
+    pub(crate) fn may_linger(&self) -> bool {
+        let is_answered = matches!(self.phase.get(), Phase::Idle | Phase::Head);
+        is_answered && !self.is_cut.get() && !self.near.borrow().has_ended
     }
 
     /// The answer's head goes out.
@@ -240,6 +270,7 @@ impl Client {
     /// Makes the close a reset, for an answer that was cut short: a plain FIN would let it pass
     /// for complete where no length says otherwise.
     pub(crate) fn cut(&self) {
+        self.is_cut.set(true);
         if let Some(stream) = &self.near.borrow().stream {
             socket::reset_on_close(stream.tcp());
         }
@@ -320,7 +351,8 @@ impl Near {
                 }
                 // What could still become the preface is a part of it.
                 self.fresh &= http2::PREFACE.starts_with(&self.ahead);
-                let scanned = if self.fresh { Ok(None) } else { head::scan(&self.ahead) };
+                let scanned =
+                    if self.fresh { Ok(None) } else { head::scan(&self.ahead, &client.bounds) };
                 match scanned {
                     Ok(Some(head)) => {
                         client.pulse.beat();
@@ -357,7 +389,8 @@ impl Near {
                 // that are here already.
                 self.parked = Some(cx.waker().clone());
             }
-            if self.ahead.len() >= AHEAD {
+            // A head that is not whole yet has bounds of its own.
+            if answering && self.ahead.len() >= AHEAD {
                 return match &mut self.stream {
                     Some(stream) => stream.poll_left(cx).map(|()| Ok(false)),
                     None => Poll::Ready(Ok(false)),
@@ -373,8 +406,8 @@ impl Near {
     ///
     /// A malformed body is an error of reading: whoever answers the request hears of it.
     fn clear_body(&mut self) -> io::Result<()> {
-        let (taken, ended) =
-            self.framing.take(&self.ahead[self.cleared..]).map_err(io::Error::other)?;
+        let taken = self.framing.take(&self.ahead[self.cleared..]);
+        let (taken, ended) = taken.map_err(|flaw| self.break_off(flaw))?;
         self.cleared += taken;
         if ended {
             self.framing = Framing::None;
@@ -382,14 +415,21 @@ impl Near {
         Ok(())
     }
 
+    fn break_off(&mut self, flaw: Malformed) -> io::Error {
+        self.broken = Some(flaw);
+        io::Error::other(flaw)
+    }
+
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let Self { stream: Some(stream), ahead, .. } = self else {
+        let Self { stream: Some(stream), ahead, has_ended, .. } = self else {
             return Poll::Ready(Ok(0));
         };
         with_scratch(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+            let result = ready!(Pin::new(stream).poll_read(cx, &mut buffer));
             let read = buffer.filled();
+            *has_ended |= read.is_empty();
+            result?;
             ahead.extend_from_slice(read);
             Poll::Ready(Ok(read.len()))
         })
@@ -446,9 +486,12 @@ impl AsyncRead for Guarded {
         if near.cleared == 0 && near.ahead.is_empty() && near.framing != Framing::None {
             let Some(stream) = &mut near.stream else { return Poll::Ready(Ok(())) };
             let before = buf.filled().len();
-            ready!(Pin::new(stream).poll_read(cx, buf))?;
+            let result = ready!(Pin::new(stream).poll_read(cx, buf));
             let read = &buf.filled()[before..];
-            let (taken, ended) = near.framing.take(read).map_err(io::Error::other)?;
+            near.has_ended |= read.is_empty();
+            result?;
+            let taken = near.framing.take(read);
+            let (taken, ended) = taken.map_err(|flaw| near.break_off(flaw))?;
             near.ahead.extend_from_slice(&read[taken..]);
             buf.set_filled(before + taken);
             if ended {

@@ -1,12 +1,14 @@
 //! Requests: from a client's connection to an upstream's and back.
 //!
-//! [`serve`] is the life of one client connection: a guard reads it, hyper serves its plain
+//! [`admit`] takes a connection in, and [`serve`] is its life: a guard reads it, hyper serves its plain
 //! requests, a CONNECT leaves HTTP for good. Nothing here dials, counts slots or knows Redis.
 //!
 //! Invariants: no 200 to a CONNECT before its upstream is connected; an answer of our own comes
 //! from [`reject`] alone; a client that leaves takes all it asked for with it.
 
 mod asker;
+mod bounds;
+mod door;
 mod forward;
 mod front;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -15,9 +17,13 @@ mod guard;
 mod head;
 mod headers;
 mod http2;
+mod local;
 mod reject;
 mod relay;
+mod status;
+mod target;
 mod tunnel;
+mod via;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -28,7 +34,6 @@ use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::HeaderValue;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -36,6 +41,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
 use self::asker::Asker;
+pub use self::bounds::Bounds;
+pub(crate) use self::door::TurnedAway;
+pub(crate) use self::door::admit;
+pub(crate) use self::door::out_of_files;
 use self::guard::Client;
 use self::guard::Guarded;
 use self::guard::Next;
@@ -43,16 +52,20 @@ use self::guard::Phase;
 use self::head::Flaw;
 use self::http2::Ahead;
 pub use self::http2::Settings as Http2;
+use self::reject::Manner;
 use self::reject::Reject;
+pub(crate) use self::via::Via;
 use crate::base::authority::Authority;
 use crate::base::authority::BadAuthority;
 use crate::base::clock;
 use crate::limit::Limiter;
 use crate::limit::Patience;
 use crate::listen::Accepted;
-use crate::listen::Counted;
-use crate::listen::Drain;
-use crate::listen::Load;
+use crate::listen::accept::Counted;
+use crate::listen::accept::Load;
+use crate::listen::drain::Drain;
+use crate::listen::greet::Greeter;
+use crate::listen::tls;
 use crate::policy::access::Gate;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Cells;
@@ -72,12 +85,26 @@ pub struct Settings {
     /// How long a tunnel must be without a byte to be closed when others wait for its host; none
     /// closes no tunnel for others.
     pub idle_reclaim: Option<Duration>,
-    /// The name put into Via (RFC 9110 §7.6.3); none leaves the field out.
+    /// The name put into Via (RFC 9110 §7.6.3), and by which a loop is known: no other instance may
+    /// have it. None leaves the field out, and knows no loop.
     pub via: Option<String>,
     /// What a connection of HTTP/2 may have.
     pub http2: Http2,
+    /// How much a request may have of everything.
+    pub bounds: Bounds,
     /// The status of a refusal by the cap, 400 to 599.
     pub refuse_status: u16,
+    /// Whether `Proxy-Status` of what was forwarded tells how that went.
+    pub explain: bool,
+    /// Whether answers of our own tell what only operators should know.
+    pub error_details: bool,
+}
+
+impl Settings {
+    fn manner(&self) -> Manner {
+        let Self { refuse_status, explain, error_details: details, .. } = *self;
+        Manner { refuse_status, explain, details }
+    }
 }
 
 /// What a thread needs to serve its clients.
@@ -90,25 +117,12 @@ pub(crate) struct Thread {
     pub(crate) log: Log,
     pub(crate) settings: Settings,
     pub(crate) via: Option<Via>,
+    pub(crate) greeter: Greeter,
+    pub(crate) turned_away: TurnedAway,
     pub(crate) load: Load,
     pub(crate) drain: Rc<Drain>,
     /// Authorities by the text that named them. PERF: parsing one allocates and formats.
     pub(crate) authorities: RefCell<HashMap<Box<str>, [Option<Authority>; 2]>>,
-}
-
-/// The Via fields this proxy adds, by the version of the message (RFC 9110 §7.6.3).
-pub(crate) struct Via {
-    new: HeaderValue,
-    old: HeaderValue,
-    two: HeaderValue,
-}
-
-impl Via {
-    /// The fields for a pseudonym; none if it is no token.
-    pub(crate) fn new(name: &str) -> Option<Self> {
-        let field = |version: &str| HeaderValue::try_from(format!("{version} {name}")).ok();
-        Some(Self { new: field("1.1")?, old: field("1.0")?, two: field("2.0")? })
-    }
 }
 
 /// Texts that the table of authorities holds before it begins anew.
@@ -159,10 +173,12 @@ pub(crate) fn spawn(thread: &Thread, task: impl Future<Output = ()> + 'static) {
 }
 
 /// Serves one client connection to its end.
-pub(crate) async fn serve(thread: Rc<Thread>, accepted: Accepted) {
+async fn serve(thread: Rc<Thread>, accepted: Accepted) {
     let open = Open::count(&thread);
-    let client = Client::new(accepted);
-    let mut next = watched(&thread, &client, client.next()).await;
+    let is_http2 = accepted.stream.protocol() == Some(tls::HTTP2);
+    let client = Client::new(accepted, thread.settings.bounds);
+    let mut next =
+        if is_http2 { Next::Http2 } else { watched(&thread, &client, client.next()).await };
     if let Next::Plain = next {
         // Boxed, so that a connection that becomes a tunnel does not keep the room for this.
         next = Box::pin(plain(&thread, &client)).await;
@@ -170,7 +186,7 @@ pub(crate) async fn serve(thread: Rc<Thread>, accepted: Accepted) {
     match next {
         Next::Connect(connect) => Box::pin(tunnel::serve(&thread, &client, connect)).await,
         Next::Flaw(flaw) => {
-            let answer = Reject::Flaw(flaw).answer(thread.settings.refuse_status);
+            let answer = Reject::Flaw(flaw).answer(thread.settings.manner());
             thread.cells.answered(Route::Own, answer.status.as_u16());
             if let Some(bound) = flaw.bound() {
                 thread.cells.bounded(bound);
@@ -184,7 +200,10 @@ pub(crate) async fn serve(thread: Rc<Thread>, accepted: Accepted) {
                 Box::pin(http2::serve(&thread, &client, near, open)).await;
             }
         }
-        Next::Left | Next::Plain => {}
+        // hyper is done with the connection, but the client may not be: it may still send a body
+        // whose answer is out already.
+        Next::Plain => linger(&client).await,
+        Next::Left => {}
     }
 }
 
@@ -227,14 +246,15 @@ async fn plain(thread: &Rc<Thread>, client: &Rc<Client>) -> Next {
     });
     let next = {
         let io = TokioIo::new(Guarded(Rc::clone(client)));
-        let mut hyper = std::pin::pin!(
-            http1::Builder::new()
-                .preserve_header_case(true)
-                .title_case_headers(true)
-                // The upstream's Date is not ours to touch; answers of our own bring theirs.
-                .auto_date_header(false)
-                .serve_connection(io, service)
-        );
+        let mut builder = http1::Builder::new();
+        // The upstream's Date is not ours to touch; answers of our own bring theirs.
+        builder.preserve_header_case(true).title_case_headers(true).auto_date_header(false);
+        let fields = thread.settings.bounds.fields;
+        if fields > Bounds::USUAL_FIELDS {
+            // PERF: to say so costs room on the heap for each request.
+            builder.max_headers(fields as usize);
+        }
+        let mut hyper = std::pin::pin!(builder.serve_connection(io, service));
         watched(
             thread,
             client,
@@ -253,7 +273,9 @@ async fn plain(thread: &Rc<Thread>, client: &Rc<Client>) -> Next {
         return Next::Left;
     }
     match next {
-        Next::Plain => client.take_next().unwrap_or(Next::Left),
+        Next::Plain => client
+            .take_next()
+            .unwrap_or_else(|| if client.may_linger() { Next::Plain } else { Next::Left }),
         Next::Connect(_) | Next::Flaw(_) | Next::Http2 | Next::Left => next,
     }
 }

@@ -200,21 +200,37 @@ bounds! {
     AuthQueue = "auth_queue";
     /// The silence within a response's body.
     BodyIdle = "body_idle";
+    /// The chunk extensions in a request's body.
+    ChunkExtensions = "chunk_extensions";
+    /// Connections of clients in all.
+    Clients = "clients";
+    /// Connections of clients from one address.
+    ClientsPerAddress = "clients_per_address";
     /// The time that connecting took.
     ConnectTime = "connect_time";
     /// The number of addresses of a name.
     DnsAddresses = "dns_addresses";
     /// The time that a look-up took.
     DnsTime = "dns_time";
+    /// The number of fields in a request's head.
+    Fields = "fields";
+    /// The time that TLS with a client took, and the header of the PROXY protocol before it.
+    HandshakeTime = "handshake_time";
     /// The size of a request's head.
     HeadSize = "head_size";
     /// The time that a request's head took.
     HeadTime = "head_time";
     /// What a client may do to streams of HTTP/2, resets most of all.
     Http2Calm = "http2_calm";
-    /// The size of the chunk extensions of a response.
+    /// The interim responses (1xx) to one request.
+    Interim = "interim";
+    /// Open files.
+    OpenFiles = "open_files";
+    /// The length of a request line.
+    RequestLine = "request_line";
+    /// The chunk extensions in a response's body.
     ResponseExtensions = "response_chunk_extensions";
-    /// The number of fields of a response.
+    /// The number of fields in a response's head.
     ResponseFields = "response_fields";
     /// The size of a response's head.
     ResponseHead = "response_head";
@@ -224,6 +240,8 @@ bounds! {
     ResponseTrailers = "response_trailers";
     /// The time that a TLS handshake with an upstream took.
     TlsTime = "tls_time";
+    /// The size of a request's trailer section.
+    Trailers = "trailers";
 }
 
 /// Upper bounds of the buckets of dial times, in microseconds: 1 ms to 60 s.
@@ -263,6 +281,7 @@ pub(crate) struct Cells {
     yielded: [Cell; Yielded::ALL.len()],
     bounded: [Cell; Bound::ALL.len()],
     barred: [Cell; Barred::ALL.len()],
+    handshakes: [Cell; 2],
     dials: [Cell; DialResult::ALL.len()],
     dial_micros: Cell,
     dial_buckets: [Cell; DIAL_BOUNDS.len() + 1],
@@ -341,6 +360,11 @@ impl Cells {
         self.barred[what as usize].add(1);
     }
 
+    /// A client's TLS handshake has ended, well or not.
+    pub(crate) fn shook_hands(&self, well: bool) {
+        self.handshakes[usize::from(well)].add(1);
+    }
+
     /// Somebody met a bound, and what went beyond it was refused or cut.
     pub(crate) fn bounded(&self, what: Bound) {
         self.bounded[what as usize].add(1);
@@ -360,9 +384,11 @@ struct Redis {
 #[derive(Debug)]
 pub struct Metrics {
     threads: Box<[Arc<Cells>]>,
+    /// Reloads of the TLS files: those that failed, and the others.
+    tls_reloads: [AtomicU64; 2],
     redis: Option<Redis>,
-    /// Of the users file, in vain and not.
-    reloads: [AtomicU64; 2],
+    /// The same of the users file.
+    users_reloads: [AtomicU64; 2],
 }
 
 impl Metrics {
@@ -370,14 +396,20 @@ impl Metrics {
     pub fn new(threads: usize, shared: bool) -> Self {
         Self {
             threads: (0..threads.max(1)).map(|_| Arc::default()).collect(),
+            tls_reloads: Default::default(),
             redis: shared.then(Redis::default),
-            reloads: Default::default(),
+            users_reloads: Default::default(),
         }
     }
 
     /// The cells of the thread with this number; a number too large gets the last thread's.
     pub(crate) fn thread(&self, number: usize) -> Arc<Cells> {
         Arc::clone(&self.threads[number.min(self.threads.len() - 1)])
+    }
+
+    /// The TLS files had changed and were read again, well or not.
+    pub(crate) fn tls_reloaded(&self, well: bool) {
+        self.tls_reloads[usize::from(well)].fetch_add(1, Relaxed);
     }
 
     /// A call to Redis was answered after `took`.
@@ -398,7 +430,7 @@ impl Metrics {
 
     /// The users file had changed, and was taken over if it was `good`.
     pub(crate) fn users_reloaded(&self, good: bool) {
-        self.reloads[usize::from(good)].fetch_add(1, Relaxed);
+        self.users_reloads[usize::from(good)].fetch_add(1, Relaxed);
     }
 
     fn names(&self) -> BTreeMap<Arc<str>, u64> {
@@ -545,8 +577,23 @@ impl Collector for Metrics {
         let help = "Changes of the users file: taken over, or wrong and without effect";
         let mut family =
             encoder.encode_descriptor("narrows_users_reloads", help, None, MetricType::Counter)?;
-        for (result, n) in [("failed", &self.reloads[0]), ("ok", &self.reloads[1])] {
+        for (result, n) in [("failed", &self.users_reloads[0]), ("ok", &self.users_reloads[1])] {
             counter(&mut family, &[("result", result)], n.load(Relaxed))?;
+        }
+
+        let results = ["failed", "ok"];
+        let help = "TLS handshakes with clients by result";
+        let mut family =
+            encoder.encode_descriptor("narrows_tls_handshakes", help, None, MetricType::Counter)?;
+        for (well, result) in results.into_iter().enumerate() {
+            let n = self.sum(|cells| &cells.handshakes[well]);
+            counter(&mut family, &[("result", result)], n)?;
+        }
+        let help = "Reloads of the TLS files that had changed, by result";
+        let mut family =
+            encoder.encode_descriptor("narrows_tls_reloads", help, None, MetricType::Counter)?;
+        for (reloads, result) in self.tls_reloads.iter().zip(results) {
+            counter(&mut family, &[("result", result)], reloads.load(Relaxed))?;
         }
 
         let Some(redis) = &self.redis else { return Ok(()) };

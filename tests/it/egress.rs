@@ -162,3 +162,18 @@ async fn who_comes_from_elsewhere_reaches_nothing_on_loopback_by_kept_connection
         answer.assert_refused(502, "destination_ip_prohibited");
     }
 }
+
+#[tokio::test]
+async fn who_has_a_limit_of_their_own_goes_nowhere_else_either() {
+    let origin = Origin::start();
+    let names = Names::of(&[("bad.test", &["127.0.0.1"])]).await;
+    let flags = "--identity-limit *=5 --egress-deny bad.test,127.0.0.2";
+    let proxy = narrows().flags(flags).flags(format!("--resolver {}", names.address()));
+    let proxy = proxy.start().await;
+    let url = format!("http://bad.test:{}/", origin.port());
+    proxy.get(url).await.assert_refused(403, "http_request_denied");
+    let answer = proxy.get(format!("http://127.0.0.2:{}/", origin.port())).await;
+    answer.assert_refused(502, "destination_ip_prohibited");
+    assert_eq!((names.asked(), origin.accepted()), (0, 0));
+    assert_eq!(proxy.get(origin.url("/")).await.status(), 200);
+}

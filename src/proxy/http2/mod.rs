@@ -8,6 +8,7 @@
 //! not take fills its own window only, since the connection's holds that of every stream; a window
 //! is given back only for bytes that went on.
 
+mod extended;
 mod request;
 mod stream;
 mod tunnel;
@@ -24,6 +25,7 @@ use std::task::Waker;
 use bytes::Bytes;
 use h2::Reason;
 use h2::RecvStream;
+use h2::ext::Protocol;
 use h2::server::Builder;
 use h2::server::Connection;
 use h2::server::SendResponse;
@@ -33,7 +35,6 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-pub(crate) use self::request::Fault;
 pub(crate) use self::request::check;
 pub(crate) use self::stream::Stream;
 pub(crate) use self::wire::Ahead;
@@ -43,7 +44,6 @@ use super::LINGER;
 use super::Open;
 use super::Thread;
 use super::guard::Client;
-use super::head::MAX_HEAD;
 use crate::base::clock;
 use crate::base::clock::Alarm;
 use crate::telemetry::metrics::Bound;
@@ -155,7 +155,8 @@ fn builder(thread: &Thread) -> Builder {
         .initial_connection_window_size(window.saturating_mul(max_streams).min(MAX_WINDOW))
         .max_send_buffer_size(MAX_UNSENT)
         // A list between the bound and this gets an answer that says so; the crate's has no body.
-        .max_header_list_size(u32::try_from(MAX_HEAD * 2).unwrap_or(u32::MAX));
+        .max_header_list_size(thread.settings.bounds.head_size.saturating_mul(2))
+        .enable_connect_protocol();
     builder
 }
 
@@ -208,6 +209,8 @@ fn begin(shared: &Rc<Shared>, request: Request<RecvStream>, respond: SendRespons
 async fn answer(thread: &Rc<Thread>, stream: Rc<Stream>, request: Request<RecvStream>) -> Outcome {
     if *request.method() != Method::CONNECT {
         request::serve(thread, stream, request).await
+    } else if let Some(protocol) = request.extensions().get::<Protocol>().cloned() {
+        extended::serve(thread, stream, request, &protocol).await
     } else {
         tunnel::serve(thread, stream, request).await
     }
@@ -248,11 +251,6 @@ impl Watch {
         if shared.thread.drain.is_on() && !self.is_leaving {
             self.is_leaving = true;
             return Poll::Ready(Due::GoAway);
-        }
-        if shared.wire.is_closing() {
-            // What is left of it is to be read by the client, which may not care to.
-            let close = *self.close.get_or_insert_with(|| clock::now() + LINGER);
-            return self.alarm.poll(cx, close).map(|()| Due::Close);
         }
         if shared.wire.received() < OPENING {
             let deadline = self.opened + settings.header_timeout;

@@ -12,87 +12,77 @@ use h2::Reason;
 use h2::RecvStream;
 use h2::SendStream;
 use http::HeaderMap;
+use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 use http::Request;
 use http::Response;
 use http::header;
 use http_body::Body as _;
-use thiserror::Error;
 
 use super::Outcome;
 use super::Stream;
+use crate::proxy::Bounds;
 use crate::proxy::Thread;
 use crate::proxy::asker::Asker;
 use crate::proxy::forward;
 use crate::proxy::forward::Body;
-use crate::proxy::head::MAX_FIELDS;
-use crate::proxy::head::MAX_HEAD;
+use crate::proxy::head::Flaw;
 use crate::proxy::headers;
 use crate::proxy::reject::Answer;
-use crate::telemetry::metrics::Bound;
 use crate::upstream::source::Source;
-
-/// What is wrong with a request, where the crate has not reset its stream for it already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub(crate) enum Fault {
-    /// A Host that says something else than `:authority` (RFC 9113 §8.3.1), or two of them.
-    #[error("the Host field and :authority name different hosts")]
-    Host,
-    /// A Content-Length that is no number, or repeated.
-    #[error("Content-Length must be one decimal number")]
-    Length,
-    /// A path that does not begin with a slash (RFC 9113 §8.3.1).
-    #[error(":path must begin with a slash, or be * for OPTIONS")]
-    Path,
-    /// More or longer fields than a request may have.
-    #[error("the request's fields are longer than 65536 bytes or more than 100")]
-    TooLarge,
-}
-
-impl Fault {
-    /// The status that says so.
-    pub(crate) fn status(self) -> u16 {
-        match self {
-            Self::Host | Self::Length | Self::Path => 400,
-            Self::TooLarge => 431,
-        }
-    }
-}
 
 /// Judges a request of HTTP/2 before it is made one of HTTP/1.1 (RFC 9113 §8.2, §8.3, §10.3).
 ///
 /// The crate has refused what is malformed by itself: connection-specific fields, pseudo-fields
 /// that are missing, unknown or repeated, names in upper case, and bytes that no field may hold.
-pub(crate) fn check<B>(thread: &Thread, request: &Request<B>) -> Result<(), Fault> {
+pub(crate) fn check<B>(thread: &Thread, request: &Request<B>) -> Result<(), Flaw> {
+    let judged = judge(&thread.settings.bounds, request);
+    if let Some(bound) = judged.err().and_then(Flaw::bound) {
+        thread.cells.bounded(bound);
+    }
+    judged
+}
+
+fn judge<B>(bounds: &Bounds, request: &Request<B>) -> Result<(), Flaw> {
     let (fields, uri) = (request.headers(), request.uri());
     // RFC 9113 §6.5.2: each field counts 32 bytes more than it has.
-    let field =
-        |(name, value): (&header::HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 32;
-    let target = uri.path().len() + uri.query().map_or(0, str::len);
-    let size = target + fields.iter().map(field).sum::<usize>();
-    if fields.len() > MAX_FIELDS || size > MAX_HEAD {
-        thread.cells.bounded(Bound::HeadSize);
-        return Err(Fault::TooLarge);
+    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 32;
+    let named = uri.authority().map_or("", |authority| authority.as_str());
+    let target = uri.path().len() + uri.query().map_or(0, str::len) + named.len();
+    if target > bounds.request_line as usize {
+        return Err(Flaw::LongLine);
+    }
+    if fields.len() > bounds.fields as usize {
+        return Err(Flaw::ManyFields);
+    }
+    if target + fields.iter().map(field).sum::<usize>() > bounds.head_size as usize {
+        return Err(Flaw::TooLarge);
     }
     let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
     if let Some(length) = lengths.next() {
         let digits = length.as_bytes();
         let sound = (1..=19).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
         if !sound || lengths.next().is_some() {
-            return Err(Fault::Length);
+            return Err(Flaw::Length);
         }
     }
     let mut hosts = fields.get_all(header::HOST).iter();
     if let Some(host) = hosts.next() {
-        let is_other = uri.authority().is_some_and(|named| !is_same(named.as_str(), host, uri));
-        if is_other || hosts.next().is_some() {
-            return Err(Fault::Host);
+        if uri.authority().is_some() && !is_same(named, host, uri) {
+            return Err(Flaw::Host("the Host field and :authority name different hosts"));
         }
+        if hosts.next().is_some() {
+            return Err(Flaw::Host("there is more than one Host field"));
+        }
+    }
+    if named.contains('@') {
+        // SECURITY: not repeated to anybody, since a password may be in it.
+        return Err(Flaw::Target("it has userinfo (user@host)"));
     }
     let starred = uri.path() == "*" && *request.method() == Method::OPTIONS;
     if *request.method() != Method::CONNECT && !uri.path().starts_with('/') && !starred {
-        return Err(Fault::Path);
+        return Err(Flaw::Target(":path must begin with a slash, or be * for OPTIONS"));
     }
     Ok(())
 }
@@ -139,13 +129,15 @@ fn join_cookies(fields: &mut HeaderMap) {
 }
 
 /// Sends an answer: its head, its body as the client takes it, its trailers.
-async fn deliver(
+pub(super) async fn deliver(
     stream: &Stream,
     response: Response<Body>,
     is_head: bool,
     idle_timeout: Duration,
 ) -> Outcome {
     let (mut head, mut body) = response.into_parts();
+    // Ours may say that the connection closes, which here is the stream's end and no more.
+    head.headers.remove(header::CONNECTION);
     let end = is_head || body.is_end_stream();
     if let Some(length) = body.size_hint().exact().filter(|_| !end) {
         head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
@@ -156,6 +148,7 @@ async fn deliver(
     if end {
         return Outcome::Answered;
     }
+    let mut trailers = None;
     loop {
         let next = poll_fn(|cx| match sending.poll_reset(cx) {
             // What is left of the body goes with it, and says that it was cut.
@@ -164,7 +157,10 @@ async fn deliver(
         });
         let Some(frame) = next.await else { return Outcome::Answered };
         let sent = match frame {
-            None => sending.send_data(Bytes::new(), true).map(|()| true),
+            None => match trailers.take() {
+                Some(trailers) => sending.send_trailers(trailers).map(|()| true),
+                None => sending.send_data(Bytes::new(), true).map(|()| true),
+            },
             Some(Err(error)) => {
                 tracing::debug!(%error, "an answer that broke off");
                 return Outcome::Answered;
@@ -182,9 +178,12 @@ async fn deliver(
                     }
                 }
                 Err(frame) => {
-                    let mut trailers = frame.into_trailers().unwrap_or_default();
-                    headers::strip(&mut trailers);
-                    sending.send_trailers(trailers).map(|()| true)
+                    // They go when the end behind them has been seen: until then they may be cut.
+                    let came = frame.into_trailers().unwrap_or_default();
+                    let kept = came.iter().filter(|(name, _)| headers::may_trail(name));
+                    let kept = kept.map(|(name, value)| (name.clone(), value.clone()));
+                    trailers = Some(kept.collect::<HeaderMap>());
+                    Ok(false)
                 }
             },
         };

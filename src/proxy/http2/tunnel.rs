@@ -22,7 +22,6 @@ use tokio::net::TcpStream;
 use super::Outcome;
 use super::Stream;
 use super::request;
-use super::request::Fault;
 use super::wire::Wire;
 use crate::policy::access::Given;
 use crate::proxy::Thread;
@@ -35,6 +34,7 @@ use crate::proxy::relay;
 use crate::proxy::relay::End;
 use crate::proxy::relay::Near;
 use crate::proxy::relay::Side;
+use crate::proxy::status;
 use crate::proxy::tunnel;
 use crate::proxy::tunnel::Line;
 use crate::telemetry::metrics::Route;
@@ -56,12 +56,18 @@ pub(super) async fn serve(
     let opened = match judge(thread, &head) {
         // Boxed, so that the tunnel does not keep the room for a dial.
         Ok(()) => Box::pin(admit_and_open(thread, &asker, &mut line, wait, &head)).await,
-        Err(reject) => Some(Err(reject)),
+        Err(flaw) => Some(Err(Reject::Flaw(flaw))),
     };
     let reject = match opened {
         Some(Ok(upstream)) => {
             thread.cells.answered(Route::Connect, 200);
-            let Some(sending) = stream.answer(Response::new(()), false) else {
+            let mut response = Response::new(());
+            if thread.settings.explain
+                && let Some(told) = status::explained(upstream.waited(), upstream.attempts(), false)
+            {
+                response.headers_mut().insert("proxy-status", told);
+            }
+            let Some(sending) = stream.answer(response, false) else {
                 line.end(thread, 200, None, (0, 0), "client left");
                 return Outcome::Left;
             };
@@ -75,7 +81,7 @@ pub(super) async fn serve(
             return Outcome::Left;
         }
     };
-    let answer = reject.answer(thread.settings.refuse_status);
+    let answer = reject.answer(thread.settings.manner());
     let status = answer.status.as_u16();
     thread.cells.answered(Route::Connect, status);
     line.end(thread, status, Some(answer.error), (0, 0), "refused");
@@ -100,18 +106,12 @@ async fn admit_and_open(
     }
 }
 
-fn judge(thread: &Thread, head: &Request<()>) -> Result<(), Reject> {
+fn judge(thread: &Thread, head: &Request<()>) -> Result<(), Flaw> {
     request::check(thread, head)?;
     if head.headers().contains_key(header::CONTENT_LENGTH) {
-        return Err(Reject::Flaw(Flaw::ConnectBody));
+        return Err(Flaw::Body("CONNECT"));
     }
     Ok(())
-}
-
-impl From<Fault> for Reject {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
 }
 
 async fn run(

@@ -12,8 +12,12 @@ use std::task::ready;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
+use tokio::time::Instant;
 
+use crate::base::clock;
+use crate::base::clock::Alarm;
 use crate::base::socket::with_scratch;
+use crate::proxy::LINGER;
 
 /// Bytes of a client that are read and dropped after our last frame.
 const MAX_UNREAD: usize = 1024 * 1024;
@@ -23,7 +27,6 @@ const MAX_UNREAD: usize = 1024 * 1024;
 pub(crate) struct Wire {
     received: Cell<u64>,
     is_blocked: Cell<bool>,
-    is_closing: Cell<bool>,
 }
 
 impl Wire {
@@ -36,11 +39,6 @@ impl Wire {
     pub(super) fn is_blocked(&self) -> bool {
         self.is_blocked.get()
     }
-
-    /// Whether our last frame is out.
-    pub(super) fn is_closing(&self) -> bool {
-        self.is_closing.get()
-    }
 }
 
 /// A client's connection, told of in a [`Wire`].
@@ -48,11 +46,12 @@ pub(super) struct Io<S> {
     near: S,
     wire: Rc<Wire>,
     unread: usize,
+    linger: Option<(Instant, Alarm)>,
 }
 
 impl<S> Io<S> {
     pub(super) fn new(near: S, wire: Rc<Wire>) -> Self {
-        Self { near, wire, unread: MAX_UNREAD }
+        Self { near, wire, unread: MAX_UNREAD, linger: None }
     }
 
     fn noted<T>(&self, written: Poll<T>) -> Poll<T> {
@@ -103,9 +102,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Io<S> {
     }
 
     /// Ends what goes to the client, then waits for its own end: closing with unread bytes would
-    /// reset the connection, and the reset can overtake the last frames.
+    /// reset the connection, and the reset can overtake the last frames. Not for ever.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.wire.is_closing.set(true);
         ready!(Pin::new(&mut self.near).poll_shutdown(cx))?;
         let this = &mut *self;
         while this.unread > 0 {
@@ -114,9 +112,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Io<S> {
                 let polled = Pin::new(&mut this.near).poll_read(cx, &mut buffer);
                 polled.map_ok(|()| buffer.filled().len())
             });
-            match ready!(read) {
-                Ok(read) if read > 0 => this.unread = this.unread.saturating_sub(read),
-                Ok(_) | Err(_) => break,
+            match read {
+                Poll::Ready(Ok(read)) if read > 0 => {
+                    this.unread = this.unread.saturating_sub(read);
+                }
+                Poll::Ready(Ok(_) | Err(_)) => break,
+                Poll::Pending => {
+                    let (until, alarm) =
+                        this.linger.get_or_insert_with(|| (clock::now() + LINGER, Alarm::new()));
+                    return alarm.poll(cx, *until).map(Ok);
+                }
             }
         }
         Poll::Ready(Ok(()))

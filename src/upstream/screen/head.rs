@@ -110,9 +110,10 @@ impl Scan {
         if self.fields > bounds.fields {
             return Err(Fault::Fields);
         }
-        let colon = memchr(b':', line).ok_or(Fault::Field)?;
-        let (name, value) = (&line[..colon], &line[colon + 1..]);
-        if name.is_empty() || !name.iter().all(|byte| TOKEN[usize::from(*byte)]) {
+        let end = line.iter().position(|byte| !TOKEN[usize::from(*byte)]);
+        let (name, rest) = line.split_at(end.unwrap_or(line.len()));
+        let Some((b':', value)) = rest.split_first() else { return Err(Fault::Field) };
+        if name.is_empty() {
             return Err(Fault::Field);
         }
         if holds_control(value) {
@@ -167,7 +168,7 @@ impl Scan {
             304 => After::Body { framing: Framing::None, sure: true },
             _ if expected.head => After::Body { framing: Framing::None, sure: true },
             _ if self.chunked => {
-                let chunk = Chunk::within(bounds.extras);
+                let chunk = Chunk::bounded(bounds.extensions, bounds.trailers);
                 After::Body { framing: Framing::Chunked(chunk), sure: true }
             }
             _ => match self.length {

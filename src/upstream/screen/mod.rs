@@ -31,8 +31,8 @@ use tokio::io::ReadBuf;
 use self::head::After;
 use self::head::Scan;
 use super::conn::Conn;
-use crate::base::framing::Extras;
 use crate::base::framing::Framing;
+use crate::base::framing::MAX_CHUNK_EXTRAS;
 use crate::base::framing::Malformed;
 use crate::telemetry::metrics::Bound;
 
@@ -43,13 +43,16 @@ pub struct Bounds {
     pub head: usize,
     /// Fields in it.
     pub fields: usize,
-    /// Of a chunked body.
-    pub extras: Extras,
+    /// Bytes of chunk extensions in one body, up to 16 KiB.
+    pub extensions: u32,
+    /// Bytes of its trailer section, up to 16 KiB.
+    pub trailers: u32,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { head: 64 * 1024, fields: 100, extras: Extras::default() }
+        let extras = MAX_CHUNK_EXTRAS;
+        Self { head: 64 * 1024, fields: 100, extensions: extras, trailers: extras }
     }
 }
 
@@ -65,7 +68,7 @@ pub enum Fault {
     /// CR without LF, LF without CR, NUL or another control character.
     #[error("the upstream's head holds a bare CR, a bare LF or a control character")]
     Control,
-    /// More than [`Extras::extensions`].
+    /// More than [`Bounds::extensions`].
     #[error("the upstream's chunk extensions are too long")]
     Extensions,
     /// A field line that is none, or is folded.
@@ -101,7 +104,7 @@ pub enum Fault {
     /// A 101 to a request that asked for no upgrade.
     #[error("the upstream switched protocols unasked")]
     Switch,
-    /// More than [`Extras::trailers`].
+    /// More than [`Bounds::trailers`].
     #[error("the upstream's trailer section is too long")]
     Trailers,
     /// Bytes that belong to no response.
@@ -329,7 +332,7 @@ impl Screened {
                     passed = 0;
                 }
                 self.held.truncate(passed);
-                self.brief.fault.set(Some(fault));
+                self.note(fault);
             } else if is_first {
                 self.held.extend_from_slice(&fresh[passed..]);
             }
@@ -360,8 +363,15 @@ impl Screened {
 
     fn fail(&mut self, fault: Fault) -> io::Error {
         self.screen.state = State::Failed(fault);
-        self.brief.fault.set(Some(fault));
+        self.note(fault);
         io::Error::new(io::ErrorKind::InvalidData, fault)
+    }
+
+    fn note(&self, fault: Fault) {
+        if self.brief.fault.replace(Some(fault)).is_none() {
+            let seat = self.conn.seat();
+            tracing::debug!(host = seat.key().as_str(), %fault, "upstream at fault");
+        }
     }
 
     fn begin(&mut self) {
@@ -446,6 +456,8 @@ impl AsyncWrite for Screened {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -505,5 +517,53 @@ mod tests {
         let mut screen = asked();
         let head = b"HTTP/1.1 204 x\r\nContent-Length: 2\r\n\r\n";
         assert_eq!((screen.pass(head), fault(&screen)), (head.len(), Some(Fault::Unsolicited)));
+    }
+
+    /// What goes on of bytes that come in these pieces, and how it ends.
+    fn feed<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Option<Fault>) {
+        let mut screen = asked();
+        let (mut held, mut passed) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            held.extend_from_slice(piece);
+            let count = screen.pass(&held);
+            passed.extend(held.drain(..count));
+            if let Some(fault) = fault(&screen) {
+                return (passed, Some(fault));
+            }
+        }
+        (passed, None)
+    }
+
+    proptest! {
+        #[test]
+        fn what_comes_in_pieces_is_judged_as_what_comes_whole(
+            parts in proptest::collection::vec(prop_oneof![
+                Just("HTTP/1.1 103 x\r\nA: b\r\n\r\n"),
+                Just("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"),
+                Just("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+                Just("HTTP/1.0 200 OK\r\n\r\n"),
+                Just("HTTP/1.1 204 No Content\r\n\r\n"),
+                Just("4\r\nbody\r\n"),
+                Just("2;x\r\nok\r\n"),
+                Just("0\r\nA: b\r\n\r\n"),
+                Just("body"),
+                Just("\r\n"),
+                Just("\n"),
+            ], 0..6),
+            cuts in proptest::collection::vec(1_usize..20, 0..30),
+        ) {
+            let bytes = parts.concat().into_bytes();
+            let whole = feed(std::iter::once(bytes.as_slice()));
+            let mut rest = bytes.as_slice();
+            let pieces = cuts.into_iter().chain([usize::MAX]).map(|cut| {
+                let (piece, left) = rest.split_at(cut.min(rest.len()));
+                rest = left;
+                piece
+            });
+            let in_pieces = feed(pieces);
+            prop_assert_eq!(whole.1, in_pieces.1);
+            prop_assert!(bytes.starts_with(&in_pieces.0) && in_pieces.0.starts_with(&whole.0));
+            prop_assert!(whole.1.is_some() || whole.0 == in_pieces.0);
+        }
     }
 }

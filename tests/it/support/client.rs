@@ -103,7 +103,7 @@ impl Client {
 
     /// A request with its fields as lines without line ends; Host is added.
     pub(crate) async fn send_request(&mut self, method: &str, url: &str, fields: &[&str]) {
-        let authority = url.split("://").last().unwrap_or(url).split('/').next();
+        let authority = url.split("://").last().unwrap_or(url).split(['/', '?']).next();
         let host = authority.filter(|host| !host.is_empty()).unwrap_or("narrows");
         let mut head = format!("{method} {url} HTTP/1.1\r\nHost: {host}\r\n");
         for field in fields {

@@ -42,6 +42,9 @@ pub(crate) struct Proxy {
     child: Child,
     /// The line on stdout.
     pub(crate) ready: String,
+    /// Addresses where clients come in; `https://` before those that speak TLS.
+    pub(crate) listeners: Vec<String>,
+    /// The first of them.
     pub(crate) address: SocketAddr,
     pub(crate) admin: Option<SocketAddr>,
     pub(crate) stdout: Output,
@@ -125,12 +128,14 @@ impl Setup {
         let words: Vec<&str> = ready.split(' ').collect();
         let [name, is_ready, proxy, admin] = words[..] else { panic!("{ready:?}") };
         assert_eq!((name, is_ready), ("narrows", "ready"), "{ready:?}");
-        let address = proxy.strip_prefix("proxy=").unwrap().parse().unwrap();
+        let listeners: Vec<String> =
+            proxy.strip_prefix("proxy=").unwrap().split(',').map(str::to_owned).collect();
+        let address = listeners[0].trim_start_matches("https://").parse().unwrap();
         let admin = match admin.strip_prefix("admin=").unwrap() {
             "off" => None,
             address => Some(address.parse().unwrap()),
         };
-        Proxy { child, ready, address, admin, stdout, stderr }
+        Proxy { child, ready, listeners, address, admin, stdout, stderr }
     }
 
     /// Runs it to its own end.
@@ -160,7 +165,15 @@ impl Setup {
 
 impl Proxy {
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.urls().swap_remove(0)
+    }
+
+    /// Of each listener, in the order of the settings.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        let url = |listener: &String| {
+            if listener.contains("://") { listener.clone() } else { format!("http://{listener}") }
+        };
+        self.listeners.iter().map(url).collect()
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -187,7 +200,7 @@ impl Proxy {
 
     pub(crate) async fn admin(&self, path: &str) -> Response {
         let mut client = Client::to(self.admin.expect("the admin port is on")).await;
-        let head = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         client.send(head).await;
         client.unchecked_response().await
     }
@@ -201,7 +214,8 @@ impl Proxy {
         body: &str,
     ) -> Response {
         let mut client = Client::to(self.admin.expect("the admin port is on")).await;
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n");
+        let mut head =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
         for field in fields {
             head.push_str(field);
             head.push_str("\r\n");

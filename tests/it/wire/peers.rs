@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::Last;
 use super::OK;
 use super::Step;
 use crate::support::soon;
@@ -138,12 +139,7 @@ impl Book {
 }
 
 /// Plays one row to its end.
-pub(super) async fn play(
-    proxy: SocketAddr,
-    steps: &[Step],
-    sentinel: bool,
-    script: &Script,
-) -> Heard {
+pub(super) async fn play(proxy: SocketAddr, steps: &[Step], last: Last, script: &Script) -> Heard {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = listener.local_addr().unwrap();
     let book = Book::default();
@@ -163,7 +159,7 @@ pub(super) async fn play(
             });
         }
     });
-    let (mut at_client, is_reset) = talk(proxy, steps, sentinel, origin).await;
+    let (mut at_client, is_reset) = talk(proxy, steps, last, origin).await;
     let served = find(&at_client, SERVED);
     at_client.truncate(served.unwrap_or(at_client.len()));
     settle(&book, origin).await;
@@ -196,7 +192,7 @@ async fn settle(book: &Book, origin: SocketAddr) {
 async fn talk(
     proxy: SocketAddr,
     steps: &[Step],
-    sentinel: bool,
+    last: Last,
     origin: SocketAddr,
 ) -> (Vec<u8>, bool) {
     let mut stream = soon("a connection", TcpStream::connect(proxy)).await.unwrap();
@@ -221,12 +217,12 @@ async fn talk(
             }
         }
     }
-    if sentinel {
+    if last == Last::Sentinel {
         let sentinel = format!(
             "GET http://{origin}{SENTINEL} HTTP/1.1\r\nHost: {origin}\r\nConnection: close\r\n\r\n"
         );
         drop(soon("the sentinel to go", writes.write_all(sentinel.as_bytes())).await);
-    } else {
+    } else if last == Last::Ends {
         drop(writes.shutdown().await);
     }
     let ended = soon("the end of the connection", async {
@@ -290,6 +286,10 @@ impl Served {
                 }
             }
             if !line.early {
+                self.stream.write_all(&says).await?;
+            } else if says.starts_with(b"HTTP/1.1 1") {
+                let next = self.book.page().script.lines.pop_front();
+                let says = next.map_or(OK.to_vec(), |line| filled(&line.bytes, self.origin));
                 self.stream.write_all(&says).await?;
             }
             match line.then {

@@ -1,0 +1,8 @@
+//! HTTP/2 from clients: plain requests, tunnels, and what a connection is bounded by (RFC 9113).
+
+mod bounds;
+mod frames;
+mod requests;
+mod tls;
+mod tunnels;
+mod websocket;
