@@ -66,6 +66,7 @@ pub mod app;
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
+#[expect(clippy::panic, reason = "a broken promise is to be heard")]
 pub mod fuzzing;
 
 pub use app::App;

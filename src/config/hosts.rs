@@ -33,7 +33,7 @@ mod tests {
         assert_eq!((hosts.idle, hosts.named), (Duration::from_secs(10), 100));
         let hosts =
             serve(&["--host-idle", "1m"], &[("NARROWS_METRICS_HOSTS", "0")]).config.limit.hosts;
-        assert_eq!((hosts.idle, hosts.named), (Duration::from_secs(60), 0));
+        assert_eq!((hosts.idle, hosts.named), (Duration::from_mins(1), 0));
     }
 
     #[test]

@@ -27,6 +27,8 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nX-Origin: yes\r\nContent-Length: 0\r\
 /// first ended, this arrives as it is.
 const NEXT: &str = "/the-next-one";
 
+static BENCH: OnceLock<Option<Mutex<Bench>>> = OnceLock::new();
+
 /// A proxy, and an origin that tells what it read.
 struct Bench {
     _app: App,
@@ -44,7 +46,6 @@ pub fn forwarded(data: &[u8]) {
     if method == b"CONNECT" || !rest.starts_with(b"/") {
         return;
     }
-    static BENCH: OnceLock<Option<Mutex<Bench>>> = OnceLock::new();
     let bench = BENCH.get_or_init(|| start().map(Mutex::new));
     let Some(bench) = bench.as_ref() else { panic!("no bench") };
     let bench = bench.lock().unwrap_or_else(PoisonError::into_inner);

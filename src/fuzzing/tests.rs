@@ -65,7 +65,9 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
 fn run(target: &str, cases: u32) {
     let (_, function) = TARGETS.iter().find(|(name, _)| *name == target).unwrap();
     let seeds = corpus(target);
-    seeds.iter().for_each(|seed| function(seed));
+    for seed in &seeds {
+        function(seed);
+    }
     let inputs = (prop::sample::select(seeds), prop::collection::vec(change(), 1..8));
     let mut runner =
         TestRunner::new(Settings { failure_persistence: None, ..Settings::with_cases(cases) });

@@ -108,7 +108,7 @@ impl Hosts {
         }
         let mut unused = Vec::new();
         if shard.hosts.len() >= shard.full {
-            unused = shard.take_out(|host| host.is_vacant());
+            unused = shard.take_out(Host::is_vacant);
             shard.full = SHARD_SIZE.max(shard.hosts.len() * 2);
         }
         let (counters, named) = if key.as_share().is_some() {
@@ -341,7 +341,7 @@ mod tests {
     async fn somebody_who_waits_finds_the_host_that_is_asked_for() {
         let limiter = limiter(100);
         let held = limiter.acquire(&key(1), Patience::None).await.unwrap();
-        let until = Patience::Until(clock::now() + Duration::from_secs(60));
+        let until = Patience::Until(clock::now() + Duration::from_mins(1));
         let key = key(1);
         let mut waiting = std::pin::pin!(limiter.acquire(&key, until));
         assert!(futures_util::poll!(&mut waiting).is_pending());

@@ -1,5 +1,7 @@
 //! Promises of the screen before hyper's client, tried with any bytes (`crate::fuzzing`).
 
+use httparse::Status::Complete;
+
 use super::Bounds;
 use super::Expected;
 use super::Screen;
@@ -16,18 +18,17 @@ pub fn response(data: &[u8]) {
         // Before a fault in a body, what came in good order may be on its way already.
         assert!(part.0 == whole.0 || (whole.1.is_some() && part.0 > whole.0), "in {piece}s");
     }
-    let passed = &bytes[..whole.0];
-    let mut at = 0;
-    while at < passed.len() {
+    let mut rest = &bytes[..whole.0];
+    while !rest.is_empty() {
         let mut room = [httparse::EMPTY_HEADER; 128];
-        let mut parsed = httparse::Response::new(&mut room);
-        let Ok(httparse::Status::Complete(length)) = parsed.parse(&passed[at..]) else {
-            panic!("a head that httparse does not read: {:?}", &passed[at..]);
-        };
-        at += length;
-        let is_interim = parsed.code.is_some_and(|code| (100..200).contains(&code) && code != 101);
-        if !is_interim {
-            break;
+        let mut response = httparse::Response::new(&mut room);
+        let read = response.parse(rest);
+        assert!(read.is_ok_and(|status| status.is_complete()), "httparse does not read {rest:?}");
+        let length =
+            read.map_or(0, |status| if let Complete(length) = status { length } else { 0 });
+        match response.code {
+            Some(100 | 102..=199) => rest = &rest[length..],
+            Some(_) | None => break,
         }
     }
 }
