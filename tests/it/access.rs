@@ -493,24 +493,24 @@ async fn a_certificate_stands_in_for_a_password_and_gives_a_name() {
         certs.file().display()
     );
     let optional = users.setup().flags(&tls).flags("--tls-client-auth optional").start().await;
-    let required = narrows().flags(&tls).flags("--listen https://127.0.0.1:0");
-    let required = required.flags("--listen http://127.0.0.1:0").start().await;
-    let curl = async |proxy: &Proxy, words: &[&std::ffi::OsStr]| {
+    let required = narrows().flags(&tls).flags("--listen https://127.0.0.1:0").start().await;
+    let curl = async |proxy: &str, words: &[&std::ffi::OsStr]| {
         let mut curl = Command::new("curl");
-        curl.args(["-sS", "-x", &format!("https://{}", proxy.address), "-w", "%{http_code}"]);
+        curl.args(["-sS", "-x", proxy, "-w", "%{http_code}"]);
         curl.arg("--proxy-cacert").arg(certs.file()).args(words).arg(origin.url("/p"));
         let output = soon("curl", curl.kill_on_drop(true).output()).await.unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
+    let (by_choice, by_force) = (&optional.listeners[0], &required.listeners[1]);
     let shown =
         ["--proxy-cert".as_ref(), alice.as_os_str(), "--proxy-key".as_ref(), alices.as_os_str()];
     let given = ["--proxy-user".as_ref(), "bob:bob's".as_ref()];
     let wrong = ["--proxy-user".as_ref(), "bob:alice's".as_ref()];
-    assert_eq!(curl(&optional, &shown).await, "/p200");
-    assert_eq!(curl(&optional, &given).await, "/p200");
-    assert_eq!(curl(&optional, &[&shown[..], &given].concat()).await, "/p200");
-    assert!(curl(&optional, &[&shown[..], &wrong].concat()).await.ends_with("407"));
-    assert!(curl(&optional, &[]).await.ends_with("407"));
+    assert_eq!(curl(by_choice, &shown).await, "/p200");
+    assert_eq!(curl(by_choice, &given).await, "/p200");
+    assert_eq!(curl(by_choice, &[&shown[..], &given].concat()).await, "/p200");
+    assert!(curl(by_choice, &[&shown[..], &wrong].concat()).await.ends_with("407"));
+    assert!(curl(by_choice, &[]).await.ends_with("407"));
     let lines = optional.stdout.wait_for(5, "\"identity\"").await;
     let names: Vec<bool> =
         lines.iter().map(|line| line.contains("\"identity\":\"alice\"")).collect();
@@ -518,6 +518,8 @@ async fn a_certificate_stands_in_for_a_password_and_gives_a_name() {
     let bobs = lines.iter().filter(|line| line.contains("\"identity\":\"bob\""));
     assert_eq!(bobs.count(), 2, "the password counts more");
 
-    assert_eq!(curl(&required, &shown).await, "/p200");
-    assert_eq!(curl(&required, &[]).await, "000");
+    assert_eq!(curl(by_force, &shown).await, "/p200");
+    assert_eq!(curl(by_force, &[]).await, "000");
+    let plain = get(&required, &origin.url("/p"), &[]).await;
+    plain.assert_refused(403, "http_request_denied");
 }
