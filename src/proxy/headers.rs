@@ -132,8 +132,8 @@ fn trailer(value: &HeaderValue, named: &[HeaderName]) -> Option<HeaderValue> {
         let name = token.parse::<HeaderName>();
         name.is_ok_and(|name| may_trail(&name) && !named.contains(&name))
     };
-    let names: Vec<&str> = tokens(value).filter(may).collect();
-    if names.is_empty() { None } else { HeaderValue::try_from(names.join(", ")).ok() }
+    let kept: Vec<&str> = tokens(value).filter(may).collect();
+    if kept.is_empty() { None } else { HeaderValue::try_from(kept.join(", ")).ok() }
 }
 
 /// Whether the protocol that a 101 switches to is among those that were asked for (RFC 9110 §7.8).

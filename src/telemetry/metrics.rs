@@ -228,9 +228,9 @@ bounds! {
     OpenFiles = "open_files";
     /// The length of a request line.
     RequestLine = "request_line";
-    /// The size of the chunk extensions of a response.
+    /// The chunk extensions in a response's body.
     ResponseExtensions = "response_chunk_extensions";
-    /// The number of fields of a response.
+    /// The number of fields in a response's head.
     ResponseFields = "response_fields";
     /// The size of a response's head.
     ResponseHead = "response_head";

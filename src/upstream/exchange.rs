@@ -20,11 +20,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::HeaderValue;
 use http::Method;
 use http::Request;
 use http::Response;
-use http::StatusCode;
 use http::header;
 use http_body::Body;
 use http_body::Frame;
@@ -76,7 +74,7 @@ pub enum ExchangeError {
     /// The head of the response did not come in time.
     #[error("no response within {0:?}")]
     TimedOut(Duration),
-    /// It switched to a protocol that nobody asked for.
+    /// It switched to a protocol that is not among those that were asked for.
     #[error("the upstream switched to another protocol than it was asked for")]
     Upgrade,
 }
@@ -249,8 +247,10 @@ impl Line {
     ) -> Result<(Response<Incoming>, Self), Failed> {
         let before = self.0.tally.received.get();
         pulse.beat();
-        let wanted = request.headers().get(header::UPGRADE).cloned();
-        self.0.brief.expect(Expected::new(*request.method() == Method::HEAD, wanted.is_some()));
+        self.0.brief.expect(Expected::new(
+            *request.method() == Method::HEAD,
+            request.headers().contains_key(header::UPGRADE),
+        ));
         let stir = Arc::clone(&self.0.stir);
         let result = {
             let sent = stir.during(|| self.0.sender.try_send_request(request));
@@ -270,9 +270,6 @@ impl Line {
         };
         let silent = self.0.tally.received.get() == before;
         match result {
-            Ok(Ok(response)) if is_unasked(&response, wanted.as_ref()) => {
-                Err(Failed { error: ExchangeError::Upgrade, unsent: None, silent })
-            }
             Ok(Ok(response)) => Ok((response, self)),
             Ok(Err(mut failed)) => {
                 let unsent = failed.take_message();
@@ -303,20 +300,6 @@ impl Line {
         conn.set_share(self.0.share);
         (conn, early)
     }
-}
-
-/// Whether a response switches to something else than what was wanted (RFC 9110 §7.8, §15.2.2).
-fn is_unasked(response: &Response<Incoming>, wanted: Option<&HeaderValue>) -> bool {
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return false;
-    }
-    let tokens = |value: &HeaderValue| -> Vec<String> {
-        let text = value.to_str().unwrap_or_default();
-        text.split(',').map(|token| token.trim().to_ascii_lowercase()).collect()
-    };
-    let wanted = wanted.map(tokens).unwrap_or_default();
-    let mut chosen = response.headers().get_all(header::UPGRADE).iter().flat_map(tokens).peekable();
-    chosen.peek().is_none() || !chosen.all(|protocol| wanted.contains(&protocol))
 }
 
 impl From<hyper::Error> for ExchangeError {

@@ -486,6 +486,33 @@ async fn an_https_target_that_speaks_no_tls_is_502() {
     proxy.wait_until_open(&origin.authority(), 0).await;
 }
 
+/// RFC 9112 §9.8: without a length, only `close_notify` says that nothing is missing.
+#[tokio::test]
+async fn a_tls_connection_that_ends_without_saying_so_cuts_what_had_no_length() {
+    let certs = Certs::new();
+    for (field, is_whole) in [("Content-Length: 2", true), ("X: y", false)] {
+        let (acceptor, _) = certs.server(&["127.0.0.1"], &[]);
+        let origin = Origin::raw(move |connection| {
+            let acceptor = acceptor.clone();
+            async move {
+                let mut secured = connection.secured(acceptor).await.unwrap();
+                secured.head().await.unwrap();
+                let answer = format!("HTTP/1.1 200 OK\r\nX-Origin: yes\r\n{field}\r\n\r\nok");
+                secured.send(answer).await.unwrap();
+            }
+        });
+        let proxy =
+            narrows().flags(format!("--upstream-ca {}", certs.file().display())).start().await;
+        let mut client = proxy.client().await;
+        client.send_request("GET", &format!("https://{}/", origin.authority()), &[]).await;
+        if is_whole {
+            assert_eq!(client.response("GET").await.text(), "ok");
+        } else if client.try_head().await.is_some() {
+            assert!(client.rest().await.is_err(), "what may lack its end looks whole");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_request_that_is_not_for_a_proxy_is_told_how_to_use_one() {
     let proxy = narrows().start().await;

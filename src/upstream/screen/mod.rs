@@ -8,6 +8,8 @@
 //! PERF: reads go straight into hyper's buffer. A head that comes in one read is looked at there,
 //! once; only one that comes in pieces is copied. A body is counted, not copied.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod head;
 
 use std::cell::Cell;
@@ -330,7 +332,7 @@ impl Screened {
                     passed = 0;
                 }
                 self.held.truncate(passed);
-                self.brief.fault.set(Some(fault));
+                self.note(fault);
             } else if is_first {
                 self.held.extend_from_slice(&fresh[passed..]);
             }
@@ -361,8 +363,15 @@ impl Screened {
 
     fn fail(&mut self, fault: Fault) -> io::Error {
         self.screen.state = State::Failed(fault);
-        self.brief.fault.set(Some(fault));
+        self.note(fault);
         io::Error::new(io::ErrorKind::InvalidData, fault)
+    }
+
+    fn note(&self, fault: Fault) {
+        if self.brief.fault.replace(Some(fault)).is_none() {
+            let seat = self.conn.seat();
+            tracing::debug!(host = seat.key().as_str(), %fault, "upstream at fault");
+        }
     }
 
     fn begin(&mut self) {

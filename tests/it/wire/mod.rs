@@ -15,6 +15,7 @@ mod framing;
 mod hosts;
 mod interim;
 mod methods;
+mod origins;
 mod peers;
 mod persistence;
 mod targets;
@@ -45,8 +46,9 @@ pub(super) struct Case {
     name: &'static str,
     steps: Vec<Step>,
     script: Script,
-    /// Whether the sentinel follows; without it the client ends its direction (FIN).
-    sentinel: bool,
+    last: Last,
+    /// Whether the client goes on sending after the proxy's end, to see if it is still read.
+    probes: bool,
     expected: Vec<Expected>,
 }
 
@@ -56,6 +58,17 @@ enum Step {
     Send(Vec<u8>),
     /// Waits until exactly these bytes have come, not counting those of earlier steps.
     Hear(Vec<u8>),
+}
+
+/// What the client does at last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    /// Sends the sentinel.
+    Sentinel,
+    /// Ends its direction (FIN).
+    Ends,
+    /// Only reads.
+    Waits,
 }
 
 #[derive(Clone, Debug)]
@@ -79,14 +92,22 @@ enum Expected {
     Nobody,
     /// The connection went on (the sentinel was served), or did not.
     GoesOn(bool),
-    /// The client saw a reset, not an end.
-    Reset,
+    /// The client saw a reset, or an end.
+    Reset(bool),
 }
 
 /// A row whose client sends these bytes.
 pub(super) fn case(section: &'static str, name: &'static str, send: impl AsRef<[u8]>) -> Case {
     let steps = vec![Step::Send(send.as_ref().to_vec())];
-    Case { section, name, steps, script: Script::default(), sentinel: true, expected: Vec::new() }
+    Case {
+        section,
+        name,
+        steps,
+        script: Script::default(),
+        last: Last::Sentinel,
+        probes: false,
+        expected: Vec::new(),
+    }
 }
 
 /// A row whose client sends one GET that is beyond reproach: what matters is the origin.
@@ -103,7 +124,7 @@ impl Case {
     /// Refused with this status; the connection closes; nobody connected to the origin.
     pub(super) fn refused(self, status: u16) -> Case {
         let own = Expected::Own(status, "http_request_error");
-        self.expect(own).expect(Expected::Nobody).expect(Expected::GoesOn(false))
+        self.expect(own).nobody().closes().expect(Expected::Reset(false))
     }
 
     /// Answered by narrows itself, with this status and word.
@@ -164,7 +185,19 @@ impl Case {
 
     /// The client sees a reset: what it got does not look complete.
     pub(super) fn resets(self) -> Case {
-        self.expect(Expected::Reset).without_sentinel()
+        self.expect(Expected::Reset(true)).without_sentinel()
+    }
+
+    /// The connection ends in good order: no reset overtakes what the client was told, though it
+    /// goes on sending.
+    pub(super) fn ends(mut self) -> Case {
+        self.probes = true;
+        self.expect(Expected::Reset(false))
+    }
+
+    /// The same of a client that waits for its answer: all it did was asking.
+    pub(super) fn cut(self) -> Case {
+        self.expect(Expected::Reset(true)).waits()
     }
 
     /// Nobody connected to the origin.
@@ -185,7 +218,13 @@ impl Case {
 
     /// No sentinel; the client's FIN follows its bytes.
     pub(super) fn without_sentinel(mut self) -> Case {
-        self.sentinel = false;
+        self.last = Last::Ends;
+        self
+    }
+
+    /// No sentinel, and no end either: the client waits for the proxy's.
+    pub(super) fn waits(mut self) -> Case {
+        self.last = Last::Waits;
         self
     }
 
@@ -231,7 +270,7 @@ pub(super) async fn run_on(setup: Setup, cases: Vec<Case>) {
     let mut failures = String::new();
     let count = cases.len();
     for case in cases {
-        let heard = peers::play(proxy.address, &case.steps, case.sentinel, &case.script).await;
+        let heard = peers::play(proxy.address, &case).await;
         let mut whys = Vec::new();
         for expected in &case.expected {
             whys.extend(heard.judge(expected).await.err());
@@ -308,8 +347,9 @@ impl Heard {
             Expected::GoesOn(wanted) if self.went_on == *wanted => Ok(()),
             Expected::GoesOn(true) => Err("the connection did not go on".to_owned()),
             Expected::GoesOn(false) => Err("the sentinel was served".to_owned()),
-            Expected::Reset if self.is_reset => Ok(()),
-            Expected::Reset => Err("the client saw no reset".to_owned()),
+            Expected::Reset(wanted) if self.is_reset == *wanted => Ok(()),
+            Expected::Reset(true) => Err("the client saw no reset".to_owned()),
+            Expected::Reset(false) => Err("the client saw a reset".to_owned()),
         }
     }
 
