@@ -22,26 +22,34 @@ test *names:
 soak minutes='10':
     scripts/soak {{ minutes }}
 
+# Real clients, one row each, or those whose names contain a text.
+clients *parts:
+    scripts/clients {{ parts }}
+
 # Simulated fleets: so many, or the one of a seed.
 simulate *which:
     scripts/simulate {{ which }}
 
-# Licences, sources, versions twice.
-deny:
-    cargo deny check bans licenses sources
+# Licences, sources, versions twice, known vulnerabilities, and the list of what it is made of.
+audit:
+    scripts/audit
+
+# Fuzzes one target, for so many seconds.
+fuzz *which:
+    scripts/fuzz {{ which }}
 
 # What the limiter costs, in memory and in Redis.
 bench *flags:
-    cargo run --release -- bench limiter {{ flags }}
+    cargo run --locked --release -- bench limiter {{ flags }}
 
 # A proxy with a limit of 25.
 run *flags:
-    cargo run --release -- --max-connections 25 {{ flags }}
+    cargo run --locked --release -- --max-connections 25 {{ flags }}
 
 # Two instances, a Redis and a slow origin.
 demo:
     docker compose up --build
 
 # Done means this.
-qa: deny
+qa: audit
     .ci/run

@@ -33,6 +33,7 @@ use crate::base::clock;
 use crate::config::Config;
 use crate::limit::Limiter;
 use crate::limit::Reclaim;
+use crate::limit::hosts;
 use crate::limit::rules::BadRule;
 use crate::limit::rules::Limit;
 use crate::limit::rules::Pattern;
@@ -481,6 +482,7 @@ impl App {
             access,
             instances: Box::new(limiter.clone()),
             token: self.config.admin.as_ref().and_then(|admin| admin.token.clone()),
+            hosts: self.config.admin.as_ref().map_or_else(Vec::new, |admin| admin.hosts.clone()),
         });
         let run = async move {
             if let Some(listener) = admin {
@@ -489,6 +491,7 @@ impl App {
                     Err(error) => tracing::error!(%error, "cannot serve the admin port"),
                 }
             }
+            tokio::spawn(hosts::tend(limiter.clone()));
             if let Some(gate) = gate {
                 let users = limiter.clone();
                 let obey = move |traits| users.set_users(&traits);

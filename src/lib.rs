@@ -64,6 +64,11 @@ pub mod config;
 
 pub mod app;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+#[expect(clippy::panic, reason = "a broken promise is to be heard")]
+pub mod fuzzing;
+
 pub use app::App;
 pub use config::Config;
 pub use limit::Limiter;

@@ -1,8 +1,10 @@
 //! `/metrics`: the sums of all threads' cells, and the limiter's numbers per host.
 //!
 //! The text is `OpenMetrics` 1.0, which Prometheus reads. The `host` label is bounded: hosts with a
-//! rule of their own and the first hundred others have their names, all the rest are [`OTHERS`].
+//! rule of their own and a hundred others (`limit::hosts`) have their names, all the rest are
+//! [`OTHERS`].
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,6 +24,7 @@ use super::RedisState;
 use super::Sources;
 use super::body;
 use super::problem;
+use crate::base::authority::HostKey;
 use crate::limit::Limiter;
 use crate::limit::Reason;
 use crate::limit::host::Counters;
@@ -82,29 +85,24 @@ impl Hosts {
     fn rows(&self) -> Vec<Row> {
         let mut others = Row { name: OTHERS.to_owned(), ..Row::default() };
         others.count(self.0.others());
-        let mut rows = Vec::new();
+        let mut named: HashMap<HostKey, Row> = HashMap::new();
+        self.0.each_name(|key, counters| {
+            let limit = Some(self.0.limit(key));
+            let mut row = Row { name: key.to_string(), limit, ..Row::default() };
+            row.count(counters);
+            named.insert(key.clone(), row);
+        });
         self.0.each_host(|host| {
             let now = host.snapshot(self.0.is_shared());
-            let slack = now.granted.saturating_sub(now.open).into();
-            if !host.named {
-                others.open += u64::from(now.open);
-                others.slack += slack;
-                others.waiting += u64::from(now.waiting);
-                others.starved += u64::from(now.starved);
-                return;
-            }
-            let mut row = Row {
-                name: now.key.to_string(),
-                open: now.open.into(),
-                slack,
-                waiting: now.waiting.into(),
-                starved: now.starved.into(),
-                limit: Some(now.limit),
-                ..Row::default()
-            };
-            row.count(&host.counters);
-            rows.push(row);
+            // One that was named a moment ago counts among the others this time.
+            let row = named.get_mut(&now.key).filter(|_| host.named).unwrap_or(&mut others);
+            row.open += u64::from(now.open);
+            row.slack += u64::from(now.granted.saturating_sub(now.open));
+            row.waiting += u64::from(now.waiting);
+            row.starved += u64::from(now.starved);
+            row.limit = row.limit.map(|_| now.limit);
         });
+        let mut rows: Vec<Row> = named.into_values().collect();
         rows.sort_by(|one, other| one.name.cmp(&other.name));
         rows.push(others);
         rows
@@ -113,6 +111,12 @@ impl Hosts {
 
 impl Collector for Hosts {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut known: u64 = 0;
+        self.0.each(|_| known += 1);
+        let help = "Hosts that this instance remembers, used or not";
+        encoder
+            .encode_descriptor("narrows_hosts", help, None, MetricType::Gauge)?
+            .encode_gauge(&known)?;
         let rows = self.rows();
         let gauges: [Gauge; 5] = [
             (
@@ -292,7 +296,6 @@ mod tests {
     use super::super::tests::get;
     use super::super::tests::sources;
     use super::*;
-    use crate::base::authority::HostKey;
     use crate::limit::Patience;
 
     #[tokio::test]
@@ -311,6 +314,7 @@ mod tests {
             "narrows_refused_total{host=\"a.test:81\",reason=\"limit\"} 1",
             "narrows_refused_total{host=\"a.test:81\",reason=\"timeout\"} 0",
             "narrows_admitted_total{host=\"(other)\"} 0",
+            "narrows_hosts 1",
             "narrows_client_connections 0",
             "# EOF",
         ] {

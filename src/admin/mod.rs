@@ -2,10 +2,12 @@
 //!
 //! Everything here reads, but for [`limits`]; nothing of the proxy's way waits for it.
 //! It runs on the control thread, so a slow reader costs the relays nothing: a connection has one
-//! request and [`TIME`] to be done with it, and there are at most [`CONNECTIONS`] of them.
+//! request and [`TIME`] to be done with it, and there are at most [`CONNECTIONS`] of them. Who is
+//! let in is decided in [`door`].
 //!
 //! [`ENDPOINTS`] is the list of what there is, here and on the index page.
 
+mod door;
 mod health;
 mod hosts;
 mod limits;
@@ -13,6 +15,7 @@ mod metrics;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +39,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 pub use self::health::Readiness;
+use crate::base::authority::Host;
 use crate::base::authority::HostKey;
 use crate::limit::Limiter;
 use crate::store::Fleet;
@@ -50,6 +54,8 @@ pub struct Settings {
     pub address: SocketAddr,
     /// What a change of the fleet's limits must carry; without it they cannot be changed here.
     pub token: Option<Secret>,
+    /// The names by which it may be asked, beside those of loopback and the address itself.
+    pub hosts: Vec<Host>,
 }
 
 /// One thing that can be asked.
@@ -95,6 +101,9 @@ const CONNECTIONS: usize = 64;
 const TIME: Duration = Duration::from_secs(30);
 /// For the head of the request.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How long that may be, in bytes and in fields.
+const HEAD_SIZE: usize = 16 * 1024;
+const HEAD_FIELDS: usize = 64;
 /// After a failed accept (no file descriptor left), so that the loop does not spin.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -176,6 +185,8 @@ pub struct Sources {
     pub instances: Box<dyn Instances>,
     /// As in [`Settings`].
     pub token: Option<Secret>,
+    /// As in [`Settings`].
+    pub hosts: Vec<Host>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -204,13 +215,16 @@ pub async fn serve(listener: TcpListener, sources: Arc<Sources>) {
 }
 
 async fn connection(stream: TcpStream, sources: Arc<Sources>) {
+    let at = stream.local_addr().ok().map(|at| at.ip());
     let service = service_fn(|request| {
         let sources = Arc::clone(&sources);
-        async move { Ok::<_, std::convert::Infallible>(answer(&sources, request).await) }
+        async move { Ok::<_, std::convert::Infallible>(answer(&sources, request, at).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
+        .max_buf_size(HEAD_SIZE)
+        .max_headers(HEAD_FIELDS)
         // One request each: who scrapes once a minute would only hold one of few connections.
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
@@ -221,11 +235,15 @@ async fn connection(stream: TcpStream, sources: Arc<Sources>) {
     }
 }
 
-async fn answer(sources: &Sources, request: Request<Incoming>) -> Answer {
-    if request.uri().path().starts_with(limits::RULES) {
-        return limits::change(sources, request).await;
-    }
-    respond(sources, request.method(), request.uri().path(), request.uri().query()).await
+async fn answer(sources: &Sources, request: Request<Incoming>, at: Option<IpAddr>) -> Answer {
+    let uri = request.uri();
+    let mut answer = match door::admit(&request, at, &sources.hosts) {
+        Err(refusal) => *refusal,
+        Ok(()) if uri.path().starts_with(limits::RULES) => limits::change(sources, request).await,
+        Ok(()) => respond(sources, request.method(), uri.path(), uri.query()).await,
+    };
+    door::protect(answer.headers_mut());
+    answer
 }
 
 async fn respond(sources: &Sources, method: &Method, path: &str, query: Option<&str>) -> Answer {
@@ -256,9 +274,7 @@ fn ready<'a, T: Send + 'a>(value: T) -> BoxFuture<'a, T> {
 fn body(status: StatusCode, kind: &'static str, text: String) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from(text)));
     *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
 }
 
@@ -315,6 +331,7 @@ mod tests {
             readiness: Arc::default(),
             access: Log::off(),
             token: None,
+            hosts: Vec::new(),
         }
     }
 
@@ -369,14 +386,65 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(serve(listener, Arc::new(sources(1))));
-        let answer = said(address, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let answer = said(address, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert!(answer.ends_with("\r\n\r\n{\"status\":\"ok\"}"), "{answer}");
-        let answer = said(address, "HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let answer = said(address, "HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         assert!(answer.contains("content-length: 15\r\n"), "{answer}");
         assert!(answer.ends_with("\r\n\r\n"), "{answer}");
         let answer = said(address, "nonsense\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn every_answer_protects_browsers_and_lets_no_other_site_read_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, Arc::new(sources(1))));
+        let mut wanted: Vec<(String, u16)> =
+            ENDPOINTS.iter().map(|endpoint| (format!("GET {}", endpoint.path), 200)).collect();
+        wanted.push(("GET /nothing".to_owned(), 404));
+        wanted.push(("POST /hosts".to_owned(), 405));
+        wanted.push(("OPTIONS /limits".to_owned(), 405));
+        wanted.push(("PUT /limits/a.test".to_owned(), 403));
+        for (begins, status) in wanted {
+            for host in ["localhost", "evil.test"] {
+                let fields = "Origin: http://evil.test\r\nAccess-Control-Request-Method: GET";
+                let head = format!("{begins} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n\r\n");
+                let answer = said(address, &head).await.to_ascii_lowercase();
+                let status = if host == "localhost" { status } else { 421 };
+                // It is not ready before it serves.
+                let status = if begins == "GET /readyz" && status == 200 { 503 } else { status };
+                assert!(answer.starts_with(&format!("http/1.1 {status} ")), "{begins}: {answer}");
+                for field in [
+                    "x-content-type-options: nosniff",
+                    "cache-control: no-store",
+                    "content-security-policy: default-src 'none'",
+                    "x-frame-options: deny",
+                    "referrer-policy: no-referrer",
+                    "cross-origin-resource-policy: same-origin",
+                ] {
+                    assert!(answer.contains(field), "{begins}: {field} is not in {answer}");
+                }
+                assert!(!answer.contains("access-control"), "{begins}: {answer}");
+            }
+        }
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_long_is_431() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, Arc::new(sources(1))));
+        let begins = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n";
+        let long = format!("{begins}A: {}\r\n\r\n", "a".repeat(HEAD_SIZE));
+        let many = format!("{begins}{}\r\n", "A: a\r\n".repeat(HEAD_FIELDS));
+        for head in [long, many] {
+            let answer = said(address, &head).await;
+            assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+        }
         server.abort();
     }
 
@@ -389,7 +457,7 @@ mod tests {
         for _ in 0..CONNECTIONS {
             silent.push(raw(address).await);
         }
-        let waiting = said(address, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+        let waiting = said(address, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
         tokio::pin!(waiting);
         let soon = Duration::from_millis(100);
         assert!(tokio::time::timeout(soon, &mut waiting).await.is_err(), "one too many waits");

@@ -206,6 +206,12 @@ settings! {
         "Name that narrows gives itself in the Via field of plain requests, and by which it knows \
          one that comes back to it (a loop); no two in a chain of proxies may have the same. off \
          leaves the field as it came, and knows no loop.");
+    EXPLAIN = row(Proxy, "explain", "on|off", &["NARROWS_EXPLAIN"], Text("off"),
+        "Say in Proxy-Status of what was forwarded how long it waited for a slot, how many \
+         connections were tried, and whether it went out on a kept one.");
+    ERROR_DETAILS = row(Proxy, "error-details", "on|off", &["NARROWS_ERROR_DETAILS"], Text("off"),
+        "Tell clients why a connection failed in the words of the system, the resolver and TLS, \
+         addresses and inner names included; off keeps that for the log (debug).");
     SHUTDOWN_TIMEOUT = row(Proxy, "shutdown-timeout", "TIME", &["NARROWS_SHUTDOWN_TIMEOUT"],
         Text("10s"),
         "On SIGTERM or SIGINT, how long what runs may take to end before it is cut; a second \
@@ -253,6 +259,8 @@ settings! {
         &["NARROWS_MAX_CLIENTS_PER_ADDRESS"], Text("0"),
         "The same from one IPv4 address or one IPv6 /64, told 429; 0 is as many as in all, since \
          many clients may share an address.");
+    HOST_IDLE = row(Limits, "host-idle", "TIME", &["NARROWS_HOST_IDLE"], Text("10s"),
+        "How long a host that nobody uses is remembered, at most.");
     REFUSE_STATUS = row(Limits, "refuse-status", "STATUS", &["NARROWS_REFUSE_STATUS"], Text("503"),
         "Status of a refusal by the limit, 400 to 599; users of dprl may want 500.");
 
@@ -289,6 +297,8 @@ settings! {
     REDIS_PASSWORD = row(Fleet, "redis-password", "TEXT",
         &["NARROWS_REDIS_PASSWORD", "REDIS_PASSWORD"], Nothing,
         "Password at Redis; better given by variable: others can read a command line.").secret();
+    REDIS_PASSWORD_FILE = row(Fleet, "redis-password-file", "FILE",
+        &["NARROWS_REDIS_PASSWORD_FILE"], Nothing, "The same, as the one line of a file.");
     REDIS_DB = row(Fleet, "redis-db", "N", &["NARROWS_REDIS_DB", "REDIS_DB"], Said("0"),
         "Number of the database at Redis; a cluster has only 0.");
     REDIS_PREFIX = row(Fleet, "redis-prefix", "TEXT", &["NARROWS_REDIS_PREFIX"],
@@ -415,12 +425,18 @@ settings! {
         "Port of /healthz, /readyz, /metrics, /hosts and /limits; 0 picks a free one.");
     ADMIN_BIND = row(Admin, "admin-bind", "ADDR", &["NARROWS_ADMIN_BIND"], Text("127.0.0.1"),
         "IP address of the admin port.");
+    ADMIN_HOST = row(Admin, "admin-host", "NAME", &["NARROWS_ADMIN_HOST"], Nothing,
+        "Names by which the admin port may be asked (Host), beside localhost, loopback addresses and \
+         the address that it was reached at; others are turned away with 421, so that no web page \
+         reads it through a browser. Repeatable, or separated by commas.").takes(Values::Many);
     ADMIN_TOKEN = row(Admin, "admin-token", "TEXT", &["NARROWS_ADMIN_TOKEN"], Nothing,
         "What a change of the fleet's limits by the admin port must carry as its bearer token; \
          without it they cannot be changed there. Better given by variable or file: others can \
          read a command line.").secret();
     ADMIN_TOKEN_FILE = row(Admin, "admin-token-file", "FILE", &["NARROWS_ADMIN_TOKEN_FILE"],
         Nothing, "The same, as the one line of a file.");
+    METRICS_HOSTS = row(Admin, "metrics-hosts", "N", &["NARROWS_METRICS_HOSTS"], Text("100"),
+        "Hosts without a rule that have names in /metrics; the others are counted as one.");
 
     LOG_LEVEL = row(Logs, "log-level", "LEVEL", &["NARROWS_LOG_LEVEL", "LOG_LEVEL"], Text("info"),
         "error, warn, info, debug or trace; debug tells each opening and closing of a connection \

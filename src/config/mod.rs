@@ -6,11 +6,13 @@
 //! one place, [`environment`].
 
 mod access;
+mod answers;
 mod bench;
 mod bounds;
 mod clients;
 mod egress;
 mod flags;
+mod hosts;
 mod http2;
 mod limits;
 mod redis;
@@ -252,7 +254,9 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let rules = source.list(&flags::HOST_LIMIT, str::parse::<Rule>);
     let queue_timeout = source.read(&flags::QUEUE_TIMEOUT, units::duration);
     let queue_size = source.read(&flags::QUEUE_SIZE, |text| whole(text, 0, 1_000_000, ""));
+    let hosts = hosts::read(source);
     let queue_timeout_max = source.read(&flags::QUEUE_TIMEOUT_MAX, units::duration);
+    let answers = answers::read(source);
     let refuse_status = source.read(&flags::REFUSE_STATUS, |text| whole(text, 400, 599, ""));
 
     let identities = access::identities(source);
@@ -289,6 +293,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let admin_port = source.read(&flags::ADMIN_PORT, port_or_off);
     let admin_bind = source.read(&flags::ADMIN_BIND, ip);
     let admin_token = admin_token(source);
+    let admin_hosts = source.list(&flags::ADMIN_HOST, Host::parse);
 
     let level = source.read(&flags::LOG_LEVEL, level);
     let format = source.read(&flags::LOG_FORMAT, format);
@@ -300,7 +305,8 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let admin = match (admin_bind, admin_port) {
         (Ok(ip), Ok(Some(port))) => {
             let token = admin_token?;
-            let admin = admin::Settings { address: SocketAddr::new(ip, port), token };
+            let hosts = admin_hosts?;
+            let admin = admin::Settings { address: SocketAddr::new(ip, port), token, hosts };
             let mut listeners = listen.iter().flat_map(listen::Settings::all);
             match listeners.find(|listener| overlap(listener.address, admin.address)) {
                 Some(_) => {
@@ -324,6 +330,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             queue_timeout: queue_timeout?,
             queue_size: queue_size?,
             queue_timeout_max: queue_timeout_max?,
+            hosts: hosts?,
             identities: identities?,
         },
         shared,
@@ -351,6 +358,8 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             bounds: bounds?,
             http2: http2?,
             refuse_status: refuse_status?,
+            explain: answers?.explain,
+            error_details: answers?.details,
         },
         admin: admin?,
         trace: trace::Settings { level: level?, format: format?, colour },
@@ -530,11 +539,15 @@ fn token(text: &str) -> Result<Secret, &'static str> {
 }
 
 fn token_file(path: &str) -> Result<Secret, String> {
+    token(&line_of(path)?).map_err(|allowed| format!("a file with one line of {allowed}"))
+}
+
+/// What a short file holds, without the end of its line.
+fn line_of(path: &str) -> Result<String, String> {
     let mut text = String::new();
-    let read = fs::File::open(path).and_then(|file| file.take(1024).read_to_string(&mut text));
+    let read = fs::File::open(path).and_then(|file| file.take(4096).read_to_string(&mut text));
     read.map_err(|error| format!("a file that can be read ({error})"))?;
-    token(text.trim_end_matches(['\r', '\n']))
-        .map_err(|allowed| format!("a file with one line of {allowed}"))
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 fn failure(text: &str) -> Result<Failure, &'static str> {

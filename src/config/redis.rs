@@ -86,7 +86,7 @@ impl Parts {
         let sentinel_username = source.given(&flags::REDIS_SENTINEL_USERNAME);
         let sentinel_password = source.given(&flags::REDIS_SENTINEL_PASSWORD);
         let username = source.given(&flags::REDIS_USERNAME);
-        let password = source.given(&flags::REDIS_PASSWORD);
+        let password = password(source);
         let database = match source.given(&flags::REDIS_DB) {
             Ok(Some(given)) => match given.text.parse() {
                 Ok(number) => Ok(Some((given, number))),
@@ -107,6 +107,30 @@ impl Parts {
             password: password?,
             database: database?,
         })
+    }
+}
+
+/// The password, from the one place that says it.
+fn password(source: &mut Source<'_>) -> Result<Option<Given>, Noted> {
+    let text = source.given(&flags::REDIS_PASSWORD);
+    let file = source.given(&flags::REDIS_PASSWORD_FILE);
+    let (text, file) = (text?, file?);
+    let Some(mut file) = file else { return Ok(text) };
+    // REDIS_PASSWORD may be there for others.
+    if text.is_some_and(|text| text.origin > Origin::Alias) {
+        let problem = "--redis-password is there too; give one";
+        return Err(source.clash(&flags::REDIS_PASSWORD_FILE, problem));
+    }
+    match super::line_of(&file.text) {
+        Ok(line) if !line.is_empty() => {
+            file.text = line;
+            Ok(Some(file))
+        }
+        Ok(_) => {
+            let allowed = "a file with one line";
+            Err(source.refuse(&flags::REDIS_PASSWORD_FILE, &file, &file.text, &allowed))
+        }
+        Err(why) => Err(source.refuse(&flags::REDIS_PASSWORD_FILE, &file, &file.text, &why)),
     }
 }
 
@@ -418,6 +442,25 @@ mod tests {
             url(&["--redis-url=redis+unix:///run/r.sock"], &env),
             "redis+unix:///run/r.sock?pass=p%40ss%2Fw%3Ard%25&db=3"
         );
+    }
+
+    #[test]
+    fn a_password_may_stand_in_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        std::fs::write(&file, "sesame\n").unwrap();
+        let file = file.to_str().unwrap();
+        let flags = ["--redis-addr", "r", "--redis-password-file", file];
+        let of = |env: &[(&str, &str)]| url(&flags, env);
+        assert_eq!(of(&[]), "redis://:sesame@r:6379");
+        assert_eq!(of(&[("REDIS_PASSWORD", "theirs")]), "redis://:sesame@r:6379");
+        let both = problems(&flags, &[("NARROWS_REDIS_PASSWORD", "ours")]);
+        assert!(both[0].contains("--redis-password is there too; give one"), "{both:?}");
+        std::fs::write(file, "\n").unwrap();
+        let empty = problems(&flags, &[]);
+        assert!(empty[0].contains("is not allowed: a file with one line"), "{empty:?}");
+        let none = problems(&["--redis-addr", "r", "--redis-password-file", "/nowhere"], &[]);
+        assert!(none[0].contains("is not allowed: a file that can be read"), "{none:?}");
     }
 
     #[test]

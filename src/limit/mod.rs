@@ -7,6 +7,7 @@
 //! Invariant: for each host, the permits that exist never exceed the limit, in this process
 //! (in memory) or in the whole fleet (through Redis, [`shared`]).
 
+pub mod hosts;
 pub mod identities;
 pub mod rules;
 pub mod shared;
@@ -21,13 +22,8 @@ pub(crate) mod queue;
 mod model;
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -44,6 +40,7 @@ use self::host::Due;
 use self::host::Entry;
 use self::host::Host;
 use self::host::HostSnapshot;
+use self::hosts::Hosts;
 use self::identities::Identities;
 pub use self::permit::Permit;
 pub(crate) use self::permit::Reclaim;
@@ -72,6 +69,8 @@ pub struct Settings {
     pub queue_size: usize,
     /// The longest wait that a request may ask for (`Prefer: wait=N`).
     pub queue_timeout_max: Duration,
+    /// What is remembered of hosts that nobody uses.
+    pub hosts: hosts::Settings,
     /// What single identities may have.
     pub identities: Identities,
 }
@@ -84,6 +83,7 @@ impl Default for Settings {
             queue_timeout: Duration::ZERO,
             queue_size: 1000,
             queue_timeout_max: Duration::from_mins(1),
+            hosts: hosts::Settings::default(),
             identities: Identities::default(),
         }
     }
@@ -143,12 +143,6 @@ pub enum Patience {
     Until(Instant),
 }
 
-const SHARDS: usize = 16;
-/// Hosts without a rule that get a name in metrics; all others count as one.
-const NAMED_HOSTS: usize = 100;
-/// Hosts that a shard holds before it drops those nobody uses.
-const SHARD_SIZE: usize = 512;
-
 /// Hands out slots. Cheap to clone; all clones are the same limiter.
 #[derive(Clone, Debug)]
 pub struct Limiter {
@@ -161,12 +155,7 @@ struct Inner {
     rules: ArcSwap<Rules>,
     /// Counts changes of `rules`, so that a host knows when to look again.
     rules_version: AtomicU64,
-    shards: [Mutex<HashMap<HostKey, Arc<Host>>>; SHARDS],
-    hasher: RandomState,
-    named: AtomicUsize,
-    others: Arc<Counters>,
-    /// Of what identities may have.
-    shares: Arc<Counters>,
+    hosts: Hosts,
     /// For each thread, where it hears which host's idle connection to close.
     reclaimers: Vec<mpsc::UnboundedSender<Reclaim>>,
     shared: Option<Arc<shared::Link>>,
@@ -192,14 +181,10 @@ impl Limiter {
             .since(table::seconds(clock::wall()))
             .with(settings.identities.clone());
         let inner = Inner {
-            settings,
             rules: ArcSwap::from_pointee(rules),
             rules_version: AtomicU64::new(0),
-            shards: std::array::from_fn(|_| Mutex::default()),
-            hasher: RandomState::new(),
-            named: AtomicUsize::new(0),
-            others: Arc::default(),
-            shares: Arc::default(),
+            hosts: Hosts::new(settings.hosts.named),
+            settings,
             reclaimers,
             shared,
             changes: table::Changes::default(),
@@ -391,11 +376,13 @@ impl Limiter {
         hosts
     }
 
-    pub(crate) fn each(&self, mut visit: impl FnMut(&Arc<Host>)) {
-        for shard in &self.inner.shards {
-            let hosts: Vec<_> = lock(shard).values().map(Arc::clone).collect();
-            hosts.iter().for_each(&mut visit);
-        }
+    pub(crate) fn each(&self, visit: impl FnMut(&Arc<Host>)) {
+        self.inner.hosts.each(visit);
+    }
+
+    /// The counters of each host that has a name in metrics, though nobody may use it.
+    pub(crate) fn each_name(&self, visit: impl FnMut(&HostKey, &Counters)) {
+        self.inner.hosts.each_name(visit);
     }
 
     /// Visits the hosts without what single identities may have of them.
@@ -409,16 +396,16 @@ impl Limiter {
 
     /// Counters of all hosts that have no name in metrics.
     pub(crate) fn others(&self) -> &Arc<Counters> {
-        &self.inner.others
+        self.inner.hosts.others()
     }
 
     /// Counters of what identities may have.
     pub(crate) fn shares(&self) -> &Arc<Counters> {
-        &self.inner.shares
+        self.inner.hosts.shares()
     }
 
     pub(crate) fn find(&self, key: &HostKey) -> Option<Arc<Host>> {
-        lock(self.shard(key)).get(key).map(Arc::clone)
+        self.inner.hosts.find(key)
     }
 
     /// Does outside the lock what a host's state asked for.
@@ -465,33 +452,16 @@ impl Limiter {
         });
     }
 
-    fn shard(&self, key: &HostKey) -> &Mutex<HashMap<HostKey, Arc<Host>>> {
-        let hash = self.inner.hasher.hash_one(key);
-        &self.inner.shards[usize::try_from(hash % SHARDS as u64).unwrap_or(0)]
-    }
-
     fn host(&self, key: &HostKey) -> Arc<Host> {
-        let mut hosts = lock(self.shard(key));
-        if let Some(host) = hosts.get(key) {
-            return Arc::clone(host);
-        }
-        if hosts.len() >= SHARD_SIZE {
-            hosts.retain(|_, host| host.named || Arc::strong_count(host) > 1 || !host.is_vacant());
-        }
-        let is_share = key.as_share().is_some();
-        let named = !is_share
-            && (self.inner.rules.load().named(key)
-                || self.inner.named.fetch_add(1, Relaxed) < NAMED_HOSTS);
-        let counters = match (named, is_share) {
-            (true, _) => Arc::default(),
-            (false, true) => Arc::clone(&self.inner.shares),
-            (false, false) => Arc::clone(&self.inner.others),
-        };
-        let threads = self.inner.reclaimers.len();
-        let shard = self.inner.shared.as_ref().map_or(0, |link| link.shard(key));
-        let host = Arc::new(Host::new(key.clone(), shard, threads, counters, named));
-        hosts.insert(key.clone(), Arc::clone(&host));
-        host
+        let inner = &self.inner;
+        inner.hosts.enter(
+            key,
+            || inner.rules.load().named(key),
+            |counters, named| {
+                let shard = inner.shared.as_ref().map_or(0, |link| link.shard(key));
+                Host::new(key.clone(), shard, inner.reclaimers.len(), counters, named)
+            },
+        )
     }
 
     fn admit(host: Arc<Host>) -> Arc<Host> {
@@ -512,10 +482,6 @@ impl Limiter {
         let (host, identity) = (host.key().clone(), None);
         Refused { host, reason, in_use, limit, waited, identity }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -744,15 +710,5 @@ mod tests {
         let mut asking = tokio_test_spawn(&limiter);
         assert!(futures_util::poll!(&mut asking).is_pending());
         assert!(ears[0].try_recv().is_ok());
-    }
-
-    #[tokio::test]
-    async fn hosts_that_nobody_uses_do_not_fill_the_memory() {
-        let limiter = limiter(1, 10);
-        for number in 0..20_000 {
-            let key = HostKey::parse(&format!("h{number}.test")).unwrap();
-            drop(limiter.acquire(&key, Patience::None).await.unwrap());
-        }
-        assert!(limiter.snapshot().len() <= SHARDS * SHARD_SIZE + NAMED_HOSTS);
     }
 }

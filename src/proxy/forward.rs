@@ -38,6 +38,7 @@ use super::local;
 use super::local::Forwards;
 use super::reject::Answer;
 use super::reject::Reject;
+use super::status;
 use crate::base::authority::Authority;
 use crate::base::clock;
 use crate::base::identity::Identity;
@@ -91,7 +92,7 @@ pub(crate) async fn serve(
             response.map(|kind| Body { kind, story })
         }
         Err(reject) => {
-            let answer = reject.answer(thread.settings.refuse_status);
+            let answer = reject.answer(thread.settings.manner());
             story.answered(answer.status.as_u16(), Some(answer.error));
             let mut response = respond(answer);
             if reject.closes() && matches!(client, Asker::Connection(_)) {
@@ -184,7 +185,7 @@ async fn forward(
         thread.cells.bounded(Bound::Interim);
         return Ok(Err(Reject::Interim));
     };
-    let Sent { mut response, reused, waited } = match sent {
+    let Sent { mut response, reused, waited, attempts } = match sent {
         Ok(sent) => sent,
         Err(error) => {
             story.waited(error.waited(), false);
@@ -203,6 +204,12 @@ async fn forward(
         via.add(response.headers_mut(), version);
     }
     *response.version_mut() = Version::HTTP_11;
+    if thread.settings.explain
+        && let Some(told) = status::explained(waited, attempts, reused)
+    {
+        // Behind what others said before (RFC 9209 §2).
+        response.headers_mut().append("proxy-status", told);
+    }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         if !upgrade.is_some_and(|asked| headers::is_among(hop.upgrade.as_ref(), &asked)) {
             // SECURITY: what follows would be relayed raw to a client that expects HTTP.

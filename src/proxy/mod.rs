@@ -11,6 +11,8 @@ mod bounds;
 mod door;
 mod forward;
 mod front;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod guard;
 mod head;
 mod headers;
@@ -18,6 +20,7 @@ mod http2;
 mod local;
 mod reject;
 mod relay;
+mod status;
 mod target;
 mod tunnel;
 mod via;
@@ -49,6 +52,7 @@ use self::guard::Phase;
 use self::head::Flaw;
 use self::http2::Ahead;
 pub use self::http2::Settings as Http2;
+use self::reject::Manner;
 use self::reject::Reject;
 pub(crate) use self::via::Via;
 use crate::base::authority::Authority;
@@ -90,6 +94,17 @@ pub struct Settings {
     pub bounds: Bounds,
     /// The status of a refusal by the cap, 400 to 599.
     pub refuse_status: u16,
+    /// Whether `Proxy-Status` of what was forwarded tells how that went.
+    pub explain: bool,
+    /// Whether answers of our own tell what only operators should know.
+    pub error_details: bool,
+}
+
+impl Settings {
+    fn manner(&self) -> Manner {
+        let Self { refuse_status, explain, error_details: details, .. } = *self;
+        Manner { refuse_status, explain, details }
+    }
 }
 
 /// What a thread needs to serve its clients.
@@ -171,7 +186,7 @@ async fn serve(thread: Rc<Thread>, accepted: Accepted) {
     match next {
         Next::Connect(connect) => Box::pin(tunnel::serve(&thread, &client, connect)).await,
         Next::Flaw(flaw) => {
-            let answer = Reject::Flaw(flaw).answer(thread.settings.refuse_status);
+            let answer = Reject::Flaw(flaw).answer(thread.settings.manner());
             thread.cells.answered(Route::Own, answer.status.as_u16());
             if let Some(bound) = flaw.bound() {
                 thread.cells.bounded(bound);

@@ -2,7 +2,7 @@
 //! body in `application/problem+json` (RFC 9457).
 //!
 //! | cause | status | `Proxy-Status` error | also |
-//! |---|---|---|---|
+//! | --- | --- | --- | --- |
 //! | a target that is no target | 400 | `http_request_error` | |
 //! | a malformed message | 400, 408, 414, 431, 501, 505 | `http_request_error` | the connection closes, or over HTTP/2 the stream |
 //! | a Max-Forwards that is no number | 400 | `http_request_error` | |
@@ -33,7 +33,12 @@
 //! | too many interim responses, or a 407, which is a proxy's to say | 502 | `http_protocol_error` | |
 //! | no response in time | 504 | `http_response_timeout` | |
 //!
-//! No other module chooses a status of our own.
+//! No other module chooses a status of our own. The README has this table too; a test compares
+//! both with what is answered.
+//!
+//! SECURITY: an answer says nothing of what is inside: no address, and no text of a resolver, of TLS
+//! or of the system, unless `--error-details` asks for that (RFC 9209 §4); nor does it repeat the
+//! userinfo or query of a target.
 
 use std::io;
 use std::time::Duration;
@@ -42,12 +47,14 @@ use http::StatusCode;
 use serde::Serialize;
 
 use super::head::Flaw;
+use super::status;
 use crate::base::authority::BadAuthority;
 use crate::base::clock;
 use crate::limit::Reason;
 use crate::limit::Refused;
 use crate::listen::bounds::Full;
 use crate::policy::access::Denied;
+use crate::telemetry::access::presentable;
 use crate::upstream::SendError;
 use crate::upstream::dial::DialError;
 use crate::upstream::egress;
@@ -98,6 +105,24 @@ impl From<DialError> for Reject {
     }
 }
 
+/// How answers of our own are made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    /// The status of a refusal by the cap.
+    pub(crate) refuse_status: u16,
+    /// Whether `Proxy-Status` says how long a slot was waited for.
+    pub(crate) explain: bool,
+    /// Whether answers may tell what only operators should know.
+    pub(crate) details: bool,
+}
+
+impl From<u16> for Manner {
+    /// With this status of a refusal, else as by default.
+    fn from(refuse_status: u16) -> Self {
+        Self { refuse_status, explain: false, details: false }
+    }
+}
+
 /// An answer of our own, ready to be written.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -107,6 +132,8 @@ pub(crate) struct Answer {
     /// The error's word in RFC 9209 §2.3.
     pub(crate) error: &'static str,
     pub(crate) retry_after: Option<u64>,
+    details: Option<String>,
+    waited: Option<Duration>,
     /// What would help (RFC 9110 §11.7.1).
     challenge: Option<&'static str>,
     pub(crate) body: String,
@@ -138,14 +165,23 @@ impl Reject {
         )
     }
 
-    /// The answer; `refuse_status` is that of a refusal by the cap.
-    pub(crate) fn answer(&self, refuse_status: u16) -> Answer {
+    /// The answer.
+    pub(crate) fn answer(&self, manner: impl Into<Manner>) -> Answer {
+        let manner = manner.into();
+        let mut answer = self.make(manner);
+        if let (Self::Send(error), true) = (self, manner.explain) {
+            answer.waited = Some(error.waited());
+        }
+        answer
+    }
+
+    fn make(&self, manner: Manner) -> Answer {
         let (status, error, title, detail) = match self {
             Self::BadTarget { target, why } => (
                 400,
                 "http_request_error",
                 "bad target".to_owned(),
-                format!("{target:?} is not where a request can go: {why}"),
+                format!("{:?} is not where a request can go: {why}", presentable(target)),
             ),
             Self::BadScheme => (
                 400,
@@ -205,15 +241,34 @@ impl Reject {
                     .to_owned(),
             ),
             Self::Send(SendError::Dial(DialError::Refused(refused))) => {
-                return refusal(refused, refuse_status);
+                return refusal(refused, manner.refuse_status);
             }
             Self::Send(error) => {
                 let (status, word) = classify(error);
-                (status, word, word.replace('_', " "), error.to_string())
+                return failure(error, status, word, manner.details);
             }
         };
         make(status, title, error, None, &detail, None)
     }
+}
+
+fn failure(error: &SendError, status: u16, word: &'static str, details: bool) -> Answer {
+    let inner = matches!(
+        error,
+        SendError::Dial(
+            DialError::Connect { .. }
+                | DialError::Resolve(ResolveError::Failed(_))
+                | DialError::Tls(_)
+        ) | SendError::Exchange(ExchangeError::Malformed(_))
+    );
+    let title = word.replace('_', " ");
+    if inner && !details {
+        let told = status::error(word).map_or("", |error| error.title);
+        return make(status, title, word, None, told, None);
+    }
+    let told = error.to_string();
+    let answer = make(status, title, word, None, &told, None);
+    Answer { details: details.then_some(told), ..answer }
 }
 
 fn turned_away(denied: Denied) -> Answer {
@@ -363,15 +418,16 @@ fn seconds(time: Duration) -> String {
 
 fn make(
     status: u16,
-    title: String,
+    phrase: String,
     error: &'static str,
     retry_after: Option<u64>,
     detail: &str,
     refused: Option<&Refused>,
 ) -> Answer {
+    let known = status::error(error);
     let problem = Problem {
-        r#type: "about:blank",
-        title: &title,
+        r#type: known.map_or("about:blank", |known| known.link),
+        title: known.map_or(&phrase, |known| known.title),
         status,
         detail,
         error,
@@ -381,7 +437,16 @@ fn make(
     };
     let body = serde_json::to_string(&problem).unwrap_or_default();
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
-    Answer { status, phrase: title, error, retry_after, challenge: None, body }
+    Answer {
+        status,
+        phrase,
+        error,
+        retry_after,
+        details: None,
+        waited: None,
+        challenge: None,
+        body,
+    }
 }
 
 impl Answer {
@@ -389,13 +454,17 @@ impl Answer {
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, String)> {
         [
             Some(("Date", httpdate::fmt_http_date(clock::wall()))),
-            Some(("Proxy-Status", format!("narrows; error={}", self.error))),
+            Some(("Proxy-Status", self.proxy_status())),
             Some(("Content-Type", "application/problem+json".to_owned())),
             self.retry_after.map(|seconds| ("Retry-After", seconds.to_string())),
             self.challenge.map(|challenge| ("Proxy-Authenticate", challenge.to_owned())),
         ]
         .into_iter()
         .flatten()
+    }
+
+    fn proxy_status(&self) -> String {
+        status::of_error(self.error, self.details.as_deref(), self.waited)
     }
 
     /// The whole answer as bytes, for a connection that closes after it.
@@ -509,6 +578,109 @@ mod tests {
             assert!(!body["detail"].as_str().unwrap().is_empty());
             let bytes = String::from_utf8(answer.bytes()).unwrap();
             assert!(bytes.contains(&format!("Proxy-Status: narrows; error={word}\r\n")));
+        }
+    }
+
+    /// The rows of a table in Markdown: statuses and words.
+    fn rows(text: &str) -> Vec<(Vec<u16>, Vec<String>)> {
+        let begins = |line: &&str| !line.starts_with("| cause | status |");
+        let lines = text.lines().map(|line| line.trim_start_matches("//! "));
+        let table = lines.skip_while(begins).skip(2).take_while(|line| line.starts_with('|'));
+        let row = |line: &str| {
+            let cells: Vec<&str> = line.split('|').collect();
+            let words = |text: &str, is_part: fn(char) -> bool| {
+                let parts = text.split(move |letter| !is_part(letter));
+                parts.filter(|part| part.len() > 2).map(str::to_owned).collect::<Vec<_>>()
+            };
+            let statuses = words(cells[2], |letter| letter.is_ascii_digit());
+            let statuses = statuses.iter().map(|text| text.parse().unwrap()).collect();
+            (statuses, words(cells[3], |letter| letter.is_ascii_lowercase() || letter == '_'))
+        };
+        table.map(row).collect()
+    }
+
+    #[test]
+    fn the_tables_tell_every_answer_and_no_other() {
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        let answers = table().into_iter().map(|(_, status, word)| (status, word.to_owned()));
+        let answers: std::collections::BTreeSet<(u16, String)> = answers.collect();
+        for (name, text) in [("README", readme.as_str()), ("this file", include_str!("reject.rs"))]
+        {
+            let rows = rows(text);
+            assert!(rows.len() > 10, "{name} has a table");
+            for (status, word) in &answers {
+                let tells =
+                    |row: &(Vec<u16>, Vec<String>)| row.0.contains(status) && row.1.contains(word);
+                assert!(rows.iter().any(tells), "{name} does not tell of {status} {word}");
+            }
+            for (statuses, words) in rows {
+                for status in &statuses {
+                    let met = words.iter().any(|word| answers.contains(&(*status, word.clone())));
+                    assert!(met, "{name}: no answer is {status} {words:?}");
+                }
+                for word in &words {
+                    let met =
+                        statuses.iter().any(|status| answers.contains(&(*status, word.clone())));
+                    assert!(met, "{name}: no answer is {statuses:?} {word}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_is_the_same_problem_whenever_it_comes() {
+        for (reject, _, word) in table() {
+            let known = status::error(word).unwrap_or_else(|| panic!("{word} is no error"));
+            for details in [false, true] {
+                let manner = Manner { refuse_status: 503, explain: true, details };
+                let answer = reject.answer(manner);
+                let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+                assert_eq!(
+                    (&body["type"], &body["title"]),
+                    (&known.link.into(), &known.title.into())
+                );
+                assert!(status::tests::is_member(&answer.proxy_status()), "{answer:?}");
+                assert_eq!(
+                    answer.proxy_status().contains("narrows-wait="),
+                    matches!(reject, Reject::Send(_))
+                );
+                let retry = answer.retry_after.is_some();
+                assert_eq!(retry, answer.status == 503, "{reject:?}: time helps, or not");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_inside_is_told_only_where_that_is_asked_for() {
+        let secrets = |reject: &Reject, details: bool| {
+            let manner = Manner { refuse_status: 503, explain: false, details };
+            String::from_utf8(reject.answer(manner).bytes()).unwrap()
+        };
+        let text = || "inner.corp 10.1.2.3:5".to_owned();
+        let connect = |kind: io::ErrorKind| DialError::Connect {
+            address: "10.1.2.3:5".parse().unwrap(),
+            source: kind.into(),
+        };
+        for error in [
+            SendError::Dial(connect(io::ErrorKind::ConnectionRefused)),
+            SendError::Dial(connect(io::ErrorKind::HostUnreachable)),
+            SendError::Dial(ResolveError::Failed(text()).into()),
+            SendError::Dial(TlsError::Certificate(text()).into()),
+            SendError::Dial(TlsError::Protocol(text()).into()),
+            SendError::Exchange(ExchangeError::Malformed(text())),
+        ] {
+            let reject = Reject::Send(error);
+            let quiet = secrets(&reject, false);
+            assert!(!quiet.contains("10.1.2.3") && !quiet.contains("corp"), "{quiet}");
+            let told = secrets(&reject, true);
+            assert!(told.matches("10.1.2.3").count() == 2, "in field and body: {told}");
+        }
+        for target in ["user:sesame@h", "http://user:sesame@h/", "http://u@h/?key=sesame"] {
+            let reject =
+                Reject::BadTarget { target: target.to_owned(), why: BadAuthority::Userinfo };
+            let told = secrets(&reject, true);
+            assert!(!told.contains("sesame"), "{told}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! CONNECT: a slot and a connection first, then 200, then bytes both ways (RFC 9110 §9.3.6).
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::reject::Reject;
 use super::relay;
 use super::relay::End;
 use super::relay::Moved;
+use super::status;
 use crate::base::authority::Authority;
 use crate::base::authority::HostKey;
 use crate::base::clock;
@@ -33,6 +35,16 @@ use crate::upstream::dial::Errand;
 
 /// No Content-Length, no Transfer-Encoding: what follows is the tunnel's.
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+
+/// The same, with how it came about.
+fn established(thread: &Thread, upstream: &Conn) -> Cow<'static, [u8]> {
+    if !thread.settings.explain {
+        return Cow::Borrowed(ESTABLISHED);
+    }
+    let told = status::of_success(upstream.waited(), upstream.attempts(), false);
+    let head = format!("HTTP/1.1 200 Connection established\r\nProxy-Status: {told}\r\n\r\n");
+    Cow::Owned(head.into_bytes())
+}
 
 /// Serves a CONNECT, to the end of its tunnel or of its refusal.
 pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Connect) {
@@ -49,7 +61,7 @@ pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Con
     let reject = match opened {
         Some(Ok(upstream)) => {
             thread.cells.answered(Route::Connect, 200);
-            client.write(ESTABLISHED);
+            client.write(&established(thread, &upstream));
             if let Some(near) = client.detach() {
                 let pulse = Rc::clone(client.pulse());
                 // A task of its own is as small as a tunnel needs; this one is as large as a dial.
@@ -60,7 +72,7 @@ pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Con
         Some(Err(reject)) => reject,
         None => return line.end(thread, 0, None, (0, 0), "client left"),
     };
-    let answer = reject.answer(thread.settings.refuse_status);
+    let answer = reject.answer(thread.settings.manner());
     let status = answer.status.as_u16();
     thread.cells.answered(Route::Connect, status);
     line.end(thread, status, Some(answer.error), (0, 0), "refused");

@@ -188,7 +188,7 @@ fn millis(time: Duration) -> f64 {
 }
 
 /// A request-target without query, fragment and userinfo, and not longer than [`TARGET_SIZE`].
-fn presentable(target: &str) -> Cow<'_, str> {
+pub(crate) fn presentable(target: &str) -> Cow<'_, str> {
     let target = target.split(['?', '#']).next().unwrap_or(target);
     let authority = target.find("://").map_or(0, |scheme| scheme + 3);
     let is_path = authority == 0 && target.starts_with('/');

@@ -45,6 +45,7 @@ pub(crate) enum Socket {
 pub(crate) struct Conn {
     socket: Socket,
     ended: bool,
+    attempts: u8,
     tally: Rc<Tally>,
     story: Option<Box<Story>>,
     waited: Duration,
@@ -92,11 +93,30 @@ impl Conn {
             tracing::debug!(host, in_use, limit, %client, identity, %address, "connection opened");
             Box::new(Story { client, identity: name, opened: clock::now() })
         });
-        Self { socket, ended: false, tally: Rc::default(), story, waited, permit, parked: None }
+        Self {
+            socket,
+            ended: false,
+            attempts: 1,
+            tally: Rc::default(),
+            story,
+            waited,
+            permit,
+            parked: None,
+        }
     }
 
     pub(crate) fn seat(&self) -> Seat {
         self.permit.seat()
+    }
+
+    /// The same, when so many connections were tried until this one was there.
+    pub(crate) fn after_attempts(mut self, attempts: u8) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    pub(crate) fn attempts(&self) -> u8 {
+        self.attempts
     }
 
     /// Takes out what its user may have of the host: a line is lent to one user after the other.

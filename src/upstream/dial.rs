@@ -3,6 +3,7 @@
 //! Invariant: a socket exists only beside its permit, from before the look-up to after the close.
 //! Dropping a dial at any point closes what it had opened, then frees the slots.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -160,7 +161,6 @@ impl Dialer {
 
     /// Takes a slot, finds the addresses, connects to one of them, puts TLS on it if asked.
     pub(crate) async fn connect(&self, errand: Errand<'_>) -> Result<Conn, DialError> {
-        self.egress.ask(errand)?;
         let asked = clock::now();
         let share = self.share(errand).await?;
         self.connect_with(share, errand, asked).await
@@ -173,6 +173,8 @@ impl Dialer {
 
     /// What whoever asks may have of the host, if that is limited: to be taken first.
     pub(crate) async fn share(&self, errand: Errand<'_>) -> Result<Option<Box<Share>>, DialError> {
+        // Before anything is waited for.
+        self.egress.ask(errand)?;
         let key = errand.authority.key();
         Ok(self.limiter.share(key, errand.patience, errand.identity).await?)
     }
@@ -184,6 +186,8 @@ impl Dialer {
         errand: Errand<'_>,
         asked: Instant,
     ) -> Result<Conn, DialError> {
+        // SECURITY: again, so that no way to here goes around it.
+        self.egress.ask(errand)?;
         let Errand { authority, patience, identity, .. } = errand;
         let permit = self.limiter.acquire_with(share, authority.key(), patience, identity).await?;
         let started = clock::now();
@@ -193,6 +197,10 @@ impl Dialer {
         let told = result.as_ref().map_or_else(DialError::result, |_| Some(DialResult::Ok));
         if let Some(told) = told {
             self.cells.dialled(told, clock::now() - started);
+        }
+        if let Err(error) = &result {
+            let host = errand.authority.key().as_str();
+            tracing::debug!(host, client = %errand.client, %error, "connection failed");
         }
         if let Some(bound) = result.as_ref().err().and_then(DialError::bound) {
             self.cells.bounded(bound);
@@ -214,11 +222,12 @@ impl Dialer {
         // SECURITY: from here on nothing is looked up; what is judged is what is dialled.
         let addresses = self.egress.admit(errand, found)?;
         let timeout = self.connect_timeout;
+        let tried = Cell::new(1);
         let (stream, permit, address) = if let [address] = addresses[..] {
             let attempt = self.attempt(address, permit, timeout);
             attempt.await.map_err(|(error, _permit)| error)?
         } else {
-            let race = self.race(addresses, permit, errand.identity);
+            let race = self.race(addresses, permit, errand.identity, &tried);
             match tokio::time::timeout(timeout, race).await {
                 Ok(connected) => connected?,
                 Err(_elapsed) => return Err(DialError::TimedOut(timeout)),
@@ -234,7 +243,8 @@ impl Dialer {
         } else {
             Socket::Plain(stream)
         };
-        Ok(Conn::new(socket, permit, errand.client, errand.identity, address, waited))
+        let conn = Conn::new(socket, permit, errand.client, errand.identity, address, waited);
+        Ok(conn.after_attempts(tried.get()))
     }
 
     /// Tries the addresses in order, the next one beside the last after [`ATTEMPT_DELAY`] if a
@@ -244,11 +254,13 @@ impl Dialer {
         addresses: Vec<SocketAddr>,
         permit: Permit,
         identity: &Identity,
+        tried: &Cell<u8>,
     ) -> Result<(TcpStream, Permit, SocketAddr), DialError> {
         let key = permit.key().clone();
         // Where there is no second slot, an address that does not answer must not use up the time
         // of the next.
         let part = self.connect_timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        let total = addresses.len();
         let mut untried = VecDeque::from(addresses);
         let mut attempts = FuturesUnordered::new();
         let mut spare = Some(permit);
@@ -256,6 +268,7 @@ impl Dialer {
         loop {
             if let (Some(next), Some(permit)) = (untried.front().copied(), spare.take()) {
                 untried.pop_front();
+                tried.set(u8::try_from(total - untried.len()).unwrap_or(u8::MAX));
                 let time = if untried.is_empty() { self.connect_timeout } else { part };
                 attempts.push(self.attempt(next, permit, time));
             }

@@ -119,6 +119,8 @@ pub(crate) struct Sent {
     pub(crate) reused: bool,
     /// How long its slot was waited for.
     pub(crate) waited: Duration,
+    /// Connections that were tried, kept ones too.
+    pub(crate) attempts: u8,
 }
 
 /// Why a request got no response.
@@ -186,6 +188,7 @@ impl Upstream {
         let safe = request.method().is_safe();
         let fresh = if safe { self.settings.pool_idle } else { UNSAFE_IDLE };
         let timeout = self.settings.response_timeout;
+        let mut attempts = 0;
         let mut own = None;
         let asked = clock::now();
         if self.dialer.has_shares() {
@@ -194,13 +197,14 @@ impl Upstream {
         }
         if let Some(mut line) = self.pool.take(&key, fresh) {
             self.cells.reused();
+            attempts += 1;
             let waited = if own.is_some() { clock::now() - asked } else { Duration::ZERO };
             line.lend(own.take());
             let spare = spare(&request);
             match line.exchange(request, pulse, timeout).await {
                 Ok((response, line)) => {
                     let response = self.carry(response, line, key, pulse);
-                    return Ok(Sent { response, reused: true, waited });
+                    return Ok(Sent { response, reused: true, waited, attempts });
                 }
                 Err(Failed { error, unsent, silent }) => {
                     let spare = spare.filter(|_| silent && matches!(error, ExchangeError::Closed));
@@ -215,12 +219,14 @@ impl Upstream {
             None => Box::pin(self.dialer.connect(errand)).await?,
         };
         let waited = conn.waited();
+        attempts += conn.attempts();
         let line = Line::new(conn, self.settings.bounds.responses).await?;
         let (response, line) = line
             .exchange(request, pulse, timeout)
             .await
             .map_err(|failed| self.give_up(failed.error))?;
-        Ok(Sent { response: self.carry(response, line, key, pulse), reused: false, waited })
+        let response = self.carry(response, line, key, pulse);
+        Ok(Sent { response, reused: false, waited, attempts })
     }
 
     fn give_up(&self, error: ExchangeError) -> SendError {

@@ -141,3 +141,23 @@ async fn types_and_help_come_with_the_metrics() {
         assert!(told, "no TYPE of {name}:\n{}", metrics.text());
     }
 }
+
+#[tokio::test]
+async fn a_name_that_is_not_known_is_421_until_it_is() {
+    let ask = async |proxy: &crate::support::Proxy, host: &str| {
+        let mut client = crate::support::Client::to(proxy.admin.unwrap()).await;
+        client.send(format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        let answer = client.unchecked_response().await;
+        assert_eq!(answer.head.field("x-content-type-options"), Some("nosniff"));
+        answer.status()
+    };
+    let proxy = narrows().start().await;
+    let admin = proxy.admin.unwrap().to_string();
+    assert_eq!(ask(&proxy, &admin).await, 200);
+    assert_eq!(ask(&proxy, "localhost").await, 200);
+    assert_eq!(ask(&proxy, "narrows-1:9900").await, 421, "a page's own name, perhaps");
+    let proxy = narrows().flags("--admin-host narrows-1,metrics.corp").start().await;
+    assert_eq!(ask(&proxy, "narrows-1:9900").await, 200);
+    assert_eq!(ask(&proxy, "Metrics.Corp").await, 200);
+    assert_eq!(ask(&proxy, "other.corp").await, 421);
+}

@@ -1,4 +1,5 @@
-//! Real clients doing real work through narrows: curl, git, pip, Python.
+//! Real clients doing real work through narrows: curl, wget, git, pip, Python, Node. `scripts/clients`
+//! has more of them.
 //!
 //! Their origins have names that only narrows can resolve (`--resolve`), so what succeeds went through
 //! it. None of these tests is skipped: a program that is missing fails its test and says so.
@@ -152,6 +153,91 @@ async fn five_curls_at_once_take_turns_under_a_cap_of_one() {
         assert_eq!(done.stdout, "slow");
     }
     assert_eq!((origin.hits(), origin.peak()), (5, 1));
+}
+
+#[tokio::test]
+async fn wget_gets_and_posts_by_http_and_through_a_tunnel() {
+    let certs = Certs::new();
+    let plain = Origin::start();
+    let secure = Origin::https(certs.server(&["web.test"], &[]).0);
+    let proxy = narrows().flags("--resolve web.test=127.0.0.1").start().await;
+    let desk = Desk::behind(&proxy);
+    let (ca, url) = (certs.file(), format!("http://web.test:{}", plain.port()));
+    let wget = format!("wget -nv --tries=1 --ca-certificate={} -O -", ca.display());
+    // One by one on a kept connection, to the proxy and to the origin.
+    let got = desk.run(&format!("{wget} {url}/one {url}/two {url}/chunked?n=0")).await;
+    assert_eq!(got.stdout, "/one/two");
+    assert_eq!((plain.hits(), plain.accepted()), (3, 1));
+
+    std::fs::write(desk.path("file"), pattern(MIB)).unwrap();
+    desk.run(&format!("{} --post-file=file {url}/echo", wget.replace("-O -", "-O back"))).await;
+    assert!(std::fs::read(desk.path("back")).unwrap() == pattern(MIB));
+
+    let got = desk.run(&format!("{wget} https://web.test:{}/by/tls", secure.port())).await;
+    assert_eq!(got.stdout, "/by/tls");
+    let failed = desk.try_run(&format!("{wget} {url}/status/404")).await;
+    assert!(!failed.is_ok, "{}", failed.stdout);
+}
+
+/// Node's own http and https, with an agent that keeps connections to the proxy, and a tunnel for TLS.
+const NODE: &str = r"
+const [plain, secure, proxy, ca] = process.argv.slice(2);
+const http = require('http'), https = require('https'), tls = require('tls'), fs = require('fs');
+const [host, port] = proxy.split(':');
+const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+const ask = (make, options, body) => new Promise((resolve, reject) => {
+  const request = make(options, (response) => {
+    let text = '';
+    response.setEncoding('utf8').on('data', (part) => { text += part; });
+    response.on('end', () => resolve(text)).on('error', reject);
+  });
+  request.on('error', reject);
+  (body || []).forEach((part) => request.write(part));
+  request.end();
+});
+const tunnel = () => new Promise((resolve, reject) => {
+  const request = http.request({ host, port, method: 'CONNECT', path: secure });
+  request.on('error', reject).on('connect', (response, socket) => {
+    if (response.statusCode !== 200) reject(new Error(response.statusMessage));
+    const servername = secure.split(':')[0];
+    const channel = tls.connect({ socket, servername, ca: fs.readFileSync(ca) });
+    channel.on('error', reject).on('secureConnect', () => resolve(channel));
+  });
+  request.end();
+});
+(async () => {
+  for (const n of [0, 1, 2]) {
+    console.log(await ask(http.request, { agent, host, port, path: `http://${plain}/kept/${n}` }));
+  }
+  const echo = { agent, host, port, method: 'POST', path: `http://${plain}/echo` };
+  console.log(await ask(http.request, echo, ['in ', 'chunks']));
+  const channel = await tunnel();
+  const inside = { createConnection: () => channel, path: '/by/tls', headers: { host: secure } };
+  console.log(await ask(https.request, inside));
+  agent.destroy();
+})().catch((error) => { console.error(error); process.exit(1); });
+";
+
+#[tokio::test]
+async fn node_talks_by_http_and_through_a_tunnel() {
+    let certs = Certs::new();
+    let plain = Origin::start();
+    let secure = Origin::https(certs.server(&["web.test"], &[]).0);
+    let flags = "--max-connections 1 --resolve web.test=127.0.0.1";
+    let proxy = narrows().flags(flags).start().await;
+    let desk = Desk::new();
+    std::fs::write(desk.path("talk.js"), NODE).unwrap();
+    let line = format!(
+        "node talk.js web.test:{} web.test:{} {} {}",
+        plain.port(),
+        secure.port(),
+        proxy.address,
+        certs.file().display()
+    );
+    let said = desk.run(&line).await.stdout;
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines, ["/kept/0", "/kept/1", "/kept/2", "in chunks", "/by/tls"]);
+    assert_eq!((plain.accepted(), plain.peak(), secure.peak()), (1, 1, 1));
 }
 
 /// A bare repository `repo.git` in the desk's folder, with some history.

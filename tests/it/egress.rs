@@ -8,6 +8,7 @@ use crate::support::Names;
 use crate::support::Origin;
 use crate::support::Proxy;
 use crate::support::narrows;
+use crate::support::wait_until;
 
 async fn denied(proxy: &Proxy, rule: &str) -> f64 {
     proxy.metric("narrows_egress_denied_total", &[("rule", rule)]).await
@@ -141,11 +142,14 @@ async fn the_proxy_does_not_go_to_itself() {
 async fn who_comes_from_elsewhere_reaches_nothing_on_loopback_by_kept_connections_either() {
     let Some(own) = own_address() else { return };
     let (origin, spare) = (Origin::start(), Origin::start());
-    let flags = format!("--bind 0.0.0.0 --pool-idle 60s --egress-allow {}", spare.authority());
+    // One thread, whose pool all clients share.
+    let flags = "--bind 0.0.0.0 --threads 1 --pool-idle 60s --egress-allow";
+    let flags = format!("{flags} {}", spare.authority());
     let proxy = narrows().flags(flags).start().await;
     let port = proxy.address.port();
     let mut inside = crate::support::Client::to(([127, 0, 0, 1], port).into()).await;
     assert_eq!(inside.get(origin.url("/")).await.status(), 200);
+    wait_until("it is kept", async || proxy.host(&origin.authority()).await.idle == 1).await;
 
     let outside = async || crate::support::Client::to((own, port).into()).await;
     let answer = outside().await.get(origin.url("/")).await;
@@ -161,4 +165,19 @@ async fn who_comes_from_elsewhere_reaches_nothing_on_loopback_by_kept_connection
         let answer = outside().await.get(format!("http://{host}:{port}/")).await;
         answer.assert_refused(502, "destination_ip_prohibited");
     }
+}
+
+#[tokio::test]
+async fn who_has_a_limit_of_their_own_goes_nowhere_else_either() {
+    let origin = Origin::start();
+    let names = Names::of(&[("bad.test", &["127.0.0.1"])]).await;
+    let flags = "--identity-limit *=5 --egress-deny bad.test,127.0.0.2";
+    let proxy = narrows().flags(flags).flags(format!("--resolver {}", names.address()));
+    let proxy = proxy.start().await;
+    let url = format!("http://bad.test:{}/", origin.port());
+    proxy.get(url).await.assert_refused(403, "http_request_denied");
+    let answer = proxy.get(format!("http://127.0.0.2:{}/", origin.port())).await;
+    answer.assert_refused(502, "destination_ip_prohibited");
+    assert_eq!((names.asked(), origin.accepted()), (0, 0));
+    assert_eq!(proxy.get(origin.url("/")).await.status(), 200);
 }

@@ -153,6 +153,8 @@ pub(crate) struct Host {
     pub(crate) counters: Arc<Counters>,
     /// Whether a metric may carry this host's name.
     pub(crate) named: bool,
+    /// Whether somebody has asked for it, or used it, since the last look.
+    used: AtomicBool,
 }
 
 impl Host {
@@ -175,6 +177,7 @@ impl Host {
             starved: AtomicBool::new(false),
             counters,
             named,
+            used: AtomicBool::new(true),
         }
     }
 
@@ -513,14 +516,32 @@ impl Host {
         }
     }
 
-    /// Whether nothing is left here that the next request would need to find.
+    /// Whether nothing is left here that the next request would need to find. What is found in use
+    /// counts as used now.
     pub(crate) fn is_vacant(&self) -> bool {
         let state = self.lock();
-        state.open == 0
+        let is_vacant = state.open == 0
             && state.recorded == 0
             && state.waiting.is_empty()
             && !state.outstanding
-            && !state.listed
+            && !state.listed;
+        if !is_vacant {
+            self.use_now();
+        }
+        is_vacant
+    }
+
+    /// Somebody asks for it.
+    pub(crate) fn use_now(&self) {
+        // PERF: written only where it changes something, so that threads do not fight for it.
+        if !self.used.load(Relaxed) {
+            self.used.store(true, Relaxed);
+        }
+    }
+
+    /// Whether it was used since this was asked last.
+    pub(crate) fn was_used(&self) -> bool {
+        self.used.swap(false, Relaxed)
     }
 
     /// Who hoped for this answer got nothing by it: they hope for something else, or go.

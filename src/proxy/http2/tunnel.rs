@@ -34,6 +34,7 @@ use crate::proxy::relay;
 use crate::proxy::relay::End;
 use crate::proxy::relay::Near;
 use crate::proxy::relay::Side;
+use crate::proxy::status;
 use crate::proxy::tunnel;
 use crate::proxy::tunnel::Line;
 use crate::telemetry::metrics::Route;
@@ -60,7 +61,13 @@ pub(super) async fn serve(
     let reject = match opened {
         Some(Ok(upstream)) => {
             thread.cells.answered(Route::Connect, 200);
-            let Some(sending) = stream.answer(Response::new(()), false) else {
+            let mut response = Response::new(());
+            if thread.settings.explain
+                && let Some(told) = status::explained(upstream.waited(), upstream.attempts(), false)
+            {
+                response.headers_mut().insert("proxy-status", told);
+            }
+            let Some(sending) = stream.answer(response, false) else {
                 line.end(thread, 200, None, (0, 0), "client left");
                 return Outcome::Left;
             };
@@ -74,7 +81,7 @@ pub(super) async fn serve(
             return Outcome::Left;
         }
     };
-    let answer = reject.answer(thread.settings.refuse_status);
+    let answer = reject.answer(thread.settings.manner());
     let status = answer.status.as_u16();
     thread.cells.answered(Route::Connect, status);
     line.end(thread, status, Some(answer.error), (0, 0), "refused");

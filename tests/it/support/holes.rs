@@ -20,6 +20,10 @@ impl Closed {
     pub(crate) fn authority(&self) -> String {
         address(&self.socket).to_string()
     }
+
+    pub(crate) fn port(&self) -> u16 {
+        address(&self.socket).port()
+    }
 }
 
 /// A port that never answers: its accept queue is full, so the kernel drops each SYN.

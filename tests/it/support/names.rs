@@ -1,4 +1,5 @@
-//! A name server: answers for the names it was given, NXDOMAIN for others, or nothing at all.
+//! A name server: answers for the names it was given, NXDOMAIN for others, or nothing at all; or for
+//! any names that begin with "yes".
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,15 +25,23 @@ impl Names {
             .iter()
             .map(|(name, ips)| ((*name).to_owned(), ips.iter().map(parse).collect()))
             .collect();
-        Names::start(Some(names)).await
+        let names: HashMap<String, Vec<IpAddr>> = names;
+        Names::start(move |name| Some(names.get(name).cloned())).await
+    }
+
+    /// Names that begin with `yes` have the address 127.0.0.1; all others do not exist.
+    pub(crate) async fn made_up() -> Names {
+        Names::start(|name| Some(name.starts_with("yes").then(|| vec![[127, 0, 0, 1].into()])))
+            .await
     }
 
     /// Hears each question and never answers.
     pub(crate) async fn silent() -> Names {
-        Names::start(None).await
+        Names::start(|_| None).await
     }
 
-    async fn start(names: Option<HashMap<String, Vec<IpAddr>>>) -> Names {
+    /// `find` says what addresses a name has, if it exists, if there is to be an answer.
+    async fn start(find: impl Fn(&str) -> Option<Option<Vec<IpAddr>>> + Send + 'static) -> Names {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let asked = Arc::new(AtomicUsize::new(0));
@@ -42,8 +51,10 @@ impl Names {
             loop {
                 let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
                 count.fetch_add(1, Ordering::Relaxed);
-                if let Some(names) = &names {
-                    socket.send_to(&reply(&buffer[..length], names), from).await.unwrap();
+                let (name, kind, end) = question(&buffer[..length]);
+                if let Some(known) = find(&name) {
+                    let reply = reply(&buffer[..end], kind, known.as_deref());
+                    socket.send_to(&reply, from).await.unwrap();
                 }
             }
         });
@@ -67,18 +78,20 @@ impl Drop for Names {
     }
 }
 
-/// RFC 1035 §4: the question repeated, and an address record for each address of its kind.
-fn reply(question: &[u8], names: &HashMap<String, Vec<IpAddr>>) -> Vec<u8> {
+/// RFC 1035 §4.1.2: the name asked for, the type, and where the question ends.
+fn question(message: &[u8]) -> (String, u8, usize) {
     let mut labels = Vec::new();
     let mut at = 12;
-    while question[at] != 0 {
-        let end = at + 1 + usize::from(question[at]);
-        labels.push(String::from_utf8_lossy(&question[at + 1..end]).to_ascii_lowercase());
+    while message[at] != 0 {
+        let end = at + 1 + usize::from(message[at]);
+        labels.push(String::from_utf8_lossy(&message[at + 1..end]).to_ascii_lowercase());
         at = end;
     }
-    let kind = question[at + 2];
-    let question_end = at + 5;
-    let known = names.get(&labels.join("."));
+    (labels.join("."), message[at + 2], at + 5)
+}
+
+/// RFC 1035 §4: the question repeated, and an address record for each address of its kind.
+fn reply(question: &[u8], kind: u8, known: Option<&[IpAddr]>) -> Vec<u8> {
     let records: Vec<Vec<u8>> = known
         .into_iter()
         .flatten()
@@ -93,7 +106,7 @@ fn reply(question: &[u8], names: &HashMap<String, Vec<IpAddr>>) -> Vec<u8> {
     let no_such_name = if known.is_some() { 0 } else { 3 };
     let mut reply = question[..2].to_vec();
     reply.extend([0x85, 0x80 | no_such_name, 0, 1, 0, count, 0, 0, 0, 0]);
-    reply.extend(&question[12..question_end]);
+    reply.extend(&question[12..]);
     for data in records {
         let length = u8::try_from(data.len()).unwrap();
         reply.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, length]);

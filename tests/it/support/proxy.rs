@@ -217,7 +217,7 @@ impl Proxy {
 
     pub(crate) async fn admin(&self, path: &str) -> Response {
         let mut client = Client::to(self.admin.expect("the admin port is on")).await;
-        let head = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         client.send(head).await;
         client.unchecked_response().await
     }
@@ -231,7 +231,8 @@ impl Proxy {
         body: &str,
     ) -> Response {
         let mut client = Client::to(self.admin.expect("the admin port is on")).await;
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n");
+        let mut head =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
         for field in fields {
             head.push_str(field);
             head.push_str("\r\n");

@@ -1,0 +1,4 @@
+//! See `narrows::fuzzing::forwarded`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| narrows::fuzzing::forwarded(data));
