@@ -6,7 +6,9 @@
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
+use http::Version;
 
+use super::bounds::Bounds;
 use super::head;
 use super::head::Head;
 use super::headers as fields;
@@ -14,11 +16,11 @@ use crate::base::framing::Framing;
 
 /// What the guard finds at the front of these bytes.
 fn scan(bytes: &[u8]) -> Result<Option<Head>, head::Flaw> {
-    head::scan(bytes)
+    head::scan(bytes, &Bounds::default())
 }
 
 fn strip(headers: &mut HeaderMap) -> fields::Hop {
-    fields::strip(headers)
+    fields::strip(headers, Version::HTTP_11)
 }
 
 /// What the guard says of bytes: nothing yet, a refusal, or the length of a whole message (if it is all

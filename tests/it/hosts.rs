@@ -131,7 +131,7 @@ impl Flood {
                         }
                     };
                     // One in a few hundred is a tunnel; after one that failed the connection ends.
-                    let answer = if number / NAMES % 8 == 0 && number % NAMES < 2 {
+                    let answer = if (number / NAMES).is_multiple_of(8) && number % NAMES < 2 {
                         let answer = client.connect(host).await;
                         client = Client::to(address).await;
                         answer
