@@ -20,8 +20,9 @@ use crate::base::authority::HostKey;
 use crate::config::Command;
 use crate::config::Config;
 use crate::listen::proxy_protocol as header;
+use crate::proxy::fuzz;
+use crate::proxy::fuzz::Verdict;
 pub use crate::proxy::fuzz::headers;
-pub use crate::proxy::fuzz::request;
 pub use crate::upstream::screen::fuzz::response;
 
 /// A target's name, and what is called.
@@ -96,6 +97,20 @@ pub fn config(data: &[u8]) {
             assert!(!problems.0.is_empty());
             assert!(problems.0.iter().all(|problem| !problem.trim().is_empty()));
         }
+    }
+}
+
+/// A request is found where it ends, in whatever pieces it comes, and a plain reading of the standard ends
+/// it at the same byte.
+pub fn request(data: &[u8]) {
+    fuzz::request(data);
+    let read = reading::request(data);
+    match fuzz::verdict(data) {
+        Verdict::Message(_, Some(length)) => {
+            assert_eq!(read.map(|message| message.length), Ok(length), "the standard");
+        }
+        Verdict::Message(_, None) => assert_eq!(read, Err(reading::Unread::Partial)),
+        Verdict::Connect | Verdict::Partial | Verdict::Refused(_) => {}
     }
 }
 
