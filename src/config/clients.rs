@@ -31,6 +31,12 @@ pub(super) fn listen(
         super::whole(text, 0, MOST, " (as many as in all)")
     });
     let (mut listeners, tls, address) = (listeners?, tls?, address?);
+    let given = source.given(&flags::BIND)?;
+    if !listeners.is_empty() && !has_port && given.is_some_and(|bind| bind.origin > Origin::Default)
+    {
+        let warning = "--bind has no effect beside --listen unless --port is given too";
+        source.warnings.push(warning.to_owned());
+    }
     if !listeners.is_empty() && has_port {
         listeners.insert(0, Listener { address, tls: false });
     }
@@ -140,11 +146,10 @@ mod tests {
 
     fn read(line: &str) -> Result<Settings, String> {
         let arguments = ["narrows"].into_iter().chain(line.split_whitespace());
-        match Config::read(arguments.map(Into::into), []) {
-            Ok(Command::Serve(serve)) => Ok(serve.config.listen),
-            Ok(other) => panic!("{other:?}"),
-            Err(problems) => Err(problems.to_string()),
-        }
+        let command = Config::read(arguments.map(Into::into), []);
+        let command = command.map_err(|problems| problems.to_string())?;
+        let Command::Serve(serve) = command else { panic!("{command:?}") };
+        Ok(serve.config.listen)
     }
 
     fn told(line: &str) -> Vec<String> {

@@ -97,8 +97,11 @@ impl<'a> Source<'a> {
             // the name "narrows"; nobody meant that as a setting.
             if name.ends_with("_PORT") && (text.starts_with("tcp://") || text.starts_with("udp://"))
             {
-                self.warnings
-                    .push(format!("{name}={text:?} is ignored: a Kubernetes service link"));
+                let warning = format!("{name}={text:?} is ignored: a Kubernetes service link");
+                // A setting may be looked at more than once.
+                if !self.warnings.contains(&warning) {
+                    self.warnings.push(warning);
+                }
                 continue;
             }
             let text = if setting.values == Values::Files { text.replace(',', "\0") } else { text };

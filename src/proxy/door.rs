@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub(crate) struct TurnedAway {
     /// Since the log said so last.
     count: Cell<u64>,
     said: Cell<Option<Instant>>,
+    /// When the log last said that somebody mistook a port.
+    hinted: Cell<Option<Instant>>,
 }
 
 /// Takes a connection in, or turns it away.
@@ -105,7 +108,7 @@ async fn greet(thread: &Thread, entrant: Entrant) -> Option<Accepted> {
             return Some(accepted);
         }
         Ok(Err(Unfit::ClearText(accepted))) => {
-            tracing::debug!(%client, "plain HTTP to a port for TLS");
+            hint(thread, client, "plain HTTP to a port for TLS: must its URL begin with https://?");
             tell(thread, accepted, Reject::ClearText).await;
         }
         Ok(Err(Unfit::Full(full, accepted))) => {
@@ -140,6 +143,15 @@ async fn tell(thread: &Thread, accepted: Accepted, reject: Reject) {
 
 fn reset(accepted: &Accepted) {
     socket::reset_on_close(accepted.stream.tcp());
+}
+
+/// Says once in a while that a client has mistaken a port for one of another kind.
+pub(super) fn hint(thread: &Thread, client: SocketAddr, words: &str) {
+    let (now, hinted) = (clock::now(), &thread.turned_away.hinted);
+    if hinted.get().is_none_or(|hinted| now - hinted >= SAY) {
+        hinted.set(Some(now));
+        tracing::warn!(%client, "{words}");
+    }
 }
 
 /// Counts a bound that a client met, and logs it once in a while.

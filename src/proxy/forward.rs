@@ -70,7 +70,9 @@ pub(crate) async fn serve(
     let mut story = Story::begin(&thread, &client, &request);
     let wish = Wish::read(&thread, &request);
     // Whoever asks how it is may be a machine that knows no password.
-    let is_open = matches!(wish, Ok(Wish::Own(_))) && request.uri().authority().is_none();
+    let uri = request.uri();
+    let is_health = uri.authority().is_none() && uri.path() == "/health";
+    let is_open = is_health && matches!(wish, Ok(Wish::Own(_)));
     let admitted = if is_open {
         Ok(Identity::Anonymous)
     } else {

@@ -20,7 +20,11 @@ pub(crate) async fn admit<'a>(
     given: impl FnOnce() -> Given<'a>,
 ) -> Option<Result<Identity, Reject>> {
     if thread.gate.is_none() {
-        return Some(Ok(client.identity().clone()));
+        let identity = client.identity();
+        if let Some(name) = identity.name() {
+            thread.cells.asked_by(name);
+        }
+        return Some(Ok(identity.clone()));
     }
     let caller = Caller { address: client.peer().ip(), certificate: client.certificate() };
     client.unless_left(judge(thread, caller, given())).await

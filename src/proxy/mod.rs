@@ -191,6 +191,13 @@ async fn serve(thread: Rc<Thread>, accepted: Accepted) {
             if let Some(bound) = flaw.bound() {
                 thread.cells.bounded(bound);
             }
+            if let Flaw::Tls = flaw {
+                door::hint(
+                    &thread,
+                    client.peer(),
+                    "TLS to a plain port: must its URL begin with http://?",
+                );
+            }
             client.write(&answer.bytes());
             linger(&client).await;
         }

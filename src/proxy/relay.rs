@@ -442,7 +442,8 @@ pub(crate) async fn relay(
     thread: &Thread,
 ) -> Moved {
     let mut up = Direction { held: client.early, ..Direction::default() };
-    let mut down = Direction { held: client.unsent, ..Direction::default() };
+    // The last answer of ours may still be in what TLS holds.
+    let mut down = Direction { held: client.unsent, unsent: true, ..Direction::default() };
     up.moved = up.held.len() as u64;
     down.moved = early.len() as u64;
     down.held.extend_from_slice(early);

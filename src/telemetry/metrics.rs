@@ -736,7 +736,7 @@ mod tests {
         for (index, what) in Barred::ALL.into_iter().enumerate() {
             assert_eq!(what as usize, index);
         }
-        for (index, what) in Bound::ALL.into_iter().enumerate() {
+        for (index, what) in Bound::ALL.iter().enumerate() {
             assert_eq!(*what as usize, index);
         }
         for (index, what) in Yielded::ALL.into_iter().enumerate() {

@@ -20,6 +20,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
+use crate::support::Certs;
 use crate::support::Client;
 use crate::support::End;
 use crate::support::Origin;
@@ -476,4 +477,49 @@ async fn who_weighs_more_is_served_more_often_while_others_wait() {
     }
     assert_eq!(*order.lock().unwrap(), "baaabaab");
     assert_eq!(origin.peak(), 1);
+}
+
+#[tokio::test]
+async fn a_certificate_stands_in_for_a_password_and_gives_a_name() {
+    let origin = Origin::start();
+    let certs = Certs::new();
+    let (certificate, key) = certs.files("proxy", &["127.0.0.1"]);
+    let (alice, alices) = certs.files("alice", &["alice.test"]);
+    let users = Users::new(&["bob"]);
+    let tls = format!(
+        "--tls-cert {} --tls-key {} --tls-client-ca {} --access-log stdout",
+        certificate.display(),
+        key.display(),
+        certs.file().display()
+    );
+    let optional = users.setup().flags(&tls).flags("--tls-client-auth optional").start().await;
+    let required = narrows().flags(&tls).flags("--listen https://127.0.0.1:0").start().await;
+    let curl = async |proxy: &str, words: &[&std::ffi::OsStr]| {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "-x", proxy, "-w", "%{http_code}"]);
+        curl.arg("--proxy-cacert").arg(certs.file()).args(words).arg(origin.url("/p"));
+        let output = soon("curl", curl.kill_on_drop(true).output()).await.unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (by_choice, by_force) = (&optional.listeners[0], &required.listeners[1]);
+    let shown =
+        ["--proxy-cert".as_ref(), alice.as_os_str(), "--proxy-key".as_ref(), alices.as_os_str()];
+    let given = ["--proxy-user".as_ref(), "bob:bob's".as_ref()];
+    let wrong = ["--proxy-user".as_ref(), "bob:alice's".as_ref()];
+    assert_eq!(curl(by_choice, &shown).await, "/p200");
+    assert_eq!(curl(by_choice, &given).await, "/p200");
+    assert_eq!(curl(by_choice, &[&shown[..], &given].concat()).await, "/p200");
+    assert!(curl(by_choice, &[&shown[..], &wrong].concat()).await.ends_with("407"));
+    assert!(curl(by_choice, &[]).await.ends_with("407"));
+    let lines = optional.stdout.wait_for(5, "\"identity\"").await;
+    let names: Vec<bool> =
+        lines.iter().map(|line| line.contains("\"identity\":\"alice\"")).collect();
+    assert_eq!(names, [true, false, false, false, false], "{lines:?}");
+    let bobs = lines.iter().filter(|line| line.contains("\"identity\":\"bob\""));
+    assert_eq!(bobs.count(), 2, "the password counts more");
+
+    assert_eq!(curl(by_force, &shown).await, "/p200");
+    assert_eq!(curl(by_force, &[]).await, "000");
+    let plain = get(&required, &origin.url("/p"), &[]).await;
+    plain.assert_refused(403, "http_request_denied");
 }

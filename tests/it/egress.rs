@@ -8,6 +8,7 @@ use crate::support::Names;
 use crate::support::Origin;
 use crate::support::Proxy;
 use crate::support::narrows;
+use crate::support::wait_until;
 
 async fn denied(proxy: &Proxy, rule: &str) -> f64 {
     proxy.metric("narrows_egress_denied_total", &[("rule", rule)]).await
@@ -141,11 +142,14 @@ async fn the_proxy_does_not_go_to_itself() {
 async fn who_comes_from_elsewhere_reaches_nothing_on_loopback_by_kept_connections_either() {
     let Some(own) = own_address() else { return };
     let (origin, spare) = (Origin::start(), Origin::start());
-    let flags = format!("--bind 0.0.0.0 --pool-idle 60s --egress-allow {}", spare.authority());
+    // One thread, whose pool all clients share.
+    let flags = "--bind 0.0.0.0 --threads 1 --pool-idle 60s --egress-allow";
+    let flags = format!("{flags} {}", spare.authority());
     let proxy = narrows().flags(flags).start().await;
     let port = proxy.address.port();
     let mut inside = crate::support::Client::to(([127, 0, 0, 1], port).into()).await;
     assert_eq!(inside.get(origin.url("/")).await.status(), 200);
+    wait_until("it is kept", async || proxy.host(&origin.authority()).await.idle == 1).await;
 
     let outside = async || crate::support::Client::to((own, port).into()).await;
     let answer = outside().await.get(origin.url("/")).await;

@@ -29,6 +29,7 @@ mod hosts;
 mod http2;
 mod idle;
 mod limit;
+mod listen;
 mod logs;
 mod oracle;
 mod pool;

@@ -198,11 +198,12 @@ fn begin(shared: &Rc<Shared>, request: Request<RecvStream>, respond: SendRespons
         let shared = &live.0;
         let (client, wire) = (Rc::clone(&shared.client), Rc::clone(&shared.wire));
         let stream = Stream::new(client, wire, respond);
+        let outcome = answer(&shared.thread, stream, request).await;
         let resets = shared.resets.get();
-        match answer(&shared.thread, stream, request).await {
-            Outcome::Answered => shared.resets.set(resets.saturating_sub(1)),
-            Outcome::Left => shared.resets.set(shared.resets.get() + 1),
-        }
+        shared.resets.set(match outcome {
+            Outcome::Answered => resets.saturating_sub(1),
+            Outcome::Left => resets + 1,
+        });
     });
 }
 

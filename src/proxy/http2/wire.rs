@@ -98,7 +98,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Io<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.near).poll_flush(cx)
+        let flushed = Pin::new(&mut self.near).poll_flush(cx);
+        self.noted(flushed)
     }
 
     /// Ends what goes to the client, then waits for its own end: closing with unread bytes would

@@ -172,6 +172,26 @@ async fn requests_of_one_connection_run_side_by_side() {
 }
 
 #[tokio::test]
+async fn an_answer_before_the_end_of_the_upload_is_whole_and_ends_the_upload() {
+    let origin = Origin::raw(|mut connection| async move {
+        connection.head().await.unwrap();
+        let answer = "HTTP/1.1 413 No\r\nConnection: close\r\nContent-Length: 4\r\n\r\nfull";
+        connection.send(answer).await.unwrap();
+        connection.end().await;
+    });
+    let proxy = narrows().start().await;
+    let mut client = Http2::to(proxy.address).await;
+    let request = Request::post(origin.url("/")).body(()).unwrap();
+    let (answer, mut sending) = client.begin(request, false).await;
+    sending.send_data(Bytes::from_static(b"the first of much"), false).unwrap();
+    let answer = Answer::read(answer).await.unwrap();
+    assert_eq!((answer.status, answer.body.as_slice()), (413, &b"full"[..]));
+    let why = soon("the rest to be waved off", poll_fn(|cx| sending.poll_reset(cx))).await;
+    assert_eq!(why.unwrap(), Reason::NO_ERROR, "RFC 9113 §8.1");
+    proxy.wait_until_open(&origin.authority(), 0).await;
+}
+
+#[tokio::test]
 async fn an_answer_that_the_origin_cuts_short_is_reset() {
     let (origin, proxy) = (Origin::start(), narrows().start().await);
     let mut client = Http2::to(proxy.address).await;

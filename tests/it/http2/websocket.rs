@@ -1,4 +1,4 @@
-//! WebSockets over HTTP/2 (RFC 8441): an Upgrade of HTTP/1.1 upstream, which the client never sees.
+//! Sockets of the web over HTTP/2 (RFC 8441): an Upgrade of HTTP/1.1 upstream, which the client never sees.
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -54,8 +54,9 @@ fn right(key: &str) -> String {
     let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     let hashed = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
     let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let bits: String = hashed.as_ref().iter().map(|byte| format!("{byte:08b}")).collect();
-    let bits = format!("{bits}00");
+    let mut bits: Vec<String> = hashed.as_ref().iter().map(|byte| format!("{byte:08b}")).collect();
+    bits.push("00".to_owned());
+    let bits = bits.concat();
     let sextets = bits.as_bytes().chunks(6).map(|six| std::str::from_utf8(six).unwrap());
     let letter = |six| letters[usize::from_str_radix(six, 2).unwrap()] as char;
     sextets.map(letter).chain(['=']).collect()

@@ -12,6 +12,7 @@ use rcgen::KeyPair;
 use rcgen::KeyUsagePurpose;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
@@ -78,12 +79,25 @@ impl Certs {
 
     /// A client that believes this authority and no other.
     pub(crate) fn client(&self, alpn: &[&str]) -> TlsConnector {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.authority.der().clone()).unwrap();
         let mut config =
-            ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+            ClientConfig::builder().with_root_certificates(self.roots()).with_no_client_auth();
         config.alpn_protocols = protocols(alpn);
         TlsConnector::from(Arc::new(config))
+    }
+
+    /// The same, with a certificate of its own, as [`Certs::files`] has it.
+    pub(crate) fn client_with(&self, (certificate, key): &(PathBuf, PathBuf)) -> TlsConnector {
+        let chain = CertificateDer::pem_file_iter(certificate).unwrap();
+        let chain = chain.collect::<Result<_, _>>().unwrap();
+        let key = PrivateKeyDer::from_pem_file(key).unwrap();
+        let builder = ClientConfig::builder().with_root_certificates(self.roots());
+        TlsConnector::from(Arc::new(builder.with_client_auth_cert(chain, key).unwrap()))
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.der().clone()).unwrap();
+        roots
     }
 }
 

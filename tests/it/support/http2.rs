@@ -98,10 +98,12 @@ impl Http2 {
         self.connect(authority).await.expect("a tunnel")
     }
 
-    /// How the connection ended.
+    /// How the proxy ended the connection: with the sender there, the client has no reason to.
     pub(crate) async fn ended(self) -> Result<(), h2::Error> {
-        drop(self.sender);
-        soon("the end of the connection", self.connection).await.unwrap()
+        let Http2 { sender, connection } = self;
+        let ended = soon("the end of the connection", connection).await.unwrap();
+        drop(sender);
+        ended
     }
 }
 

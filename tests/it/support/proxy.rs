@@ -7,6 +7,7 @@ use std::process::ExitStatus;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rustix::process::Pid;
 use rustix::process::Signal;
@@ -29,11 +30,13 @@ use crate::support::wait_until;
 pub(crate) struct Setup {
     words: Vec<String>,
     environment: Vec<(String, String)>,
+    /// The most files that it may have open.
+    files: Option<u32>,
 }
 
 /// narrows with ports of its own and nothing in its environment.
 pub(crate) fn narrows() -> Setup {
-    let setup = Setup { words: Vec::new(), environment: Vec::new() };
+    let setup = Setup { words: Vec::new(), environment: Vec::new(), files: None };
     setup.flags("--port 0 --admin-port 0")
 }
 
@@ -101,6 +104,11 @@ impl Setup {
         self
     }
 
+    pub(crate) fn files(mut self, limit: u32) -> Setup {
+        self.files = Some(limit);
+        self
+    }
+
     /// A member of the fleet on `redis`, with a lease short enough for a test, and patient enough with
     /// Redis for a machine that stalls under its tests; the last of two equal flags counts.
     pub(crate) fn shared(self, redis: &Redis) -> Setup {
@@ -150,7 +158,16 @@ impl Setup {
     }
 
     fn spawn(&self) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_narrows"))
+        let program = env!("CARGO_BIN_EXE_narrows");
+        let mut command = match self.files {
+            None => Command::new(program),
+            Some(limit) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.arg("-c").arg(format!("ulimit -n {limit}; exec \"$0\" \"$@\"")).arg(program);
+                shell
+            }
+        };
+        command
             .args(&self.words)
             .env_clear()
             .envs(self.environment.iter().cloned())
@@ -308,6 +325,20 @@ impl Proxy {
         let status = std::fs::read_to_string(file).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    }
+
+    /// Descriptors that it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process())).unwrap().count()
+    }
+
+    /// Processor time that it has used, in user and kernel mode.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        let ticks = |at: usize| fields[at].parse::<u64>().unwrap();
+        let per_second = rustix::param::clock_ticks_per_second();
+        Duration::from_millis((ticks(11) + ticks(12)) * 1000 / per_second)
     }
 
     pub(crate) fn terminate(&self) {

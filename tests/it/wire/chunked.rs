@@ -59,6 +59,7 @@ async fn a_malformed_chunk_ends_the_request_and_the_connection() {
         case("RFC 9112 §7.1", name, [head.as_bytes(), body].concat())
             .own(400, "http_request_error")
             .closes()
+            .ends()
             .arrives_without("\r\n0\r\n\r\n")
     };
     run(vec![

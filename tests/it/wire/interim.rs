@@ -47,11 +47,13 @@ async fn an_expectation_is_the_origins_to_meet() {
         post("another expectation", "HTTP/1.1", "Expect: tea\r\n")
             .own(417, "http_request_error")
             .nobody()
-            .closes(),
+            .closes()
+            .ends(),
         post("two expectations", "HTTP/1.1", "Expect: 100-continue\r\nExpect: tea\r\n")
             .own(417, "http_request_error")
             .nobody()
-            .closes(),
+            .closes()
+            .ends(),
         post("of HTTP/1.0 it is ignored", "HTTP/1.0", "Expect: 100-continue\r\n")
             .sends("hi")
             .arrives("POST / HTTP/1.1\r\nHost: {o}\r\nContent-Length: 2\r\nVia: 1.0 wire\r\n\r\nhi")

@@ -47,6 +47,8 @@ pub(super) struct Case {
     steps: Vec<Step>,
     script: Script,
     last: Last,
+    /// Whether the client goes on sending after the proxy's end, to see if it is still read.
+    probes: bool,
     expected: Vec<Expected>,
 }
 
@@ -90,8 +92,8 @@ enum Expected {
     Nobody,
     /// The connection went on (the sentinel was served), or did not.
     GoesOn(bool),
-    /// The client saw a reset, not an end.
-    Reset,
+    /// The client saw a reset, or an end.
+    Reset(bool),
 }
 
 /// A row whose client sends these bytes.
@@ -103,6 +105,7 @@ pub(super) fn case(section: &'static str, name: &'static str, send: impl AsRef<[
         steps,
         script: Script::default(),
         last: Last::Sentinel,
+        probes: false,
         expected: Vec::new(),
     }
 }
@@ -121,7 +124,7 @@ impl Case {
     /// Refused with this status; the connection closes; nobody connected to the origin.
     pub(super) fn refused(self, status: u16) -> Case {
         let own = Expected::Own(status, "http_request_error");
-        self.expect(own).expect(Expected::Nobody).expect(Expected::GoesOn(false))
+        self.expect(own).nobody().closes().expect(Expected::Reset(false))
     }
 
     /// Answered by narrows itself, with this status and word.
@@ -182,12 +185,19 @@ impl Case {
 
     /// The client sees a reset: what it got does not look complete.
     pub(super) fn resets(self) -> Case {
-        self.expect(Expected::Reset).without_sentinel()
+        self.expect(Expected::Reset(true)).without_sentinel()
+    }
+
+    /// The connection ends in good order: no reset overtakes what the client was told, though it
+    /// goes on sending.
+    pub(super) fn ends(mut self) -> Case {
+        self.probes = true;
+        self.expect(Expected::Reset(false))
     }
 
     /// The same of a client that waits for its answer: all it did was asking.
     pub(super) fn cut(self) -> Case {
-        self.expect(Expected::Reset).waits()
+        self.expect(Expected::Reset(true)).waits()
     }
 
     /// Nobody connected to the origin.
@@ -260,7 +270,7 @@ pub(super) async fn run_on(setup: Setup, cases: Vec<Case>) {
     let mut failures = String::new();
     let count = cases.len();
     for case in cases {
-        let heard = peers::play(proxy.address, &case.steps, case.last, &case.script).await;
+        let heard = peers::play(proxy.address, &case).await;
         let mut whys = Vec::new();
         for expected in &case.expected {
             whys.extend(heard.judge(expected).await.err());
@@ -337,8 +347,9 @@ impl Heard {
             Expected::GoesOn(wanted) if self.went_on == *wanted => Ok(()),
             Expected::GoesOn(true) => Err("the connection did not go on".to_owned()),
             Expected::GoesOn(false) => Err("the sentinel was served".to_owned()),
-            Expected::Reset if self.is_reset => Ok(()),
-            Expected::Reset => Err("the client saw no reset".to_owned()),
+            Expected::Reset(wanted) if self.is_reset == *wanted => Ok(()),
+            Expected::Reset(true) => Err("the client saw no reset".to_owned()),
+            Expected::Reset(false) => Err("the client saw a reset".to_owned()),
         }
     }
 

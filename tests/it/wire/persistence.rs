@@ -161,20 +161,23 @@ async fn an_answer_may_come_before_the_whole_request() {
             .origin_says_early(early)
             .hears(passed)
             .gets(passed)
-            .closes(),
+            .closes()
+            .ends(),
         post("while half of the body is there", &"x".repeat(50_000))
             .origin_says_early(early)
             .hears(passed)
             .sends("y".repeat(40_000))
             .gets(passed)
-            .closes(),
+            .closes()
+            .ends(),
         post("and the origin closes", &"x".repeat(50_000))
             .origin_says_early(early)
             .origin_closes()
             .hears(passed)
             .sends("y".repeat(40_000))
             .gets(passed)
-            .closes(),
+            .closes()
+            .ends(),
         post("and the whole body follows", &"x".repeat(100_000))
             .origin_says_early(early)
             .hears(passed)
@@ -183,7 +186,8 @@ async fn an_answer_may_come_before_the_whole_request() {
             .origin_says_early("HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n")
             .sends("y".repeat(40_000))
             .own(502, "http_protocol_error")
-            .closes(),
+            .closes()
+            .ends(),
     ])
     .await;
 }
