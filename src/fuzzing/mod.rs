@@ -19,8 +19,10 @@ use crate::base::authority::Host;
 use crate::base::authority::HostKey;
 use crate::config::Command;
 use crate::config::Config;
+use crate::listen::proxy_protocol as header;
+use crate::proxy::fuzz;
+use crate::proxy::fuzz::Verdict;
 pub use crate::proxy::fuzz::headers;
-pub use crate::proxy::fuzz::request;
 pub use crate::upstream::screen::fuzz::response;
 
 /// A target's name, and what is called.
@@ -32,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     ("config", config),
     ("forwarded", forwarded),
     ("headers", headers),
+    ("proxy_protocol", proxy_protocol),
     ("request", request),
     ("response", response),
 ];
@@ -93,6 +96,45 @@ pub fn config(data: &[u8]) {
         Err(problems) => {
             assert!(!problems.0.is_empty());
             assert!(problems.0.iter().all(|problem| !problem.trim().is_empty()));
+        }
+    }
+}
+
+/// A request is found where it ends, in whatever pieces it comes, and a plain reading of the standard ends
+/// it at the same byte.
+pub fn request(data: &[u8]) {
+    fuzz::request(data);
+    let read = reading::request(data);
+    match fuzz::verdict(data) {
+        Verdict::Message(_, Some(length)) => {
+            assert_eq!(read.map(|message| message.length), Ok(length), "the standard");
+        }
+        Verdict::Message(_, None) => assert_eq!(read, Err(reading::Unread::Partial)),
+        Verdict::Connect | Verdict::Partial | Verdict::Refused(_) => {}
+    }
+}
+
+/// A header of the PROXY protocol ends where it ends, in whatever pieces it comes and whatever follows;
+/// what is none stays none; and a line of text says the address that stands in it.
+pub fn proxy_protocol(data: &[u8]) {
+    let more = [data, b"GET "].concat();
+    match header::parse(data) {
+        Err(_) => assert!(header::parse(&more).is_err(), "more bytes mend nothing"),
+        Ok(None) => assert!(data.len() < header::MAX_HEADER, "somebody waits for ever"),
+        Ok(Some((length, source))) => {
+            assert!(length <= data.len().min(header::MAX_HEADER));
+            assert_eq!(header::parse(&more).ok(), Some(Some((length, source))), "more bytes");
+            for cut in [0, 1, length / 2, length - 1] {
+                assert!(matches!(header::parse(&data[..cut]), Ok(None)), "at {cut}");
+            }
+            if let (true, Some(source)) = (data.starts_with(b"PROXY "), source) {
+                let line = String::from_utf8_lossy(&data[..length]);
+                let words: Vec<&str> = line.trim_end().split(' ').collect();
+                assert!(words.len() == 6 && line.ends_with("\r\n"), "{line:?}");
+                assert_eq!(words[2].parse(), Ok(source.ip()), "{line:?}");
+                assert_eq!(words[4], source.port().to_string(), "{line:?}");
+                assert_eq!(words[1] == "TCP6", source.is_ipv6(), "{line:?}");
+            }
         }
     }
 }

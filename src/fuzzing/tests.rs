@@ -97,6 +97,11 @@ fn the_origin_reads_what_the_client_meant_or_nothing() {
 }
 
 #[test]
+fn a_header_of_the_proxy_protocol_ends_in_one_place() {
+    run("proxy_protocol", 10_000);
+}
+
+#[test]
 fn what_concerns_one_hop_never_crosses_it() {
     run("headers", 5_000);
 }

@@ -64,8 +64,8 @@ fn follow(framing: &mut Framing, bytes: &[u8], piece: usize) -> Result<(usize, b
 /// A head is found where it ends, in whatever pieces it comes; httparse reads the same; its body ends
 /// at the same byte in whatever pieces that comes; and CONNECT alone is a CONNECT.
 ///
-/// Whether another reading agrees is tried by [`super::super::fuzzing`]'s `forwarded`.
-pub fn request(data: &[u8]) {
+/// Whether another reading agrees is tried above, in `crate::fuzzing`.
+pub(crate) fn request(data: &[u8]) {
     let head = match scan(data) {
         Err(flaw) => {
             assert!((400..=505).contains(&flaw.status()) && !flaw.to_string().is_empty());

@@ -40,7 +40,8 @@ async fn secure(proxy: &Proxy, connector: &TlsConnector) -> io::Result<Secure> {
 
 /// Sends one request and hears the head of its answer.
 async fn ask(client: &mut Secure, method: &str, target: &str, fields: &str) -> Head {
-    let head = format!("{method} {target} HTTP/1.1\r\nHost: {target}\r\n{fields}\r\n");
+    let host = target.strip_prefix("http://").unwrap_or(target).split('/').next().unwrap();
+    let head = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n");
     soon("TLS to take a head", client.send(head)).await.unwrap();
     soon("a head", client.head()).await.unwrap().expect("an answer")
 }

@@ -112,7 +112,7 @@ async fn a_tunnel_has_no_body_and_nothing_behind_its_refusal_is_a_request() {
         connect("RFC 9110 §9.3.6", "chunks", "{o}", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
             .refused(400),
         connect("RFC 9110 §9.3.6", "a refused one closes", "127.0.0.1:1", "\r\n")
-            .own(502, "connection_refused")
+            .own(403, "http_request_denied")
             .nobody()
             .closes(),
         connect("RFC 9110 §9.3.6", "a method of another case is another method", "{o}", "\r\n")
