@@ -87,18 +87,21 @@ pub(crate) fn has_failed(stream: &TcpStream) -> bool {
         .is_ok_and(|ready| ready > 0 && ask[0].revents().contains(PollFlags::ERR))
 }
 
+/// Whether there is something to read: bytes, the peer's end, or a failure.
+pub(crate) fn has_more(stream: &TcpStream) -> bool {
+    let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let peeked = rustix::net::recv(stream.as_fd(), &mut [0_u8; 1], peek);
+    !matches!(peeked, Err(rustix::io::Errno::AGAIN))
+}
+
 /// Whether nothing is on its way through the socket, as far as the system tells: nothing to read
 /// (not even the peer's end, unless that is behind us), and nothing written that has not gone out.
 ///
 /// What was written before our own FIN cannot be seen: the system calls such a socket writable in
 /// any case.
 pub(crate) fn is_still(stream: &TcpStream, read_end: bool) -> bool {
-    if !read_end {
-        let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let peeked = rustix::net::recv(stream.as_fd(), &mut [0_u8; 1], peek);
-        if !matches!(peeked, Err(rustix::io::Errno::AGAIN)) {
-            return false;
-        }
+    if !read_end && has_more(stream) {
+        return false;
     }
     // With this mark a socket is writable only when nothing is unsent; 0 is the system's own.
     let socket = socket2::SockRef::from(stream);

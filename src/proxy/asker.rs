@@ -96,6 +96,14 @@ impl Asker {
         }
     }
 
+    /// The client has said that this request is its last.
+    pub(crate) fn says_goodbye(&self) {
+        match self {
+            Self::Connection(client) => client.says_goodbye(),
+            Self::Stream(_) => {}
+        }
+    }
+
     /// The answer's head goes out.
     pub(crate) fn begin_answer(&self) {
         match self {

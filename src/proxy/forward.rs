@@ -238,6 +238,9 @@ fn prepare(parts: &mut Parts, client: &Asker, thread: &Thread) -> Option<HeaderV
     if let Some(host) = host {
         parts.headers.insert(header::HOST, host);
     }
+    if hop.closes {
+        client.says_goodbye();
+    }
     let upgrade = hop.upgrade.clone();
     headers::restore(&mut parts.headers, hop);
     if let Some(via) = &thread.via {

@@ -80,6 +80,8 @@ pub(crate) struct Client {
     starred: Cell<bool>,
     /// Its close is to be a reset.
     is_cut: Cell<bool>,
+    /// The client has said that its request is the last.
+    said_goodbye: Cell<bool>,
     switched: RefCell<Option<(Conn, Bytes)>>,
 }
 
@@ -149,6 +151,7 @@ impl Client {
             pulse: Rc::new(Pulse::new()),
             starred: Cell::new(false),
             is_cut: Cell::new(false),
+            said_goodbye: Cell::new(false),
             switched: RefCell::new(None),
         })
     }
@@ -189,7 +192,15 @@ impl Client {
     /// and no request of its stays without an answer.
     pub(crate) fn may_linger(&self) -> bool {
         let is_answered = matches!(self.phase.get(), Phase::Idle | Phase::Head);
-        is_answered && !self.is_cut.get() && !self.near.borrow().has_ended
+        let near = self.near.borrow();
+        // PERF: who has said all that it announced need not be waited for.
+        let is_done = self.said_goodbye.get() && near.has_all();
+        is_answered && !self.is_cut.get() && !near.has_ended && !is_done
+    }
+
+    /// The client has said that the request at hand is its last.
+    pub(crate) fn says_goodbye(&self) {
+        self.said_goodbye.set(true);
     }
 
     /// The answer's head goes out.
@@ -326,6 +337,14 @@ pub(crate) struct Detached {
 }
 
 impl Near {
+    /// Whether all that has come was read, and belonged to a request.
+    fn has_all(&self) -> bool {
+        let is_read = |stream: &Stream| !socket::has_more(stream.tcp());
+        self.framing == Framing::None
+            && self.ahead.is_empty()
+            && self.stream.as_ref().is_some_and(is_read)
+    }
+
     /// Ready with `true` when bytes are cleared for hyper, with `false` when hyper's part is over
     /// (`next` says why, if the client has not left).
     fn poll_message(&mut self, client: &Client, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {

@@ -204,7 +204,7 @@ pub(crate) fn scan(bytes: &[u8], bounds: &Bounds) -> Result<Option<Head>, Flaw> 
     let (method, target) = (request.method.unwrap_or(""), request.path.unwrap_or(""));
     let form = target::form(method, target).map_err(Flaw::Target)?;
     let fields = &*request.headers;
-    judge_host(fields, request.version == Some(0), form)?;
+    judge_host(fields, request.version == Some(0), form, target)?;
     let framing = body_framing(fields, request.version == Some(0), bounds)?;
     let has_body = framing != Framing::None;
     if method == "TRACE" && has_body {
@@ -251,13 +251,24 @@ fn is(field: &httparse::Header<'_>, name: &str) -> bool {
 }
 
 /// One Host, and a sound one (RFC 9112 §3.2); HTTP/1.0 may go without.
-fn judge_host(fields: &[httparse::Header<'_>], old: bool, form: Form) -> Result<(), Flaw> {
+fn judge_host(
+    fields: &[httparse::Header<'_>],
+    old: bool,
+    form: Form,
+    target: &str,
+) -> Result<(), Flaw> {
     let mut hosts = fields.iter().filter(|field| is(field, "host"));
     let Some(host) = hosts.next() else {
         return if old { Ok(()) } else { Err(Flaw::Host("there is no Host field")) };
     };
     if hosts.next().is_some() {
         return Err(Flaw::Host("there is more than one Host field"));
+    }
+    // PERF: most say what the target says, which has been judged.
+    let after = target.strip_prefix("http://").map(str::as_bytes);
+    let after = after.and_then(|named| named.strip_prefix(host.value));
+    if !host.value.is_empty() && after.is_some_and(|rest| rest.starts_with(b"/")) {
+        return Ok(());
     }
     if !target::is_host(host.value) {
         return Err(Flaw::Host("the Host field is not a host and perhaps a port"));

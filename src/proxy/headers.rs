@@ -67,6 +67,8 @@ pub(crate) struct Hop {
     pub(crate) upgrade: Option<HeaderValue>,
     /// The sender takes trailers.
     pub(crate) trailers: bool,
+    /// It is the sender's last (RFC 9112 §9.6).
+    pub(crate) closes: bool,
 }
 
 /// Takes out all that concerns this hop alone. `version` is the message's.
@@ -84,6 +86,7 @@ pub(crate) fn strip(headers: &mut HeaderMap, version: Version) -> Hop {
     for value in headers.get_all(header::CONNECTION) {
         for token in tokens(value) {
             upgrades |= token.eq_ignore_ascii_case("upgrade");
+            hop.closes |= token.eq_ignore_ascii_case("close");
             named.extend(token.parse::<HeaderName>().ok());
         }
     }
@@ -218,7 +221,8 @@ mod tests {
             ("proxy-authorization", "Basic x"),
             ("c", "3"),
         ]);
-        assert_eq!(strip(&mut headers, Version::HTTP_11), Hop::default());
+        let hop = Hop { closes: true, ..Hop::default() };
+        assert_eq!(strip(&mut headers, Version::HTTP_11), hop);
         assert_eq!(names(&headers), ["a", "b", "c"]);
     }
 
