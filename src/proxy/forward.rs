@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use http::HeaderName;
 use http::HeaderValue;
 use http::Request;
 use http::Response;
@@ -55,6 +56,9 @@ use crate::upstream::exchange::Gate;
 use crate::upstream::exchange::RequestBody;
 use crate::upstream::exchange::ResponseBody;
 use crate::upstream::source::Source;
+
+/// RFC 7240.
+static PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// The client left; there is nobody to answer.
 #[derive(Debug, Error)]
@@ -156,7 +160,7 @@ async fn forward(
 ) -> Result<Result<Response<Kind>, Reject>, Left> {
     let (mut parts, body) = request.into_parts();
     let asked = headers::wait(
-        parts.headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok()),
+        parts.headers.get_all(&PREFER).iter().filter_map(|value| value.to_str().ok()),
     );
     let version = parts.version;
     let upgrade = prepare(&mut parts, client, thread);

@@ -3,7 +3,7 @@
 //! Pure: bytes in, a verdict out. What two parsers could read in two ways (RFC 9112 §11.2) is
 //! refused here; a head that has been looked at needs no second look where it was cut.
 
-use memchr::memchr;
+use memchr::memchr_iter;
 
 use super::Bounds;
 use super::Expected;
@@ -34,6 +34,8 @@ pub(super) struct Scan {
     line: usize,
     /// Up to where its end has been looked for.
     seen: usize,
+    /// Whole lines.
+    lines: usize,
     fields: usize,
     /// 0 before the status line.
     status: u16,
@@ -52,33 +54,35 @@ impl Scan {
         expected: Expected,
         bounds: &Bounds,
     ) -> Result<Option<(usize, After)>, Fault> {
-        loop {
-            let Some(found) = memchr(b'\n', &bytes[self.seen..]) else {
-                self.seen = bytes.len();
-                let begun = &bytes[..bytes.len().min(VERSION.len())];
-                if !VERSION.starts_with(begun) {
-                    return Err(Fault::NotHttp);
-                }
-                return if bytes.len() > bounds.head { Err(Fault::HeadSize) } else { Ok(None) };
-            };
-            let end = self.seen + found;
+        let from = self.seen;
+        for at in memchr_iter(b'\n', &bytes[from..]) {
+            let end = from + at;
             if end >= bounds.head {
                 return Err(Fault::HeadSize);
             }
-            let line = &bytes[self.line..end];
-            let Some((b'\r', content)) = line.split_last() else {
+            let Some((b'\r', content)) = bytes[self.line..end].split_last() else {
                 return Err(if self.status == 0 { Fault::NotHttp } else { Fault::Control });
             };
             self.line = end + 1;
-            self.seen = end + 1;
             if self.status == 0 {
                 self.read_status_line(content)?;
             } else if content.is_empty() {
+                self.seen = end + 1;
+                if holds_control(&bytes[..end], self.lines + 1) {
+                    return Err(Fault::Control);
+                }
                 return Ok(Some((end + 1, self.after(expected, bounds)?)));
             } else {
                 self.read_field(content, bounds)?;
             }
+            self.lines += 1;
         }
+        self.seen = bytes.len();
+        let begun = &bytes[..bytes.len().min(VERSION.len())];
+        if !VERSION.starts_with(begun) {
+            return Err(Fault::NotHttp);
+        }
+        if bytes.len() > bounds.head { Err(Fault::HeadSize) } else { Ok(None) }
     }
 
     /// RFC 9112 §4. The space behind the status may be missing where there is no reason phrase:
@@ -96,7 +100,7 @@ impl Scan {
         else {
             return Err(Fault::StatusLine);
         };
-        if !(reason.is_empty() || reason[0] == b' ') || holds_control(reason) {
+        if !(reason.is_empty() || reason[0] == b' ') {
             return Err(Fault::StatusLine);
         }
         let digit = |byte: u8| u16::from(byte - b'0');
@@ -116,15 +120,14 @@ impl Scan {
         if name.is_empty() {
             return Err(Fault::Field);
         }
-        if holds_control(value) {
-            return Err(Fault::Control);
-        }
         // PERF: the length tells most names apart.
         match name.len() {
             14 if name.eq_ignore_ascii_case(b"content-length") => self.read_length(value),
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.read_coding(value),
-            _ => Ok(()),
+            _ => return Ok(()),
         }
+        // What is wrong with all of the head comes before what is wrong with these.
+        .map_err(|fault| if holds_control(value, 0) { Fault::Control } else { fault })
     }
 
     /// One decimal number, once: equal ones are not merged, though they might be (RFC 9112 §6.3,
@@ -180,11 +183,14 @@ impl Scan {
     }
 }
 
-/// Whether a line's content holds what no field may: controls but for the tab (RFC 9110 §5.5).
-fn holds_control(content: &[u8]) -> bool {
-    // PERF: without an early end, so that many bytes are looked at in one step.
-    let control = |byte: u8| (byte < 0x20 && byte != b'\t') || byte == 0x7f;
-    content.iter().fold(false, |found, byte| found | control(*byte))
+/// Whether a head holds what none may: controls but for the tab (RFC 9110 §5.5), or a CR that is not the
+/// end of a line, of which it has as many as `ends`.
+fn holds_control(head: &[u8], ends: usize) -> bool {
+    // PERF: once for all lines and without an early end, so that many bytes are looked at in one step.
+    let control =
+        |byte: u8| (byte < 0x20 && !matches!(byte, b'\t' | b'\r' | b'\n')) || byte == 0x7f;
+    let found = head.iter().fold(false, |found, byte| found | control(*byte));
+    found || memchr_iter(b'\r', head).count() != ends
 }
 
 /// The bytes of a token (RFC 9110 §5.6.2).
@@ -265,7 +271,7 @@ mod tests {
             ("HTTP/1.1 099 OK\r\n\r\n", Fault::StatusLine),
             ("HTTP/1.1  200 OK\r\n\r\n", Fault::StatusLine),
             ("HTTP/1.1\t200 OK\r\n\r\n", Fault::StatusLine),
-            ("HTTP/1.1 200 O\rK\r\n\r\n", Fault::StatusLine),
+            ("HTTP/1.1 200 O\rK\r\n\r\n", Fault::Control),
             ("HTTP/1.1 200 OK\n\r\n", Fault::NotHttp),
         ] {
             assert_eq!(whole(head), Err(fault), "{head:?}");
