@@ -66,8 +66,7 @@ pub(super) async fn serve(
             stream.cut();
             return Outcome::Answered;
         }
-        let idle_timeout = thread.upstream.idle_timeout();
-        return request::deliver(&stream, response, false, idle_timeout).await;
+        return request::deliver(thread, &stream, response, false).await;
     };
     let (switched, body) = response.into_parts();
     drop(body);
