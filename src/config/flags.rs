@@ -281,6 +281,8 @@ settings! {
         &["NARROWS_REDIS_SENTINEL_USERNAME"], Nothing, "User at the sentinels.");
     REDIS_SENTINEL_PASSWORD = row(Fleet, "redis-sentinel-password", "TEXT",
         &["NARROWS_REDIS_SENTINEL_PASSWORD"], Nothing, "Password at the sentinels.").secret();
+    REDIS_SENTINEL_PASSWORD_FILE = row(Fleet, "redis-sentinel-password-file", "FILE",
+        &["NARROWS_REDIS_SENTINEL_PASSWORD_FILE"], Nothing, "The same, as the one line of a file.");
     REDIS_CLUSTER = row(Fleet, "redis-cluster", "HOST:PORT", &["NARROWS_REDIS_CLUSTER"], Nothing,
         "The same on a cluster (Redis 7 or later): some of its nodes, who know the others. \
          Repeatable, or separated by commas.").takes(Values::Many);

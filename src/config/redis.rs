@@ -84,9 +84,10 @@ impl Parts {
             if is_name { Ok(text.to_owned()) } else { Err("a name without spaces") }
         });
         let sentinel_username = source.given(&flags::REDIS_SENTINEL_USERNAME);
-        let sentinel_password = source.given(&flags::REDIS_SENTINEL_PASSWORD);
+        let sentinel_password =
+            password(source, &flags::REDIS_SENTINEL_PASSWORD, &flags::REDIS_SENTINEL_PASSWORD_FILE);
         let username = source.given(&flags::REDIS_USERNAME);
-        let password = password(source);
+        let password = password(source, &flags::REDIS_PASSWORD, &flags::REDIS_PASSWORD_FILE);
         let database = match source.given(&flags::REDIS_DB) {
             Ok(Some(given)) => match given.text.parse() {
                 Ok(number) => Ok(Some((given, number))),
@@ -110,27 +111,28 @@ impl Parts {
     }
 }
 
-/// The password, from the one place that says it.
-fn password(source: &mut Source<'_>) -> Result<Option<Given>, Noted> {
-    let text = source.given(&flags::REDIS_PASSWORD);
-    let file = source.given(&flags::REDIS_PASSWORD_FILE);
+/// A password, from the one place that says it: a setting, or the file that another names.
+fn password(
+    source: &mut Source<'_>,
+    setting: &'static Setting,
+    in_file: &'static Setting,
+) -> Result<Option<Given>, Noted> {
+    let text = source.given(setting);
+    let file = source.given(in_file);
     let (text, file) = (text?, file?);
     let Some(mut file) = file else { return Ok(text) };
     // REDIS_PASSWORD may be there for others.
     if text.is_some_and(|text| text.origin > Origin::Alias) {
-        let problem = "--redis-password is there too; give one";
-        return Err(source.clash(&flags::REDIS_PASSWORD_FILE, problem));
+        let problem = format!("--{} is there too; give one", setting.name);
+        return Err(source.clash(in_file, &problem));
     }
     match super::line_of(&file.text) {
         Ok(line) if !line.is_empty() => {
             file.text = line;
             Ok(Some(file))
         }
-        Ok(_) => {
-            let allowed = "a file with one line";
-            Err(source.refuse(&flags::REDIS_PASSWORD_FILE, &file, &file.text, &allowed))
-        }
-        Err(why) => Err(source.refuse(&flags::REDIS_PASSWORD_FILE, &file, &file.text, &why)),
+        Ok(_) => Err(source.refuse(in_file, &file, &file.text, &"a file with one line")),
+        Err(why) => Err(source.refuse(in_file, &file, &file.text, &why)),
     }
 }
 
@@ -245,6 +247,7 @@ fn warn_of_idle_sentinel_settings(source: &mut Source<'_>) {
         &flags::REDIS_SENTINEL_MASTER,
         &flags::REDIS_SENTINEL_USERNAME,
         &flags::REDIS_SENTINEL_PASSWORD,
+        &flags::REDIS_SENTINEL_PASSWORD_FILE,
     ];
     for setting in settings {
         if source.given(setting).is_ok_and(|given| given.is_some_and(|g| g.origin > Origin::Alias))
@@ -460,6 +463,27 @@ mod tests {
         let empty = problems(&flags, &[]);
         assert!(empty[0].contains("is not allowed: a file with one line"), "{empty:?}");
         let none = problems(&["--redis-addr", "r", "--redis-password-file", "/nowhere"], &[]);
+        assert!(none[0].contains("is not allowed: a file that can be read"), "{none:?}");
+    }
+
+    #[test]
+    fn a_password_at_the_sentinels_may_stand_in_a_file_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        std::fs::write(&file, "sesame\n").unwrap();
+        let flags =
+            ["--redis-sentinels=s", "--redis-sentinel-password-file", file.to_str().unwrap()];
+        let served = serve(&flags, &[("REDIS_PASSWORD", "theirs")]);
+        match served.config.shared.unwrap().store.deployment {
+            Deployment::Sentinel { sentinel_login, login, .. } => {
+                assert_eq!(sentinel_login.password.unwrap().0, "sesame");
+                assert_eq!(login.password.unwrap().0, "theirs");
+            }
+            other @ (Deployment::Cluster { .. } | Deployment::Single { .. }) => panic!("{other:?}"),
+        }
+        let both = problems(&flags, &[("NARROWS_REDIS_SENTINEL_PASSWORD", "ours")]);
+        assert!(both[0].contains("--redis-sentinel-password is there too; give one"), "{both:?}");
+        let none = problems(&["--redis-sentinels=s", flags[1], "/nowhere"], &[]);
         assert!(none[0].contains("is not allowed: a file that can be read"), "{none:?}");
     }
 

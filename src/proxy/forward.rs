@@ -82,11 +82,14 @@ pub(crate) async fn serve(
     } else {
         front::admit(&thread, &client, || Given::of(request.headers())).await.ok_or(Left)?
     };
+    if let Ok(identity) = &admitted {
+        story.asked_by(identity);
+    }
     let result = match (admitted, wish) {
         (Err(reject), _) | (Ok(_), Err(reject)) => Err(reject),
         (Ok(_), Ok(Wish::Own(answer))) => Ok(answer.map(|body| Kind::Own(Some(body)))),
         (Ok(identity), Ok(Wish::Forward { authority, tls, left })) => {
-            story.host(&authority, &identity);
+            story.host(&authority);
             let bound_for = (&authority, tls, left);
             forward(&thread, &client, request, bound_for, &identity, &mut story).await?
         }
@@ -461,10 +464,16 @@ impl Story {
         }
     }
 
-    fn host(&mut self, authority: &Authority, identity: &Identity) {
-        self.route = Route::Forward;
+    /// Who asked, as far as they said.
+    fn asked_by(&mut self, identity: &Identity) {
         if let Some(log) = &mut self.log {
             log.identity = identity.name().map(Arc::clone);
+        }
+    }
+
+    fn host(&mut self, authority: &Authority) {
+        self.route = Route::Forward;
+        if let Some(log) = &mut self.log {
             log.host = authority.key().to_string();
         }
     }

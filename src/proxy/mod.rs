@@ -68,6 +68,7 @@ use crate::listen::greet::Greeter;
 use crate::listen::tls;
 use crate::policy::access::Gate;
 use crate::telemetry::access::Log;
+use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Cells;
 use crate::telemetry::metrics::Route;
 use crate::upstream::Upstream;
@@ -318,7 +319,11 @@ fn expire(thread: &Thread, client: &Client, cx: &mut Context<'_>) -> Poll<Next> 
         // Who answers has its own limits, each with an answer of its own.
         Phase::Waiting => Poll::Pending,
         Phase::Answering => {
-            pulse.poll_silent(cx, thread.upstream.idle_timeout()).map(|()| Next::Left)
+            // The client's silence: that of the upstream has ended the answer by now.
+            pulse.poll_silent(cx, thread.upstream.idle_timeout()).map(|()| {
+                thread.cells.bounded(Bound::BodyIdle);
+                Next::Left
+            })
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::base::clock;
 use crate::base::clock::Pulse;
 use crate::base::identity::Identity;
 use crate::telemetry::access::Record;
+use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Route;
 use crate::telemetry::metrics::Yielded;
 use crate::upstream::conn::Conn;
@@ -121,8 +122,10 @@ pub(crate) async fn switched(thread: &Thread, client: &Client, upstream: Conn, e
 pub(super) fn count(thread: &Thread, moved: &Moved) {
     thread.cells.sent(moved.sent);
     thread.cells.received(moved.received);
-    if moved.end == End::Yielded {
-        thread.cells.yielded(Yielded::Tunnel);
+    match moved.end {
+        End::Silent => thread.cells.bounded(Bound::TunnelIdle),
+        End::Yielded => thread.cells.yielded(Yielded::Tunnel),
+        End::Client | End::Complete | End::Upstream => {}
     }
 }
 

@@ -198,7 +198,8 @@ macro_rules! bounds {
 bounds! {
     /// Passwords that wait to be verified.
     AuthQueue = "auth_queue";
-    /// The silence within a response's body.
+    /// The silence within a body, be it the upstream that sends nothing or the client that takes
+    /// nothing.
     BodyIdle = "body_idle";
     /// The chunk extensions in a request's body.
     ChunkExtensions = "chunk_extensions";
@@ -242,6 +243,8 @@ bounds! {
     TlsTime = "tls_time";
     /// The size of a request's trailer section.
     Trailers = "trailers";
+    /// The silence within a tunnel.
+    TunnelIdle = "tunnel_idle";
 }
 
 /// Upper bounds of the buckets of dial times, in microseconds: 1 ms to 60 s.

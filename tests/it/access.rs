@@ -3,19 +3,12 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
-use argon2::Algorithm;
-use argon2::Argon2;
-use argon2::Params;
-use argon2::PasswordHasher;
-use argon2::Version;
-use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::task::JoinSet;
@@ -27,66 +20,14 @@ use crate::support::Origin;
 use crate::support::Proxy;
 use crate::support::Redis;
 use crate::support::Response;
-use crate::support::Setup;
+use crate::support::Users;
 use crate::support::narrows;
 use crate::support::soon;
+use crate::support::users::field;
+use crate::support::users::hash;
+use crate::support::users::lines;
+use crate::support::users::own;
 use crate::support::wait_until;
-
-/// A users file.
-struct Users {
-    folder: TempDir,
-    path: PathBuf,
-}
-
-impl Users {
-    /// Each with the password `NAME's` and what stands behind the colon.
-    fn new(users: &[&str]) -> Users {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("users");
-        std::fs::write(&path, lines(users)).unwrap();
-        Users { folder, path }
-    }
-
-    fn setup(&self) -> Setup {
-        narrows().flags(format!("--proxy-auth {}", self.path.display()))
-    }
-}
-
-fn lines(users: &[&str]) -> String {
-    let line = |user: &&str| {
-        let (name, rest) = user.split_once(':').unwrap_or((user, ""));
-        format!("{name}:{}:{rest}\n", hash(&format!("{name}'s"), 1))
-    };
-    users.iter().map(line).collect()
-}
-
-/// A hash that costs next to nothing, but for its `passes` over 8 MiB when there are several.
-fn hash(password: &str, passes: u32) -> String {
-    let memory = if passes == 1 { 8 } else { 8 * 1024 };
-    let params = Params::new(memory, passes, 1, None).unwrap();
-    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    argon2.hash_password(password.as_bytes()).unwrap().to_string()
-}
-
-/// The field that a client sends for this user with that password.
-fn field(user: &str, password: &str) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::from("Proxy-Authorization: Basic ");
-    for group in format!("{user}:{password}").as_bytes().chunks(3) {
-        let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
-        let bits = bits << (8 * (3 - group.len()));
-        for digit in 0..4 {
-            let at = (bits >> (18 - 6 * digit)) & 63;
-            let digit = if digit <= group.len() { DIGITS[at as usize] } else { b'=' };
-            text.push(char::from(digit));
-        }
-    }
-    text
-}
-
-fn own(user: &str) -> String {
-    field(user, &format!("{user}'s"))
-}
 
 async fn get(proxy: &Proxy, url: &str, fields: &[&str]) -> Response {
     proxy.client().await.request("GET", url, fields).await
@@ -137,6 +78,47 @@ async fn a_tunnel_needs_a_user_and_a_password() {
     assert_asked(&wrong);
     assert_eq!(origin.accepted(), 0);
     tunnel(&proxy, &to, "alice").await.echo("hello").await;
+}
+
+/// All but how it is: that may be asked by a machine that knows no password.
+#[tokio::test]
+async fn what_the_proxy_answers_itself_needs_a_user_and_a_password_too() {
+    let origin = Origin::start();
+    let users = Users::new(&["alice"]);
+    let proxy = users.setup().flags("--access-log stdout").start().await;
+    let (to, mut client) = (origin.authority(), proxy.client().await);
+    let asked = [
+        ("OPTIONS", "*".to_owned()),
+        ("OPTIONS", format!("http://{to}")),
+        ("OPTIONS", format!("http://{to}/health")),
+        ("TRACE", format!("http://{to}/")),
+        ("TRACE", format!("http://{to}/health")),
+        ("GET", format!("http://{to}/health")),
+        ("POST", "/health".to_owned()),
+        ("GET", "/health/".to_owned()),
+    ];
+    let given = own("alice");
+    let mut ask = async |method: &str, target: &str, field: &str| {
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: {to}\r\nMax-Forwards: 0\r\n");
+        client.send(format!("{head}{field}\r\n")).await;
+        client.response(method).await
+    };
+    for (method, target) in &asked {
+        assert_asked(&ask(method, target, "").await);
+    }
+    assert_eq!(origin.accepted(), 0);
+    for (method, target) in &asked[..5] {
+        let answer = ask(method, target, &format!("{given}\r\n")).await;
+        assert_eq!(answer.status(), 200, "{method} {target}: {answer:?}");
+        assert!(!answer.text().contains("Basic"), "{answer:?}");
+    }
+    assert_eq!(origin.accepted(), 0, "they end at the proxy");
+    for method in ["GET", "HEAD"] {
+        assert_eq!(ask(method, "/health", "").await.status(), 200, "{method}");
+    }
+    let lines = proxy.stdout.wait_for(asked.len() + 7, "\"identity\"").await;
+    let named = lines.iter().filter(|line| line.contains("\"identity\":\"alice\""));
+    assert_eq!(named.count(), 5, "{lines:?}");
 }
 
 #[tokio::test]

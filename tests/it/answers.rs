@@ -1,10 +1,14 @@
 //! What answers say of how they came about, and what they keep to themselves.
 
+use http::Request;
+
 use crate::support::Closed;
 use crate::support::Head;
+use crate::support::Http2;
 use crate::support::Names;
 use crate::support::Origin;
 use crate::support::narrows;
+use crate::support::soon;
 use crate::support::wait_until;
 
 fn told(head: &Head) -> Vec<&str> {
@@ -61,6 +65,36 @@ async fn an_explained_refusal_says_how_long_it_waited() {
     let told = told(&answer.head)[0];
     let wait = told.split("narrows-wait=").nth(1).unwrap_or_else(|| panic!("{told}"));
     assert!((300..5000).contains(&wait.parse::<u32>().unwrap()), "{told}");
+}
+
+#[tokio::test]
+async fn over_http_2_the_same_is_explained() {
+    let (origin, echo) = (Origin::start(), Origin::echo());
+    let flags = "--explain on --max-connections 1 --queue-timeout 300ms";
+    let proxy = narrows().flags(flags).start().await;
+    let mut client = Http2::to(proxy.address).await;
+    let ours = "narrows; narrows-wait=0; narrows-attempts=1";
+    let answer = client.get(&origin.url("/")).await;
+    assert_eq!(answer.field("proxy-status"), Some(ours));
+
+    let connect = || Request::connect(echo.authority()).body(()).unwrap();
+    let (answer, _sending) = client.begin(connect(), false).await;
+    let opened = soon("a tunnel", answer).await.unwrap();
+    assert_eq!(opened.status(), 200);
+    assert_eq!(opened.headers()["proxy-status"], ours);
+    let refused = client.open(connect()).await.unwrap_err();
+    assert_eq!(refused.status, 503);
+    let told = refused.field("proxy-status").unwrap();
+    assert!(told.starts_with("narrows; error=connection_limit_reached; "), "{told}");
+    let wait = told.split("narrows-wait=").nth(1).unwrap_or_else(|| panic!("{told}"));
+    assert!((300..5000).contains(&wait.parse::<u32>().unwrap()), "{told}");
+    drop(opened);
+
+    let proxy = narrows().start().await;
+    let mut client = Http2::to(proxy.address).await;
+    let (answer, _sending) = client.begin(connect(), false).await;
+    let opened = soon("a tunnel", answer).await.unwrap();
+    assert_eq!(opened.headers().get("proxy-status"), None, "unless asked to");
 }
 
 #[tokio::test]

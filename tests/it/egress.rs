@@ -1,9 +1,9 @@
 //! Where the proxy goes and where it does not, judged by what the origin saw.
 
-use std::net::IpAddr;
 use std::net::TcpListener;
-use std::net::UdpSocket;
 
+use crate::support::Client;
+use crate::support::Http2;
 use crate::support::Names;
 use crate::support::Origin;
 use crate::support::Proxy;
@@ -14,11 +14,12 @@ async fn denied(proxy: &Proxy, rule: &str) -> f64 {
     proxy.metric("narrows_egress_denied_total", &[("rule", rule)]).await
 }
 
-/// An address of this machine other than loopback, where it has one. Nothing is sent.
-fn own_address() -> Option<IpAddr> {
-    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-    socket.connect("192.0.2.1:9").ok()?;
-    Some(socket.local_addr().ok()?.ip()).filter(|own| !own.is_loopback() && !own.is_unspecified())
+/// A client that a balancer passes on as one at this address.
+async fn from(address: &str, proxy: &Proxy) -> Client {
+    let mut client = proxy.client().await;
+    let (family, to) = if address.contains(':') { (6, "2001:db8::1") } else { (4, "192.0.2.1") };
+    client.send(format!("PROXY TCP{family} {address} {to} 12345 80\r\n")).await;
+    client
 }
 
 #[tokio::test]
@@ -138,33 +139,70 @@ async fn the_proxy_does_not_go_to_itself() {
     assert_eq!(answer.status(), 200, "from loopback the admin port is reached anyway");
 }
 
-#[tokio::test]
-async fn who_comes_from_elsewhere_reaches_nothing_on_loopback_by_kept_connections_either() {
-    let Some(own) = own_address() else { return };
-    let (origin, spare) = (Origin::start(), Origin::start());
-    // One thread, whose pool all clients share.
-    let flags = "--bind 0.0.0.0 --threads 1 --pool-idle 60s --egress-allow";
-    let flags = format!("{flags} {}", spare.authority());
-    let proxy = narrows().flags(flags).start().await;
-    let port = proxy.address.port();
-    let mut inside = crate::support::Client::to(([127, 0, 0, 1], port).into()).await;
-    assert_eq!(inside.get(origin.url("/")).await.status(), 200);
-    wait_until("it is kept", async || proxy.host(&origin.authority()).await.idle == 1).await;
+const ELSEWHERE: [&str; 2] = ["203.0.113.9", "2001:db8::9"];
 
-    let outside = async || crate::support::Client::to((own, port).into()).await;
-    let answer = outside().await.get(origin.url("/")).await;
-    answer.assert_refused(502, "destination_ip_prohibited");
-    assert_eq!(origin.hits(), 1, "not by the connection that is kept, either");
-    let answer = outside().await.connect(origin.authority()).await;
-    answer.assert_refused(502, "destination_ip_prohibited");
-    assert_eq!(outside().await.get(spare.url("/")).await.status(), 200, "a rule names it");
-    let admin = proxy.admin.unwrap();
-    let answer = outside().await.get(format!("http://{admin}/healthz")).await;
-    answer.assert_refused(502, "destination_ip_prohibited");
-    for host in [own.to_string(), "127.0.0.1".to_owned()] {
-        let answer = outside().await.get(format!("http://{host}:{port}/")).await;
-        answer.assert_refused(502, "destination_ip_prohibited");
+#[tokio::test]
+async fn who_comes_from_elsewhere_reaches_nothing_on_loopback() {
+    let origin = Origin::start();
+    let proxy = narrows().flags("--proxy-protocol-from 127.0.0.0/8").start().await;
+    let (own, admin) = (proxy.address, proxy.admin.unwrap());
+    let to = origin.authority();
+    for address in ELSEWHERE {
+        for there in [
+            &to,
+            &format!("[::ffff:127.0.0.1]:{}", origin.port()),
+            &admin.to_string(),
+            &own.to_string(),
+            &format!("0.0.0.0:{}", own.port()),
+        ] {
+            let url = format!("http://{there}/healthz");
+            let answer = from(address, &proxy).await.get(&url).await;
+            answer.assert_refused(502, "destination_ip_prohibited");
+            let answer = from(address, &proxy).await.connect(there).await;
+            answer.assert_refused(502, "destination_ip_prohibited");
+            let mut client = Http2::over(from(address, &proxy).await.into_stream()).await;
+            client.get(&url).await.assert_refused(502, "destination_ip_prohibited");
+            let answer = client.connect(there).await.unwrap_err();
+            answer.assert_refused(502, "destination_ip_prohibited");
+        }
     }
+    assert_eq!(origin.accepted(), 0);
+    assert!(denied(&proxy, "local").await >= 24.0);
+    let answer = from("127.9.9.9", &proxy).await.get(origin.url("/")).await;
+    assert_eq!(answer.status(), 200, "it is the client's address that counts");
+}
+
+#[tokio::test]
+async fn who_comes_from_elsewhere_goes_where_a_rule_lets_them() {
+    let (origin, other) = (Origin::start(), Origin::at("127.0.0.2"));
+    let flags = "--proxy-protocol-from 127.0.0.0/8 --egress-allow 127.0.0.1";
+    let proxy = narrows().flags(flags).start().await;
+    for address in ELSEWHERE {
+        assert_eq!(from(address, &proxy).await.get(origin.url("/")).await.status(), 200);
+        assert_eq!(from(address, &proxy).await.connect(origin.authority()).await.status(), 200);
+        let mut client = Http2::over(from(address, &proxy).await.into_stream()).await;
+        assert_eq!(client.get(&origin.url("/")).await.status, 200);
+        drop(client.tunnel(&origin.authority()).await);
+        let answer = from(address, &proxy).await.get(other.url("/")).await;
+        answer.assert_refused(502, "destination_ip_prohibited");
+        let own = from(address, &proxy).await.connect(proxy.address).await;
+        own.assert_refused(502, "destination_ip_prohibited");
+    }
+    assert_eq!(other.accepted(), 0);
+}
+
+#[tokio::test]
+async fn who_comes_from_elsewhere_does_not_go_on_a_connection_that_is_kept_either() {
+    let origin = Origin::start();
+    // One thread, whose pool all clients share.
+    let flags = "--proxy-protocol-from 127.0.0.0/8 --threads 1 --pool-idle 60s";
+    let proxy = narrows().flags(flags).start().await;
+    assert_eq!(from("127.0.0.1", &proxy).await.get(origin.url("/")).await.status(), 200);
+    wait_until("it is kept", async || proxy.host(&origin.authority()).await.idle == 1).await;
+    let answer = from("203.0.113.9", &proxy).await.get(origin.url("/")).await;
+    answer.assert_refused(502, "destination_ip_prohibited");
+    assert_eq!(from("127.0.0.1", &proxy).await.get(origin.url("/")).await.status(), 200);
+    assert_eq!((origin.accepted(), origin.hits()), (1, 2));
 }
 
 #[tokio::test]

@@ -8,12 +8,16 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use http::Request;
+
 use crate::oracle::fleet::HEARTBEAT;
 use crate::oracle::fleet::LEASE;
 use crate::oracle::fleet::Member;
 use crate::oracle::fleet::TIMEOUT;
+use crate::support::Answer;
 use crate::support::Client;
 use crate::support::End;
+use crate::support::Http2;
 use crate::support::Origin;
 use crate::support::Path;
 use crate::support::Redis;
@@ -160,6 +164,32 @@ async fn an_instance_that_is_cut_off_and_closes_all_shows_the_origin_no_more_tha
     wait_until_well(&a).await;
     assert_full(&a, &to).await;
     assert_eq!(origin.peak(), 2, "nobody is excused");
+}
+
+#[tokio::test]
+async fn streams_of_http_2_are_closed_with_the_lease_too() {
+    let (_redis, a, b) = pair_with("--max-connections 3 --on-lease-loss close").await;
+    let origin = Origin::start();
+    let to = origin.authority();
+    let mut client = Http2::to(a.proxy.address).await;
+    let mut old = [client.tunnel(&to).await, client.tunnel(&to).await];
+    let slow = Request::get(origin.url("/slow?ms=60000")).body(()).unwrap();
+    let (answer, _sending) = client.begin(slow, true).await;
+    wait_until("all are at the origin", async || origin.current() == 3).await;
+    a.relay.set(Path::Silent);
+    for tunnel in &mut old {
+        assert!(tunnel.rest().await.is_err(), "a tunnel that was cut looks whole");
+    }
+    assert!(Answer::read(answer).await.is_err());
+    let _new = [
+        tunnel_at_last(&b, &to).await,
+        tunnel_at_last(&b, &to).await,
+        tunnel_at_last(&b, &to).await,
+    ];
+    a.relay.set(Path::Open);
+    wait_until_well(&a).await;
+    assert_full(&a, &to).await;
+    assert_eq!(origin.peak(), 3, "nobody is excused");
 }
 
 #[tokio::test]

@@ -156,6 +156,7 @@ async fn an_idle_tunnel_is_reset_on_both_sides_when_its_time_is_up() {
     let (end, _) = soon("the origin to hear of it", ends.recv()).await.unwrap();
     assert_eq!(end, End::Reset);
     proxy.wait_until_open(&origin.authority(), 0).await;
+    proxy.wait_until_metric("narrows_bounds_met_total", &[("bound", "tunnel_idle")], 1.0).await;
 }
 
 #[tokio::test]

@@ -95,6 +95,17 @@ async fn a_body_that_falls_silent_is_cut() {
     proxy.wait_until_bounded("body_idle").await;
 }
 
+#[tokio::test]
+async fn a_body_that_nobody_takes_is_cut() {
+    let (origin, proxy) = (Origin::start(), narrows().flags("--idle-timeout 300ms").start().await);
+    let mut client = Client::with_small_buffers(proxy.address).await;
+    client.send_request("GET", &origin.url("/size?n=30000000"), &[]).await;
+    assert_eq!(client.head().await.status(), 200);
+    proxy.wait_until_open(&origin.authority(), 0).await;
+    assert!(client.rest().await.is_err(), "an answer that was given up looks whole");
+    proxy.wait_until_bounded("body_idle").await;
+}
+
 /// A client that has the head of its answer.
 async fn begun(proxy: &Proxy, origin: &Origin) -> Client {
     let mut client = proxy.client().await;

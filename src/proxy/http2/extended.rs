@@ -21,14 +21,16 @@ use super::Outcome;
 use super::Stream;
 use super::request;
 use super::tunnel::StreamSide;
+use crate::policy::access::Given;
 use crate::proxy::Thread;
 use crate::proxy::asker::Asker;
 use crate::proxy::forward;
+use crate::proxy::front;
 use crate::proxy::head::Flaw;
 use crate::proxy::reject::Reject;
 use crate::proxy::relay;
 use crate::proxy::tunnel;
-use crate::telemetry::metrics::Route;
+use crate::proxy::tunnel::Line;
 use crate::upstream::source::Source;
 
 /// What the upstream must have added to the key before it hashed it (RFC 6455 §1.3).
@@ -42,10 +44,7 @@ pub(super) async fn serve(
     protocol: &Protocol,
 ) -> Outcome {
     if protocol.as_str() != "websocket" {
-        let answer = Reject::Flaw(Flaw::Protocol).answer(thread.settings.refuse_status);
-        thread.cells.answered(Route::Own, answer.status.as_u16());
-        request::refuse(&stream, answer);
-        return Outcome::Answered;
+        return refuse(thread, &stream, &request).await;
     }
     let (mut head, receiving) = request.into_parts();
     let key = base64(&fastrand::u128(..).to_be_bytes());
@@ -66,8 +65,7 @@ pub(super) async fn serve(
             stream.cut();
             return Outcome::Answered;
         }
-        let idle_timeout = thread.upstream.idle_timeout();
-        return request::deliver(&stream, response, false, idle_timeout).await;
+        return request::deliver(thread, &stream, response, false).await;
     };
     let (switched, body) = response.into_parts();
     drop(body);
@@ -87,6 +85,25 @@ pub(super) async fn serve(
     let moved = relay::relay_near(near, upstream, &early, stream.pulse(), thread).await;
     tunnel::count(thread, &moved);
     Outcome::Answered
+}
+
+/// Refuses a protocol that nobody here speaks; who may not ask at all is told that, and no more.
+async fn refuse(thread: &Thread, stream: &Rc<Stream>, request: &Request<RecvStream>) -> Outcome {
+    let asker = Asker::Stream(Rc::clone(stream));
+    let mut line = Line::begin(asker.peer(), request.uri().to_string());
+    let admitted = front::admit(thread, &asker, || Given::of(request.headers())).await;
+    let reject = match admitted {
+        Some(Ok(identity)) => {
+            line.asked_by(&identity);
+            Reject::Flaw(Flaw::Protocol)
+        }
+        Some(Err(reject)) => reject,
+        None => {
+            line.end(thread, 0, None, (0, 0), "client left");
+            return Outcome::Left;
+        }
+    };
+    super::tunnel::refuse(thread, stream, reject, line)
 }
 
 /// What an upstream that speaks WebSocket makes of a key (RFC 6455 §4.2.2).

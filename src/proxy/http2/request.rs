@@ -30,6 +30,7 @@ use crate::proxy::forward::Body;
 use crate::proxy::head::Flaw;
 use crate::proxy::headers;
 use crate::proxy::reject::Answer;
+use crate::telemetry::metrics::Bound;
 use crate::upstream::source::Source;
 
 /// Judges a request of HTTP/2 before it is made one of HTTP/1.1 (RFC 9113 §8.2, §8.3, §10.3).
@@ -112,7 +113,7 @@ pub(super) async fn serve(
     // Boxed, so that the answer does not keep the room for a dial.
     let answered = Box::pin(forward::serve(Rc::clone(thread), asker, request)).await;
     let Ok(response) = answered else { return Outcome::Left };
-    deliver(&stream, response, is_head, thread.upstream.idle_timeout()).await
+    deliver(thread, &stream, response, is_head).await
 }
 
 /// HTTP/2 may part a Cookie field, HTTP/1.1 may not (RFC 9113 §8.2.3).
@@ -130,11 +131,12 @@ fn join_cookies(fields: &mut HeaderMap) {
 
 /// Sends an answer: its head, its body as the client takes it, its trailers.
 pub(super) async fn deliver(
+    thread: &Thread,
     stream: &Stream,
     response: Response<Body>,
     is_head: bool,
-    idle_timeout: Duration,
 ) -> Outcome {
+    let idle_timeout = thread.upstream.idle_timeout();
     let (mut head, mut body) = response.into_parts();
     // Ours may say that the connection closes, which here is the stream's end and no more.
     head.headers.remove(header::CONNECTION);
@@ -171,6 +173,7 @@ pub(super) async fn deliver(
                     match send(stream, &mut sending, data, end, idle_timeout).await {
                         Ok(true) => Ok(end),
                         Ok(false) => {
+                            thread.cells.bounded(Bound::BodyIdle);
                             sending.send_reset(Reason::CANCEL);
                             return Outcome::Answered;
                         }

@@ -81,11 +81,16 @@ pub(super) async fn serve(
             return Outcome::Left;
         }
     };
+    refuse(thread, &stream, reject, line)
+}
+
+/// Sends the refusal of a CONNECT, and tells of it.
+pub(super) fn refuse(thread: &Thread, stream: &Stream, reject: Reject, line: Line) -> Outcome {
     let answer = reject.answer(thread.settings.manner());
     let status = answer.status.as_u16();
     thread.cells.answered(Route::Connect, status);
     line.end(thread, status, Some(answer.error), (0, 0), "refused");
-    request::refuse(&stream, answer);
+    request::refuse(stream, answer);
     Outcome::Answered
 }
 

@@ -190,6 +190,7 @@ async fn a_client_that_takes_nothing_of_its_answer_is_cut_after_its_time() {
     };
     let why = end.expect("no good end").unwrap_err();
     assert_eq!(why.reason(), Some(Reason::CANCEL), "{why}");
+    proxy.wait_until_metric("narrows_bounds_met_total", &[("bound", "body_idle")], 1.0).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! HTTP/2 from clients: plain requests, tunnels, and what a connection is bounded by (RFC 9113).
 
+mod access;
 mod bounds;
 mod frames;
 mod requests;

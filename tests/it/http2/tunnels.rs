@@ -301,6 +301,7 @@ async fn an_idle_tunnel_is_cancelled_after_its_time() {
     assert_eq!(tunnel.reset_by().await, Reason::CANCEL);
     assert_eq!(soon("the origin to hear of it", ends.recv()).await.unwrap(), End::Reset);
     proxy.wait_until_open(&origin.authority(), 0).await;
+    proxy.wait_until_metric("narrows_bounds_met_total", &[("bound", "tunnel_idle")], 1.0).await;
 }
 
 #[tokio::test]

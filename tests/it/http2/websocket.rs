@@ -5,9 +5,7 @@ use bytes::Bytes;
 use h2::Reason;
 use h2::RecvStream;
 use h2::SendStream;
-use h2::ext::Protocol;
-use http::Method;
-use http::Request;
+use http::HeaderValue;
 
 use crate::support::Answer;
 use crate::support::Http2;
@@ -16,7 +14,6 @@ use crate::support::Proxy;
 use crate::support::Tunnel;
 use crate::support::narrows;
 use crate::support::soon;
-use crate::support::wait_until;
 
 /// An origin that answers each upgrade so; `accept` is what it says to the key.
 fn origin(status: &'static str, accept: fn(&str) -> String) -> Origin {
@@ -69,16 +66,8 @@ async fn ask(
     protocol: &'static str,
 ) -> (Http2, SendStream<Bytes>, Result<http::Response<RecvStream>, h2::Error>) {
     let mut client = Http2::to(proxy.address).await;
-    wait_until("extended CONNECT is allowed", async || {
-        client.sender.is_extended_connect_protocol_enabled()
-    })
-    .await;
-    let mut request = Request::get(origin.url("/chat?x=1"))
-        .header("sec-websocket-protocol", "chat")
-        .extension(Protocol::from_static(protocol))
-        .body(())
-        .unwrap();
-    *request.method_mut() = Method::CONNECT;
+    let mut request = client.extended(&origin.url("/chat?x=1"), protocol).await;
+    request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("chat"));
     let (answer, sending) = client.begin(request, false).await;
     let answer = soon("an answer", answer).await;
     (client, sending, answer)

@@ -9,7 +9,9 @@ use h2::RecvStream;
 use h2::SendStream;
 use h2::client::ResponseFuture;
 use h2::client::SendRequest;
+use h2::ext::Protocol;
 use http::HeaderMap;
+use http::Method;
 use http::Request;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
@@ -20,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::support::soon;
+use crate::support::wait_until;
 
 #[derive(Debug)]
 pub(crate) struct Http2 {
@@ -83,7 +86,11 @@ impl Http2 {
     }
 
     pub(crate) async fn connect(&mut self, authority: &str) -> Result<Tunnel, Answer> {
-        let request = Request::connect(authority).body(()).unwrap();
+        self.open(Request::connect(authority).body(()).unwrap()).await
+    }
+
+    /// The tunnel that this request opens, or why there is none.
+    pub(crate) async fn open(&mut self, request: Request<()>) -> Result<Tunnel, Answer> {
         let (answer, sending) = self.begin(request, false).await;
         let answer = soon("an answer", answer).await.unwrap();
         if answer.status() == 200 {
@@ -92,6 +99,18 @@ impl Http2 {
             return Ok(Tunnel::new(sending, receiving));
         }
         Err(Answer::of(answer).await.unwrap())
+    }
+
+    /// An extended CONNECT, once the proxy has said that it knows such.
+    pub(crate) async fn extended(&mut self, url: &str, protocol: &'static str) -> Request<()> {
+        wait_until("extended CONNECT is allowed", async || {
+            self.sender.is_extended_connect_protocol_enabled()
+        })
+        .await;
+        let protocol = Protocol::from_static(protocol);
+        let mut request = Request::get(url).extension(protocol).body(()).unwrap();
+        *request.method_mut() = Method::CONNECT;
+        request
     }
 
     pub(crate) async fn tunnel(&mut self, authority: &str) -> Tunnel {

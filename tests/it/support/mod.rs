@@ -18,6 +18,7 @@ mod redis;
 mod relay;
 mod sentinel;
 mod sockets;
+pub(crate) mod users;
 mod wire;
 
 pub(crate) use certs::Certs;
@@ -40,6 +41,7 @@ pub(crate) use relay::Path;
 pub(crate) use relay::Relay;
 pub(crate) use sentinel::Sentinel;
 pub(crate) use sockets::ports_between;
+pub(crate) use users::Users;
 pub(crate) use wire::Head;
 pub(crate) use wire::Wire;
 

@@ -14,20 +14,27 @@ impl Sentinel {
     pub(crate) const MASTER: &str = "cat";
 
     pub(crate) async fn start() -> Sentinel {
+        Sentinel::with_password("").await
+    }
+
+    /// A sentinel that asks for this password; the servers ask for none.
+    pub(crate) async fn with_password(password: &str) -> Sentinel {
         let master = Redis::start().await;
         let options = format!("--replicaof 127.0.0.1 {}", master.port());
         let replica = Redis::with_options(&options, "").await;
         let servers = vec![master, replica];
         let (name, port) = (Self::MASTER, servers[0].port());
+        let login =
+            if password.is_empty() { String::new() } else { format!("requirepass {password}\n") };
         let sentinel = |_| {
             let text = format!(
-                "sentinel monitor {name} 127.0.0.1 {port} 1\n\
+                "{login}sentinel monitor {name} 127.0.0.1 {port} 1\n\
                  sentinel down-after-milliseconds {name} 500\n\
                  sentinel failover-timeout {name} 2000\n"
             );
             (vec![("sentinel.conf", text)], vec!["sentinel.conf".into(), "--sentinel".into()])
         };
-        let sentinel = Redis::on_free_ports(sentinel, "").await;
+        let sentinel = Redis::on_free_ports(sentinel, password).await;
         let all = Sentinel { sentinel, servers };
         wait_until("the sentinel knows the replica", async || {
             let words = format!("SENTINEL REPLICAS {}", Self::MASTER);
