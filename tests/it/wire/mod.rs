@@ -96,6 +96,13 @@ enum Expected {
     Reset(bool),
 }
 
+impl Expected {
+    /// The one message of which only this is to arrive.
+    fn cut(&self) -> Option<&[u8]> {
+        if let Self::ArrivesCut(bytes) = self { Some(bytes) } else { None }
+    }
+}
+
 /// A row whose client sends these bytes.
 pub(super) fn case(section: &'static str, name: &'static str, send: impl AsRef<[u8]>) -> Case {
     let steps = vec![Step::Send(send.as_ref().to_vec())];

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::Case;
+use super::Expected;
 use super::Last;
 use super::OK;
 use super::Step;
@@ -125,6 +126,8 @@ struct Page {
     script: Script,
     messages: Vec<Vec<u8>>,
     is_cut: bool,
+    /// Bytes of the message that has begun.
+    begun: usize,
     /// Where its connections come from, in order.
     peers: Vec<SocketAddr>,
     /// Connections with a message that has begun, and has neither ended nor been cut yet.
@@ -161,7 +164,7 @@ pub(super) async fn play(proxy: SocketAddr, case: &Case) -> Heard {
             });
         }
     });
-    let (mut at_client, is_reset) = talk(proxy, case, origin).await;
+    let (mut at_client, is_reset) = talk(proxy, case, origin, &book).await;
     let served = find(&at_client, SERVED);
     at_client.truncate(served.unwrap_or(at_client.len()));
     settle(&book, origin).await;
@@ -191,7 +194,7 @@ async fn settle(book: &Book, origin: SocketAddr) {
     wait_until("no message is half there", async || book.page().busy.is_empty()).await;
 }
 
-async fn talk(proxy: SocketAddr, case: &Case, origin: SocketAddr) -> (Vec<u8>, bool) {
+async fn talk(proxy: SocketAddr, case: &Case, origin: SocketAddr, book: &Book) -> (Vec<u8>, bool) {
     let name = case.name;
     let mut stream = soon("a connection", TcpStream::connect(proxy)).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -221,6 +224,11 @@ async fn talk(proxy: SocketAddr, case: &Case, origin: SocketAddr) -> (Vec<u8>, b
         );
         drop(soon("the sentinel to go", writes.write_all(sentinel.as_bytes())).await);
     } else if case.last == Last::Ends {
+        // A client that has left before its request went out would be none.
+        for cut in case.expected.iter().filter_map(Expected::cut) {
+            let all = filled(cut, origin).len();
+            wait_until(case.name, async || book.page().begun >= all).await;
+        }
         drop(writes.shutdown().await);
     }
     let mut is_reset = soon(&format!("the end of {name:?}"), async {
@@ -320,7 +328,9 @@ impl Served {
             if !self.stream.read_buf(&mut self.unread).await.is_ok_and(|read| read > 0) {
                 return false;
             }
-            self.book.page().busy.insert(self.peer);
+            let mut page = self.book.page();
+            page.busy.insert(self.peer);
+            page.begun = self.unread.len();
         }
         true
     }
