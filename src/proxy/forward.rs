@@ -172,6 +172,10 @@ async fn forward(
     }
     let expects = headers::expects_continue(&parts.headers) == Ok(true);
     let gate = (expects && !body.is_end_stream()).then(Arc::<Gate>::default);
+    if !body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH) {
+        // Unless it is told so, hyper takes a GET or a HEAD of unknown length for one without a body.
+        parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     let body = RequestBody::new(body, gate.clone(), Rc::clone(client.pulse()));
     let mut request = Request::from_parts(parts, body);
     let bound = thread.settings.bounds.interim;

@@ -189,8 +189,11 @@ pub(crate) fn wait<'a>(prefer: impl IntoIterator<Item = &'a str>) -> Option<u64>
     })
 }
 
+/// The members of a list. One that is not ASCII is no token, and takes no other with it.
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+    let members = value.as_bytes().split(|byte| *byte == b',');
+    let members = members.filter_map(|member| std::str::from_utf8(member.trim_ascii()).ok());
+    members.filter(|token| !token.is_empty())
 }
 
 #[cfg(test)]

@@ -167,5 +167,19 @@ async fn content_goes_with_any_method() {
         ))
         .goes_on()
     };
-    run(["GET", "DELETE", "OPTIONS", "PUT", "PATCH", "BREW"].map(with).to_vec()).await;
+    let chunked = |method: &'static str| {
+        case(
+            "RFC 9110 §9.3.1",
+            method,
+            format!(
+                "{method} http://{{o}}/ HTTP/1.1\r\nHost: {{o}}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+            ),
+        )
+        .arrives(format!(
+            "{method} / HTTP/1.1\r\nHost: {{o}}\r\nVia: 1.1 wire\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+        ))
+        .goes_on()
+    };
+    let methods = ["GET", "DELETE", "OPTIONS", "PUT", "PATCH", "BREW"];
+    run(methods.map(with).into_iter().chain(methods.map(chunked)).collect()).await;
 }
