@@ -280,6 +280,11 @@ fn judge_host(
     Ok(())
 }
 
+/// At most 19 digits: more are an overflow in the making.
+pub(super) fn content_length(digits: &[u8]) -> Result<u64, Flaw> {
+    framing::decimal(digits).filter(|_| digits.len() <= 19).ok_or(Flaw::Length)
+}
+
 fn body_framing(
     fields: &[httparse::Header<'_>],
     old: bool,
@@ -289,14 +294,10 @@ fn body_framing(
     let mut coding = None;
     for field in fields {
         if is(field, "content-length") {
-            let digits = field.value;
-            let sound = (1..=19).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
-            if length.is_some() || !sound {
+            if length.is_some() {
                 return Err(Flaw::Length);
             }
-            length = digits.iter().try_fold(0_u64, |sum, digit| {
-                sum.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
-            });
+            length = Some(content_length(field.value)?);
         } else if is(field, "transfer-encoding") {
             if coding.is_some() {
                 return Err(Flaw::TransferCoding);

@@ -27,6 +27,7 @@ use crate::proxy::Thread;
 use crate::proxy::asker::Asker;
 use crate::proxy::forward;
 use crate::proxy::forward::Body;
+use crate::proxy::head;
 use crate::proxy::head::Flaw;
 use crate::proxy::headers;
 use crate::proxy::reject::Answer;
@@ -62,9 +63,8 @@ fn judge<B>(bounds: &Bounds, request: &Request<B>) -> Result<(), Flaw> {
     }
     let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
     if let Some(length) = lengths.next() {
-        let digits = length.as_bytes();
-        let sound = (1..=19).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
-        if !sound || lengths.next().is_some() {
+        head::content_length(length.as_bytes())?;
+        if lengths.next().is_some() {
             return Err(Flaw::Length);
         }
     }

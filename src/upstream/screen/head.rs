@@ -8,6 +8,7 @@ use memchr::memchr_iter;
 use super::Bounds;
 use super::Expected;
 use super::Fault;
+use crate::base::framing;
 use crate::base::framing::Chunk;
 use crate::base::framing::Framing;
 
@@ -133,14 +134,10 @@ impl Scan {
     /// One decimal number, once: equal ones are not merged, though they might be (RFC 9112 §6.3,
     /// rule 5; RFC 9110 §8.6).
     fn read_length(&mut self, value: &[u8]) -> Result<(), Fault> {
-        let digits = value.trim_ascii();
-        if self.length.is_some() || digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        if self.length.is_some() {
             return Err(Fault::Length);
         }
-        let length = digits.iter().try_fold(0_u64, |sum, digit| {
-            sum.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
-        });
-        self.length = length.map(Some).ok_or(Fault::Length)?;
+        self.length = Some(framing::decimal(value.trim_ascii()).ok_or(Fault::Length)?);
         Ok(())
     }
 
