@@ -5,4 +5,5 @@ pub mod clock;
 pub(crate) mod framing;
 pub mod identity;
 pub(crate) mod network;
+pub mod pattern;
 pub(crate) mod socket;

@@ -7,7 +7,6 @@
 //! are not looked at.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -15,9 +14,10 @@ use thiserror::Error;
 
 use super::identities::Identities;
 use crate::base::authority::BadAuthority;
-use crate::base::authority::Host;
 use crate::base::authority::HostKey;
 use crate::base::identity::Traits;
+pub use crate::base::pattern::Pattern;
+use crate::base::pattern::Patterns;
 
 /// Connections at once to one host; 0 is unlimited.
 pub type Limit = u32;
@@ -50,59 +50,6 @@ impl FromStr for Scope {
             "each" => Ok(Self::Each),
             "shared" => Ok(Self::Shared),
             _ => Err(BadRule::Scope),
-        }
-    }
-}
-
-/// What a rule speaks of.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Pattern {
-    /// `*`: every host without another rule. In the fleet's table alone; text of other rules does
-    /// not take it.
-    Default,
-    /// `HOST`: the bare host and, each counted apart, its other ports.
-    Host(String),
-    /// `HOST:PORT`: just that (ports 80 and 443 are the bare host).
-    Port(HostKey),
-    /// `*.example.com`: every deeper name at every port, each counted apart (or, in scope, all
-    /// together); not the bare name.
-    Suffix(String),
-}
-
-impl Pattern {
-    /// Reads what a rule of the fleet's table speaks of: as any rule, and `*` or `default`.
-    pub fn of_table(text: &str) -> Result<Self, BadAuthority> {
-        match text {
-            "*" | "default" => Ok(Self::Default),
-            _ => text.parse(),
-        }
-    }
-}
-
-impl FromStr for Pattern {
-    type Err = BadAuthority;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(suffix) = text.strip_prefix("*.") {
-            return match Host::parse(suffix)? {
-                Host::Name(name) => Ok(Self::Suffix(name.to_string())),
-                Host::Address(_) => Err(BadAuthority::Name),
-            };
-        }
-        match Host::parse(text) {
-            Ok(host) => Ok(Self::Host(host.to_string())),
-            Err(_) => HostKey::parse(text).map(Self::Port),
-        }
-    }
-}
-
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("*"),
-            Self::Host(host) => f.write_str(host),
-            Self::Port(key) => key.fmt(f),
-            Self::Suffix(suffix) => write!(f, "*.{suffix}"),
         }
     }
 }
@@ -225,12 +172,7 @@ struct Said {
 
 /// Rules of one origin.
 #[derive(Clone, Debug, Default)]
-struct Layer {
-    default: Option<Limit>,
-    hosts: HashMap<String, Limit>,
-    ports: HashMap<HostKey, Limit>,
-    suffixes: HashMap<String, Said>,
-}
+struct Layer(Patterns<Said>);
 
 /// What a layer found for a host.
 struct Found<'a> {
@@ -249,76 +191,41 @@ impl Layer {
     }
 
     fn set(&mut self, Rule { pattern, limit, scope }: Rule) {
-        match pattern {
-            Pattern::Default => self.default = Some(limit),
-            Pattern::Host(host) => drop(self.hosts.insert(host, limit)),
-            Pattern::Port(key) => drop(self.ports.insert(key, limit)),
-            Pattern::Suffix(suffix) => drop(self.suffixes.insert(suffix, Said { limit, scope })),
-        }
+        self.0.set(pattern, Said { limit, scope });
     }
 
     fn remove(&mut self, pattern: &Pattern) -> bool {
-        match pattern {
-            Pattern::Default => self.default.take().is_some(),
-            Pattern::Host(host) => self.hosts.remove(host).is_some(),
-            Pattern::Port(key) => self.ports.remove(key).is_some(),
-            Pattern::Suffix(suffix) => self.suffixes.remove(suffix).is_some(),
-        }
+        self.0.remove(pattern).is_some()
+    }
+
+    fn of_others(&self) -> Option<Limit> {
+        self.0.of_others().map(|said| said.limit)
     }
 
     fn find(&self, key: &HostKey) -> Option<Found<'_>> {
-        let host = bare(key);
-        if let Some(limit) = self.ports.get(key).or_else(|| self.hosts.get(host)) {
-            return Some(Found { limit: *limit, budget: None });
-        }
-        if !self.suffixes.is_empty() {
-            let mut rest = host;
-            while let Some((_, parent)) = rest.split_once('.') {
-                if let Some((suffix, said)) = self.suffixes.get_key_value(parent) {
-                    let budget = (said.scope == Scope::Shared).then_some(suffix.as_str());
-                    return Some(Found { limit: said.limit, budget });
-                }
-                rest = parent;
-            }
-        }
-        self.default.map(|limit| Found { limit, budget: None })
+        let (said, suffix) = self.0.find(key)?;
+        Some(Found { limit: said.limit, budget: suffix.filter(|_| said.scope == Scope::Shared) })
     }
 
     fn names(&self, key: &HostKey) -> bool {
-        self.ports.contains_key(key)
-            || self.hosts.contains_key(key.as_str())
-            || key.as_str().strip_prefix("*.").is_some_and(|name| self.suffixes.contains_key(name))
+        self.0.names(key)
     }
 
     fn shares(&self) -> bool {
-        self.suffixes.values().any(|said| said.scope == Scope::Shared)
+        self.0.iter().any(|(_, said)| said.scope == Scope::Shared)
     }
 
     /// All, by pattern.
     fn rules(&self) -> Vec<Rule> {
-        let default = self.default.map(|limit| Rule::each(Pattern::Default, limit));
-        let hosts = self.hosts.iter();
-        let hosts = hosts.map(|(host, limit)| Rule::each(Pattern::Host(host.clone()), *limit));
-        let ports = self.ports.iter();
-        let ports = ports.map(|(key, limit)| Rule::each(Pattern::Port(key.clone()), *limit));
-        let suffixes = self.suffixes.iter().map(|(suffix, Said { limit, scope })| Rule {
-            pattern: Pattern::Suffix(suffix.clone()),
+        let all = self.0.iter();
+        let all = all.map(|(pattern, Said { limit, scope })| Rule {
+            pattern,
             limit: *limit,
             scope: *scope,
         });
-        let mut rules: Vec<Rule> =
-            default.into_iter().chain(hosts).chain(ports).chain(suffixes).collect();
+        let mut rules: Vec<Rule> = all.collect();
         rules.sort_by_cached_key(|rule| rule.pattern.to_string());
         rules
-    }
-}
-
-/// A key's host, without the port.
-fn bare(key: &HostKey) -> &str {
-    let text = key.as_str();
-    match text.rfind(':') {
-        Some(colon) if !text[colon..].contains(']') => &text[..colon],
-        _ => text,
     }
 }
 
@@ -343,7 +250,7 @@ impl Rules {
     /// The default and the rules over it; of two for one pattern the later wins.
     pub fn new(default: Limit, rules: impl IntoIterator<Item = Rule>) -> Self {
         let mut table = Self::default();
-        table.local.default = Some(default);
+        table.local.set(Rule::each(Pattern::Default, default));
         table.replace(rules);
         table
     }
@@ -401,7 +308,7 @@ impl Rules {
 
     /// Sets the limit of hosts without a rule of their own.
     pub fn set_default(&mut self, limit: Limit) {
-        self.local.default = Some(limit);
+        self.local.set(Rule::each(Pattern::Default, limit));
     }
 
     /// Adds a rule, or changes it.
@@ -419,9 +326,11 @@ impl Rules {
 
     /// Puts these rules in the place of all others; the default stays, and the fleet's table.
     pub fn replace(&mut self, rules: impl IntoIterator<Item = Rule>) {
-        let default = self.local.default;
+        let default = self.local.of_others();
         self.local = Layer::new(rules);
-        self.local.default = self.local.default.or(default);
+        if let (Some(default), None) = (default, self.local.of_others()) {
+            self.set_default(default);
+        }
         self.look_for_shares();
     }
 
