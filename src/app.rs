@@ -18,6 +18,7 @@ use std::sync::mpsc as blocking;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use thiserror::Error;
 use tokio::runtime::Runtime;
@@ -54,7 +55,10 @@ use crate::listen::greet::Greeter;
 use crate::listen::tls;
 use crate::policy::access::BadUsers;
 use crate::policy::access::Gate;
+use crate::policy::api;
+use crate::policy::api::Apis;
 use crate::proxy;
+use crate::store::board::Board;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
@@ -140,6 +144,8 @@ pub enum Stopped {
 pub struct App {
     config: Config,
     limiter: Limiter,
+    apis: Arc<ArcSwap<Apis>>,
+    board: Board,
     metrics: Arc<Metrics>,
     readiness: Arc<admin::Readiness>,
     stage: Mutex<Stage>,
@@ -184,9 +190,13 @@ impl App {
         let link = config.shared.as_ref().map(shared::Link::new);
         let metrics = Arc::new(Metrics::new(threads, link.is_some()));
         let (limiter, ears) = Limiter::new(config.limit.clone(), link, threads);
+        let board = Board::alone();
+        let apis = Apis::new(&config.apis, &board, None);
         Ok(Self {
             config,
             limiter,
+            apis: Arc::new(ArcSwap::from_pointee(apis)),
+            board,
             metrics,
             readiness: Arc::default(),
             stage: Mutex::new(Stage::Built { ears }),
@@ -375,6 +385,13 @@ impl App {
         changed.recv_timeout(FLEET_TIMEOUT).unwrap_or(Err(table::Error::Stopped))
     }
 
+    /// Puts these APIs in the place of all there are. What is under way goes on as it began, and
+    /// what policies have learned of an API of the same name stays.
+    pub fn set_apis(&self, settings: &[api::Settings]) {
+        let former = self.apis.load();
+        self.apis.store(Arc::new(Apis::new(settings, &self.board, Some(&former))));
+    }
+
     fn running<T>(&self, read: impl FnOnce(&Running) -> T) -> Option<T> {
         match &*self.stage() {
             Stage::Running(running) => Some(read(running)),
@@ -430,6 +447,7 @@ impl App {
                 number,
                 limiter: self.limiter.clone(),
                 gate: gate.clone(),
+                apis: Arc::clone(&self.apis),
                 metrics: Arc::clone(&self.metrics),
                 log: log.clone(),
                 tls: tls.clone(),
@@ -551,6 +569,7 @@ struct Seed {
     number: usize,
     limiter: Limiter,
     gate: Option<Arc<Gate>>,
+    apis: Arc<ArcSwap<Apis>>,
     metrics: Arc<Metrics>,
     log: Log,
     tls: Tls,
@@ -611,6 +630,7 @@ impl Seed {
         let thread = Rc::new(proxy::Thread {
             limiter: self.limiter,
             gate: self.gate,
+            apis: self.apis,
             upstream: Rc::clone(&upstream),
             cells,
             log: self.log,

@@ -81,6 +81,8 @@ pub struct Config {
     pub shared: Option<shared::Settings>,
     /// Who may use the proxy.
     pub clients: policy::access::Settings,
+    /// APIs and their policies; the one named `default` is for all other forward traffic.
+    pub apis: Vec<policy::api::Settings>,
     /// The far side.
     pub upstream: crate::upstream::Settings,
     /// The near side.
@@ -335,6 +337,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
         },
         shared,
         clients: clients?,
+        apis: Vec::new(),
         upstream: crate::upstream::Settings {
             connect_timeout: connect_timeout?,
             dns_timeout: dns_timeout?,

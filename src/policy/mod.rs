@@ -1,4 +1,99 @@
-//! Who may do what: decisions about a request before it costs anything. Nothing here answers,
-//! counts connections, or knows how requests are written.
+//! Decisions about requests. Nothing here sends or dials, and nothing but the gates that say so
+//! waits for Redis.
+//!
+//! Three positions, and no fourth. A *front gate* stands before a request: who asks ([`access`]).
+//! A *wrap* goes around attempts: [`retry`]. An *attempt gate* stands before each attempt:
+//! [`breaker`], then [`cooldown`], then [`parents`] says by which way it goes. What a gate says is a
+//! [`Decision`]; what came of an attempt is told to all of them in the same words, [`Facts`].
+//!
+//! [`api`] says which requests meet which policies.
 
 pub mod access;
+pub mod api;
+pub mod breaker;
+pub mod cooldown;
+pub mod parents;
+pub mod retry;
+
+use std::time::Duration;
+
+/// What a gate says.
+#[derive(Debug)]
+pub(crate) enum Decision<T> {
+    /// It may go on, and takes this along.
+    Pass(T),
+    /// It may ask again after so long.
+    Wait(Refusal),
+    /// It may not.
+    Refuse(Refusal),
+}
+
+/// Why a request may not go on, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) rule: Rule,
+    /// After how long it is worth asking again.
+    pub(crate) left: Duration,
+}
+
+/// Which rule says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Rule {
+    /// The circuit is open.
+    Breaker,
+    /// The upstream asked not to be asked for a while, by this status.
+    CoolDown(u16),
+    /// No parent can be used.
+    Parents,
+}
+
+/// What came of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) end: End,
+    /// From its first step to the head of the response, or to its failure; without what a slot was
+    /// waited for.
+    pub(crate) took: Duration,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// With a response of this status.
+    Status(u16),
+    /// Without a response, because of this.
+    Failed(Cause),
+    /// It says nothing about the upstream: the client left or was at fault, or we refused ourselves.
+    Neutral,
+}
+
+/// Why there was no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// Its name could not be resolved.
+    Dns,
+    /// It refused the connection, or there is no way to it.
+    Refused,
+    /// It closed or reset the connection before its response, or what came was none.
+    Reset,
+    /// Something took too long: look-up, connect, TLS, the response's head.
+    Timeout,
+    /// TLS failed.
+    Tls,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Dns, Self::Refused, Self::Reset, Self::Timeout, Self::Tls];
+
+    /// The word for settings, logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Refused => "connect_refused",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Tls => "tls",
+        }
+    }
+}

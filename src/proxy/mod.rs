@@ -17,10 +17,13 @@ mod guard;
 mod head;
 mod headers;
 mod http2;
+mod interim;
 mod local;
+mod pipeline;
 mod reject;
 mod relay;
 mod status;
+mod story;
 mod target;
 mod tunnel;
 mod via;
@@ -34,6 +37,7 @@ use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -67,6 +71,7 @@ use crate::listen::drain::Drain;
 use crate::listen::greet::Greeter;
 use crate::listen::tls;
 use crate::policy::access::Gate;
+use crate::policy::api::Apis;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Cells;
@@ -113,6 +118,8 @@ pub(crate) struct Thread {
     pub(crate) limiter: Limiter,
     /// Who may use it; none lets all.
     pub(crate) gate: Option<Arc<Gate>>,
+    /// Which requests meet which policies.
+    pub(crate) apis: Arc<ArcSwap<Apis>>,
     pub(crate) upstream: Rc<Upstream>,
     pub(crate) cells: Arc<Cells>,
     pub(crate) log: Log,

@@ -8,6 +8,7 @@
 //! Invariant: nothing here waits longer than [`Settings::timeout`] for each step, and nothing
 //! scans the keyspace.
 
+pub(crate) mod board;
 pub mod check;
 pub(crate) mod keys;
 pub(crate) mod limits;

@@ -35,10 +35,13 @@ use self::exchange::RequestBody;
 use self::exchange::ResponseBody;
 use self::pool::Pool;
 use self::pool::PoolKey;
+use self::resolve::ResolveError;
 use self::tls::Tls;
 use crate::base::clock;
 use crate::base::clock::Pulse;
 use crate::limit::Limiter;
+use crate::policy::Cause;
+use crate::policy::End;
 use crate::telemetry::metrics::Cells;
 
 /// How long a connection may have idled for a method that must not be sent twice: the shorter, the
@@ -135,6 +138,29 @@ pub enum SendError {
 }
 
 impl SendError {
+    /// What this says about the upstream.
+    pub(crate) fn end(&self) -> End {
+        End::Failed(match self {
+            Self::Dial(error) => match error {
+                DialError::Denied(_) | DialError::Refused(_) => return End::Neutral,
+                DialError::Resolve(ResolveError::Failed(_)) => Cause::Dns,
+                DialError::Resolve(ResolveError::TimedOut(_))
+                | DialError::TimedOut(_)
+                | DialError::TlsTimedOut(_) => Cause::Timeout,
+                DialError::Connect { .. } => Cause::Refused,
+                DialError::Tls(_) => Cause::Tls,
+            },
+            Self::Exchange(error) => match error {
+                ExchangeError::Request => return End::Neutral,
+                ExchangeError::TimedOut(_) => Cause::Timeout,
+                ExchangeError::Closed
+                | ExchangeError::Fault(_)
+                | ExchangeError::Malformed(_)
+                | ExchangeError::Upgrade => Cause::Reset,
+            },
+        })
+    }
+
     /// How long a slot was waited for in vain.
     pub(crate) fn waited(&self) -> Duration {
         match self {

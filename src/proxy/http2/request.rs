@@ -26,11 +26,11 @@ use crate::proxy::Bounds;
 use crate::proxy::Thread;
 use crate::proxy::asker::Asker;
 use crate::proxy::forward;
-use crate::proxy::forward::Body;
 use crate::proxy::head;
 use crate::proxy::head::Flaw;
 use crate::proxy::headers;
 use crate::proxy::reject::Answer;
+use crate::proxy::story::Body;
 use crate::telemetry::metrics::Bound;
 use crate::upstream::source::Source;
 

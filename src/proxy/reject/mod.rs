@@ -31,6 +31,9 @@
 //! | an upgrade to another protocol than was asked for | 502 | `http_upgrade_failed` | |
 //! | not a response, or one that can be read in two ways | 502 | `http_protocol_error` | |
 //! | too many interim responses, or a 407, which is a proxy's to say | 502 | `http_protocol_error` | |
+//! | the circuit of an API or a host is open | 503 | `destination_unavailable` | `Retry-After` |
+//! | the upstream asked not to be asked for a while | 429, 503 as it did | `destination_unavailable` | `Retry-After` |
+//! | no parent can be used | 503 | `destination_unavailable` | `Retry-After` |
 //! | no response in time | 504 | `http_response_timeout` | |
 //!
 //! No other module chooses a status of our own. The README has this table too; a test compares
@@ -53,6 +56,8 @@ use crate::base::clock;
 use crate::limit::Reason;
 use crate::limit::Refused;
 use crate::listen::bounds::Full;
+use crate::policy::Refusal;
+use crate::policy::Rule;
 use crate::policy::access::Denied;
 use crate::telemetry::access::presentable;
 use crate::upstream::SendError;
@@ -90,6 +95,8 @@ pub(crate) enum Reject {
     Loop,
     MaxForwards,
     NotForProxy,
+    /// A policy of the API says no.
+    Policy(Refusal),
     Send(SendError),
 }
 
@@ -240,6 +247,7 @@ impl Reject {
                  http://example.com/ ; GET /health tells whether the proxy is alive"
                     .to_owned(),
             ),
+            Self::Policy(refusal) => return by_policy(*refusal),
             Self::Send(SendError::Dial(DialError::Refused(refused))) => {
                 return refusal(refused, manner.refuse_status);
             }
@@ -269,6 +277,21 @@ fn failure(error: &SendError, status: u16, word: &'static str, details: bool) ->
     let told = error.to_string();
     let answer = make(status, title, word, None, &told, None);
     Answer { details: details.then_some(told), ..answer }
+}
+
+fn by_policy(refusal: Refusal) -> Answer {
+    // Rounded up, so that nobody comes too early; never 0, which would say now.
+    let seconds = u64::try_from(refusal.left.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1);
+    let (status, title, why) = match refusal.rule {
+        Rule::Breaker => (503, "circuit open", "the upstream has failed too often"),
+        Rule::CoolDown(status) => {
+            (status, "cooling down", "the upstream asked not to be asked for a while")
+        }
+        Rule::Parents => (503, "no parent", "no proxy on the way can be used"),
+    };
+    let detail =
+        format!("Service temporarily unavailable. Please try again in {seconds} seconds: {why}");
+    make(status, title.to_owned(), "destination_unavailable", Some(seconds), &detail, None)
 }
 
 fn turned_away(denied: Denied) -> Answer {

@@ -4,6 +4,10 @@ use super::*;
 use crate::base::authority::HostKey;
 use crate::base::framing::Malformed;
 
+fn policy(rule: Rule) -> Reject {
+    Reject::Policy(Refusal { rule, left: Duration::from_millis(1500) })
+}
+
 fn refused(reason: Reason) -> Reject {
     let host = HostKey::parse("api.example.com").unwrap();
     let waited = Duration::from_millis(1500);
@@ -50,6 +54,9 @@ fn table() -> Vec<(Reject, u16, &'static str)> {
         (Reject::Loop, 502, "proxy_loop_detected"),
         (Reject::MaxForwards, 400, "http_request_error"),
         (Reject::NotForProxy, 404, "destination_not_found"),
+        (policy(Rule::Breaker), 503, "destination_unavailable"),
+        (policy(Rule::CoolDown(429)), 429, "destination_unavailable"),
+        (policy(Rule::Parents), 503, "destination_unavailable"),
         (refused(Reason::Full), 503, "connection_limit_reached"),
         (refused(Reason::TimedOut), 503, "connection_limit_reached"),
         (refused(Reason::QueueFull), 503, "connection_limit_reached"),

@@ -1,0 +1,197 @@
+//! What is counted and logged of a plain request, and the body of its answer, which ends the story.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::Request;
+use http_body::Frame;
+use http_body::SizeHint;
+use tokio::time::Instant;
+
+use super::Thread;
+use super::asker::Asker;
+use crate::base::authority::Authority;
+use crate::base::clock;
+use crate::base::identity::Identity;
+use crate::telemetry::access::Record;
+use crate::telemetry::metrics::Route;
+use crate::upstream::exchange::BodyError;
+use crate::upstream::exchange::ResponseBody;
+use crate::upstream::source::Source;
+
+/// What an answer's body is made of.
+pub(crate) enum Kind {
+    Empty,
+    Own(Option<Bytes>),
+    Upstream(ResponseBody),
+}
+
+/// The body of an answer; when it is dropped, the answer is over.
+pub(crate) struct Body {
+    pub(super) kind: Kind,
+    pub(super) story: Story,
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.kind {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Upstream(body) => Pin::new(body).poll_frame(cx),
+        };
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.story.received += frame.data_ref().map_or(0, |data| data.len() as u64);
+            }
+            Poll::Ready(Some(Err(_))) => this.story.end = "broken",
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty | Kind::Own(None) => true,
+            Kind::Own(Some(bytes)) => bytes.is_empty(),
+            Kind::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty | Kind::Own(None) => SizeHint::with_exact(0),
+            Kind::Own(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        match &self.kind {
+            // Whatever cuts it short, here is where that is known.
+            Kind::Upstream(body) if !body.is_over() => self.story.client.cut(),
+            Kind::Empty | Kind::Own(_) | Kind::Upstream(_) => self.story.end = "complete",
+        }
+        self.story.client.end_answer();
+    }
+}
+
+/// What is counted and logged of a request, once, when it is over.
+pub(super) struct Story {
+    thread: Rc<Thread>,
+    client: Asker,
+    received: u64,
+    status: u16,
+    route: Route,
+    end: &'static str,
+    log: Option<Box<Told>>,
+}
+
+/// What only the access log wants to know.
+struct Told {
+    time: SystemTime,
+    started: Instant,
+    identity: Option<Arc<str>>,
+    method: String,
+    target: String,
+    host: String,
+    error: Option<&'static str>,
+    waited: Duration,
+    reused: bool,
+}
+
+impl Story {
+    pub(super) fn begin(thread: &Rc<Thread>, client: &Asker, request: &Request<Source>) -> Self {
+        let log = thread.log.is_on().then(|| {
+            Box::new(Told {
+                time: clock::wall(),
+                started: clock::now(),
+                identity: None,
+                method: request.method().to_string(),
+                target: request.uri().to_string(),
+                host: String::new(),
+                error: None,
+                waited: Duration::ZERO,
+                reused: false,
+            })
+        });
+        Self {
+            thread: Rc::clone(thread),
+            client: client.clone(),
+            received: 0,
+            status: 0,
+            route: Route::Own,
+            end: "client left",
+            log,
+        }
+    }
+
+    /// Who asked, as far as they said.
+    pub(super) fn asked_by(&mut self, identity: &Identity) {
+        if let Some(log) = &mut self.log {
+            log.identity = identity.name().map(Arc::clone);
+        }
+    }
+
+    pub(super) fn host(&mut self, authority: &Authority) {
+        self.route = Route::Forward;
+        if let Some(log) = &mut self.log {
+            log.host = authority.key().to_string();
+        }
+    }
+
+    pub(super) fn waited(&mut self, waited: Duration, reused: bool) {
+        if let Some(log) = &mut self.log {
+            log.waited = waited;
+            log.reused = reused;
+        }
+    }
+
+    pub(super) fn answered(&mut self, status: u16, error: Option<&'static str>) {
+        self.status = status;
+        self.thread.cells.answered(self.route, status);
+        if let Some(log) = &mut self.log {
+            log.error = error;
+        }
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        let sent = self.client.pulse().take_uploaded();
+        self.thread.cells.sent(sent);
+        self.thread.cells.received(self.received);
+        if let Some(log) = self.log.take() {
+            self.thread.log.write(&Record {
+                time: log.time,
+                client: self.client.peer(),
+                identity: log.identity,
+                method: log.method,
+                target: log.target,
+                host: log.host,
+                status: self.status,
+                error: log.error,
+                sent,
+                received: self.received,
+                waited: log.waited,
+                duration: clock::now() - log.started,
+                reused: log.reused,
+                end: self.end,
+            });
+        }
+    }
+}
