@@ -22,6 +22,7 @@ mod local;
 mod pipeline;
 mod reject;
 mod relay;
+mod send;
 mod status;
 mod story;
 mod target;

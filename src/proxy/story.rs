@@ -98,6 +98,8 @@ pub(super) struct Story {
     status: u16,
     route: Route,
     end: &'static str,
+    /// Attempts after the first.
+    retries: u32,
     log: Option<Box<Told>>,
 }
 
@@ -136,6 +138,7 @@ impl Story {
             status: 0,
             route: Route::Own,
             end: "client left",
+            retries: 0,
             log,
         }
     }
@@ -159,6 +162,15 @@ impl Story {
             log.waited = waited;
             log.reused = reused;
         }
+    }
+
+    /// So many attempts were made after the first.
+    pub(super) fn retried(&mut self, retries: u32) {
+        self.retries = retries;
+    }
+
+    pub(super) fn retries(&self) -> u32 {
+        self.retries
     }
 
     pub(super) fn answered(&mut self, status: u16, error: Option<&'static str>) {

@@ -4,8 +4,10 @@ pub(crate) mod conn;
 pub(crate) mod dial;
 pub mod egress;
 pub(crate) mod exchange;
+mod held;
 pub(crate) mod idle;
 pub(crate) mod pool;
+pub(crate) mod replay;
 pub(crate) mod resolve;
 pub(crate) mod screen;
 pub(crate) mod source;
@@ -138,6 +140,14 @@ pub enum SendError {
 }
 
 impl SendError {
+    /// Whether nothing of the request has left.
+    pub(crate) fn is_unsent(&self) -> bool {
+        match self {
+            Self::Dial(_) => true,
+            Self::Exchange(_) => false,
+        }
+    }
+
     /// What this says about the upstream.
     pub(crate) fn end(&self) -> End {
         End::Failed(match self {
