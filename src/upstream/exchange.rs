@@ -33,9 +33,9 @@ use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::time::Sleep;
 
+use super::ahead::Ahead;
 use super::conn::Conn;
 use super::conn::Tally;
-use super::held::Held;
 use super::pool::Pool;
 use super::pool::PoolKey;
 use super::replay::Supply;
@@ -418,7 +418,7 @@ pub(crate) struct ResponseBody {
     idle_timeout: Duration,
     over: bool,
     /// All of it, read before anybody wanted it.
-    held: Option<Box<Held>>,
+    held: Option<Box<Ahead>>,
 }
 
 /// Why a response's body broke off.
@@ -460,7 +460,7 @@ impl ResponseBody {
         if hint.lower() > bound as u64 {
             return None;
         }
-        let mut held = Held::new(hint);
+        let mut held = Ahead::new(hint);
         while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await
         {
             held.add(frame.ok()?, bound)?;

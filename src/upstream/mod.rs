@@ -1,10 +1,10 @@
 //! The far side: connections to where requests are bound for.
 
+mod ahead;
 pub(crate) mod conn;
 pub(crate) mod dial;
 pub mod egress;
 pub(crate) mod exchange;
-mod held;
 pub(crate) mod idle;
 pub(crate) mod pool;
 pub(crate) mod replay;

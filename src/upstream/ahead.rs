@@ -9,13 +9,13 @@ use http_body::SizeHint;
 
 /// All of a body that has not been taken yet.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct Ahead {
     bytes: Vec<u8>,
     trailers: Option<HeaderMap>,
     has_length: bool,
 }
 
-impl Held {
+impl Ahead {
     /// Nothing yet of a body that announced itself so.
     pub(super) fn new(hint: SizeHint) -> Self {
         Self { bytes: Vec::new(), trailers: None, has_length: hint.exact().is_some() }
