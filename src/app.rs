@@ -190,7 +190,11 @@ impl App {
         let link = config.shared.as_ref().map(shared::Link::new);
         let metrics = Arc::new(Metrics::new(threads, link.is_some()));
         let (limiter, ears) = Limiter::new(config.limit.clone(), link, threads);
-        let board = Board::alone();
+        let board = config.shared.as_ref().zip(limiter.link()).map(|(settings, link)| {
+            let link = Arc::clone(link);
+            Board::new(&settings.store, move || link.instances())
+        });
+        let board = board.unwrap_or_else(Board::alone);
         let apis = Apis::new(&config.apis, &board, None);
         Ok(Self {
             config,
@@ -489,6 +493,7 @@ impl App {
         let handle = runtime.handle().clone();
         let (stop, stopping) = oneshot::channel::<()>();
         let limiter = self.limiter.clone();
+        let board = self.board.clone();
         let shared = self.config.shared.clone().zip(limiter.link().map(Arc::clone));
         let patience = shared.as_ref().map(|(settings, _)| settings.store.timeout * 2);
         let (looked, first_look) = blocking::channel();
@@ -529,11 +534,13 @@ impl App {
                 });
                 let limits =
                     tokio::spawn(table::run(limiter.clone(), settings.store.clone(), looked));
+                let policies = tokio::spawn(board.run(settings.store.clone()));
                 let run = shared::run(limiter, link, settings, calls, stopping);
                 if let Err(error) = run.await {
                     tracing::error!(%error, "cannot speak to Redis");
                 }
                 limits.abort();
+                policies.abort();
             } else {
                 stopping.await;
             }
