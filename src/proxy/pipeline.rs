@@ -22,6 +22,7 @@ use super::headers;
 use super::interim::Interim;
 use super::reject::Reject;
 use super::story::Story;
+use super::tally::Tally;
 use crate::base::authority::Authority;
 use crate::base::clock;
 use crate::base::identity::Identity;
@@ -77,8 +78,23 @@ pub(super) async fn answer(
     body: Source,
     story: &mut Story,
 ) -> Result<Sent, Failed> {
+    let tally = Tally::begin(order.api);
+    if let Some(api) = order.api {
+        story.meets(api);
+    }
+    let result = answered(order, parts, body, story).await;
+    tally.end(&result);
+    result
+}
+
+async fn answered(
+    order: &Order<'_>,
+    parts: Parts,
+    body: Source,
+    story: &mut Story,
+) -> Result<Sent, Failed> {
     let sent = match order.api {
-        Some(api) => attempt(order, api, parts, body).await?,
+        Some(api) => attempt(order, api, parts, body, story).await?,
         None => send(order, parts, body).await?,
     };
     match sent {
@@ -99,6 +115,7 @@ async fn attempt(
     api: &Api,
     parts: Parts,
     body: Source,
+    story: &mut Story,
 ) -> Result<Result<Sent, SendError>, Failed> {
     let host = order.authority.key();
     let pass = match &api.breakers {
@@ -128,8 +145,12 @@ async fn attempt(
     let facts = Facts { end, took: (clock::now() - started).saturating_sub(waited) };
     if let (Some((cooldowns, subject)), Ok(sent)) = (&subject, &sent) {
         let response = &sent.response;
-        let _asked = cooldowns.hear(subject, response.status().as_u16(), response.headers());
+        let asked = cooldowns.hear(subject, response.status().as_u16(), response.headers());
+        if asked.is_some() {
+            api.counts.cooled();
+        }
     }
+    story.attempted(api, end, way.as_ref().and_then(|way| way.parent.as_deref()));
     if let Some(way) = way {
         way.record(facts);
     }

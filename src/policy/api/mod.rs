@@ -6,6 +6,8 @@
 //! settings change meanwhile. What a policy has learned (failures, cool-downs) lives on with the
 //! API's name.
 
+pub(crate) mod counts;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 
+use self::counts::Counts;
 use super::breaker;
 use super::breaker::Breakers;
 use super::cooldown;
@@ -136,6 +139,7 @@ pub(crate) struct Api {
     pub(crate) retry: Option<Retry>,
     pub(crate) cooldowns: Option<CoolDowns>,
     pub(crate) parents: Option<Parents>,
+    pub(crate) counts: Counts,
 }
 
 impl Api {
@@ -161,6 +165,10 @@ impl Api {
                 let former = former.and_then(|former| former.parents.as_ref());
                 Parents::new(name, parents.clone(), board, former)
             }),
+            counts: Counts::new(
+                settings.parents.as_ref().map_or(&[], |parents| &parents.list),
+                former.map(|former| &former.counts),
+            ),
             settings,
         }
     }
