@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
+use http::HeaderMap;
 use http::Request;
 use http::Version;
 use http::request::Parts;
@@ -55,6 +56,8 @@ pub(super) struct Order<'a> {
     pub(super) deadline: Option<Instant>,
     /// The client's.
     pub(super) version: Version,
+    /// The client's fields as they came, where not all of them are sent on.
+    pub(super) asked: Option<&'a HeaderMap>,
 }
 
 /// Why there is no response.
@@ -130,7 +133,8 @@ async fn attempt(
     let client = order.client.peer().ip();
     let way = match &api.parents {
         Some(parents) => {
-            let asked = Asked { client, host, fields: &parts.headers, before: None };
+            let fields = order.asked.unwrap_or(&parts.headers);
+            let asked = Asked { client, host, fields, before: None };
             Some(obey(parents.choose(asked))?)
         }
         None => None,

@@ -157,8 +157,9 @@ impl Story {
         }
     }
 
-    pub(super) fn host(&mut self, authority: &Authority) {
-        self.route = Route::Forward;
+    /// By which way it goes, and where.
+    pub(super) fn bound_for(&mut self, route: Route, authority: &Authority) {
+        self.route = route;
         if let Some(log) = &mut self.log {
             log.host = authority.key().to_string();
         }
