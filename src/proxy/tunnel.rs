@@ -98,14 +98,14 @@ pub(super) async fn open(
     };
     line.host = Some(authority.key().clone());
     let patience = thread.patience(wait);
-    let client_address = client.peer();
     let errand = Errand {
         authority: &authority,
         tls: false,
         patience,
-        client: client_address,
+        client: client.peer(),
         identity,
         parent: None,
+        request_timeout: None,
     };
     let connected = client.unless_left(thread.upstream.connect(errand)).await?;
     line.waited = connected.as_ref().map_or_else(DialError::waited, Conn::waited);

@@ -155,6 +155,9 @@ pub(crate) struct Errand<'a> {
     pub(crate) identity: &'a Identity,
     /// By which parent; none is directly.
     pub(crate) parent: Option<Hop<'a>>,
+    /// How long it may take from the slot to an open connection, and then to the head of a
+    /// response; none leaves that to the settings.
+    pub(crate) request_timeout: Option<Duration>,
 }
 
 impl Dialer {
@@ -217,7 +220,14 @@ impl Dialer {
         let permit = permit.bind(bond);
         let started = clock::now();
         let mut left = Unfinished { cells: &self.cells, started, done: false };
-        let result = self.open(errand, permit, started - asked).await;
+        let opened = std::pin::pin!(self.open(errand, permit, started - asked));
+        let result = match errand.request_timeout {
+            None => opened.await,
+            Some(timeout) => match tokio::time::timeout(timeout, opened).await {
+                Ok(result) => result,
+                Err(_elapsed) => Err(DialError::TimedOut(timeout)),
+            },
+        };
         left.done = true;
         let told = result.as_ref().map_or_else(DialError::result, |_| Some(DialResult::Ok));
         if let Some(told) = told {

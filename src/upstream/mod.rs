@@ -237,7 +237,7 @@ impl Upstream {
         if let (Some(hop), false) = (errand.parent, errand.tls) {
             parent::absolute(&mut request, errand.authority, hop.parent);
         }
-        let timeout = self.settings.response_timeout;
+        let timeout = errand.request_timeout.unwrap_or(self.settings.response_timeout);
         let mut attempts = 0;
         let mut own = None;
         let asked = clock::now();

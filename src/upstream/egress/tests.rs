@@ -42,6 +42,7 @@ fn go(
         client,
         identity: &identity,
         parent: None,
+        request_timeout: None,
     };
     egress.ask(errand)?;
     let port = authority.port_number();
