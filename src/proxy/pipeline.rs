@@ -33,6 +33,8 @@ use crate::policy::End;
 use crate::policy::Facts;
 use crate::policy::api::Api;
 use crate::policy::parents::Asked;
+use crate::policy::parents::Hop;
+use crate::policy::parents::Way;
 use crate::telemetry::metrics::Bound;
 use crate::upstream::SendError;
 use crate::upstream::Sent;
@@ -98,7 +100,7 @@ async fn answered(
 ) -> Result<Sent, Failed> {
     let sent = match order.api {
         Some(api) => attempt(order, api, parts, body, story).await?,
-        None => send(order, parts, body).await?,
+        None => send(order, None, parts, body).await?,
     };
     match sent {
         Ok(sent) => {
@@ -140,7 +142,8 @@ async fn attempt(
         None => None,
     };
     let started = clock::now();
-    let sent = send(order, parts, body).await?;
+    let hop = way.as_ref().and_then(Way::hop);
+    let sent = send(order, hop, parts, body).await?;
     let waited = sent.as_ref().map_or_else(SendError::waited, |sent| sent.waited);
     let end = match &sent {
         Ok(sent) => End::Status(sent.response.status().as_u16()),
@@ -175,6 +178,7 @@ fn obey<T>(decision: Decision<T>) -> Result<T, Failed> {
 /// Sends a request and waits for the head of its response, for as long as the client wants it.
 async fn send(
     order: &Order<'_>,
+    parent: Option<Hop<'_>>,
     parts: Parts,
     body: Source,
 ) -> Result<Result<Sent, SendError>, Failed> {
@@ -188,8 +192,15 @@ async fn send(
     let interim = Interim::listen(&mut request, gate, continues, (version, bound));
     let request_timeout = order.api.and_then(|api| api.settings.request_timeout);
     let client_address = client.peer();
-    let errand =
-        Errand { authority, tls, patience, client: client_address, identity, request_timeout };
+    let errand = Errand {
+        authority,
+        tls,
+        patience,
+        client: client_address,
+        identity,
+        parent,
+        request_timeout,
+    };
     let mut sending = std::pin::pin!(thread.upstream.send(errand, request, client.pulse()));
     let sent = client.unless_left(std::future::poll_fn(|cx| {
         let sent = sending.as_mut().poll(cx);
