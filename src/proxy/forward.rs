@@ -2,6 +2,7 @@
 //! Between the two is [`pipeline`].
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -35,6 +36,7 @@ use super::story::Body;
 use super::story::Kind;
 use super::story::Story;
 use crate::base::authority::Authority;
+use crate::base::clock;
 use crate::base::identity::Identity;
 use crate::policy::access::Given;
 use crate::upstream::SendError;
@@ -164,9 +166,11 @@ async fn forward(
         parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     let patience = thread.patience(asked);
+    let deadline = asked.and_then(|wait| clock::now().checked_add(Duration::from_secs(wait)));
     let apis = thread.apis.load();
     let api = apis.of_host(authority.key()).map(|api| &**api);
-    let order = Order { thread, client, identity, api, authority, tls, patience, version };
+    let order =
+        Order { thread, client, identity, api, authority, tls, patience, deadline, version };
     let came = pipeline::answer(&order, parts, body, story).await?;
     deliver(&order, came, upgrade).await
 }

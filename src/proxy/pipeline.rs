@@ -13,6 +13,7 @@ use http::Request;
 use http::Version;
 use http::request::Parts;
 use http_body::Body as _;
+use tokio::time::Instant;
 
 use super::Thread;
 use super::asker::Asker;
@@ -49,6 +50,8 @@ pub(super) struct Order<'a> {
     pub(super) authority: &'a Authority,
     pub(super) tls: bool,
     pub(super) patience: Patience,
+    /// Until when the client would wait at all, if it says so (RFC 7240 §4.3).
+    pub(super) deadline: Option<Instant>,
     /// The client's.
     pub(super) version: Version,
 }
@@ -158,7 +161,10 @@ async fn send(
     let bound = thread.settings.bounds.interim;
     let continues = client.continues_by_itself();
     let interim = Interim::listen(&mut request, gate, continues, (version, bound));
-    let errand = Errand { authority, tls, patience, client: client.peer(), identity };
+    let request_timeout = order.api.and_then(|api| api.settings.request_timeout);
+    let client_address = client.peer();
+    let errand =
+        Errand { authority, tls, patience, client: client_address, identity, request_timeout };
     let mut sending = std::pin::pin!(thread.upstream.send(errand, request, client.pulse()));
     let sent = client.unless_left(std::future::poll_fn(|cx| {
         let sent = sending.as_mut().poll(cx);

@@ -138,6 +138,9 @@ pub(crate) struct Errand<'a> {
     pub(crate) client: SocketAddr,
     /// Who asks, for the limits.
     pub(crate) identity: &'a Identity,
+    /// How long it may take from the slot to an open connection, and then to the head of a
+    /// response; none leaves that to the settings.
+    pub(crate) request_timeout: Option<Duration>,
 }
 
 impl Dialer {
@@ -192,7 +195,14 @@ impl Dialer {
         let permit = self.limiter.acquire_with(share, authority.key(), patience, identity).await?;
         let started = clock::now();
         let mut left = Unfinished { cells: &self.cells, started, done: false };
-        let result = self.open(errand, permit, started - asked).await;
+        let opened = std::pin::pin!(self.open(errand, permit, started - asked));
+        let result = match errand.request_timeout {
+            None => opened.await,
+            Some(timeout) => match tokio::time::timeout(timeout, opened).await {
+                Ok(result) => result,
+                Err(_elapsed) => Err(DialError::TimedOut(timeout)),
+            },
+        };
         left.done = true;
         let told = result.as_ref().map_or_else(DialError::result, |_| Some(DialResult::Ok));
         if let Some(told) = told {

@@ -213,7 +213,7 @@ impl Upstream {
         let key = PoolKey { tls: errand.tls, inside, authority: errand.authority.clone() };
         let safe = request.method().is_safe();
         let fresh = if safe { self.settings.pool_idle } else { UNSAFE_IDLE };
-        let timeout = self.settings.response_timeout;
+        let timeout = errand.request_timeout.unwrap_or(self.settings.response_timeout);
         let mut attempts = 0;
         let mut own = None;
         let asked = clock::now();

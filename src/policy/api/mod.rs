@@ -44,6 +44,8 @@ pub struct Settings {
     pub gateway: Gateway,
     /// How long an attempt may take to connect, and then to the head of its response.
     pub request_timeout: Option<Duration>,
+    /// From the head of a request to the head of its answer, all attempts and all waits together.
+    pub total_timeout: Option<Duration>,
     /// Its circuit breaker; none is without.
     pub breaker: Option<breaker::Settings>,
     /// What is tried again; none is without.
@@ -107,6 +109,7 @@ impl Settings {
             hosts: Vec::new(),
             gateway: Gateway::default(),
             request_timeout: None,
+            total_timeout: None,
             breaker: None,
             retry: None,
             cooldown: None,
@@ -117,6 +120,7 @@ impl Settings {
     /// Whether it does nothing to forward traffic.
     fn is_idle(&self) -> bool {
         self.request_timeout.is_none()
+            && self.total_timeout.is_none()
             && self.breaker.is_none()
             && self.retry.is_none()
             && self.cooldown.is_none()

@@ -41,6 +41,7 @@ fn go(
         patience: Patience::None,
         client,
         identity: &identity,
+        request_timeout: None,
     };
     egress.ask(errand)?;
     let port = authority.port_number();
