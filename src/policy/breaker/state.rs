@@ -53,7 +53,6 @@ pub(super) struct Ticket {
 pub(super) enum Outcome {
     Success,
     Failure,
-    Neutral,
 }
 
 /// What would be said to an attempt.
@@ -167,7 +166,7 @@ impl State {
                 self.failures = self.failures.saturating_add(1);
                 self.open(now, rules);
             }
-            (Phase::Open { .. } | Phase::Closed, _) | (Phase::HalfOpen { .. }, Outcome::Neutral) => {}
+            (Phase::Open { .. } | Phase::Closed, _) => {}
         }
     }
 
@@ -248,22 +247,13 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing_of_the_upstream_counts_neither_way() {
-        let (mut state, now) = (State::new(), clock::now());
-        fail(&mut state, now, 2);
-        let ticket = state.enter(now, &RULES, 0).unwrap();
-        state.record(ticket, Outcome::Neutral, now, &RULES);
-        assert_eq!(state.failures, 2);
-    }
-
-    #[test]
     fn half_open_lets_one_through_and_the_next_when_that_one_is_done() {
         let (mut state, start) = (State::new(), clock::now());
         fail(&mut state, start, 3);
         let now = start + RULES.reset;
         let probe = state.enter(now, &RULES, 1).unwrap();
         assert_eq!(state.enter(now, &RULES, 2), Err(SHORTLY));
-        state.record(probe, Outcome::Neutral, now, &RULES);
+        state.release(probe.probe.unwrap());
         let probe = state.enter(now, &RULES, 3).unwrap();
         state.record(probe, Outcome::Success, now, &RULES);
         assert!(!state.is_closed());
@@ -337,15 +327,23 @@ mod tests {
             Some(self.era)
         }
 
-        fn record(&mut self, era: u64, token: u64, outcome: Outcome, now: u64, rules: &Rules) {
+        /// None is an attempt that said nothing of the upstream.
+        fn record(
+            &mut self,
+            era: u64,
+            token: u64,
+            outcome: Option<Outcome>,
+            now: u64,
+            rules: &Rules,
+        ) {
             if era != self.era {
                 return;
             }
             let Some((successes, running)) = &mut self.probing else {
                 match outcome {
-                    Outcome::Success => self.row = 0,
-                    Outcome::Failure => self.row += 1,
-                    Outcome::Neutral => {}
+                    Some(Outcome::Success) => self.row = 0,
+                    Some(Outcome::Failure) => self.row += 1,
+                    None => {}
                 }
                 if self.opened.is_none() && self.row >= rules.threshold {
                     self.opened = Some(now);
@@ -355,12 +353,12 @@ mod tests {
             };
             running.retain(|(other, _)| *other != token);
             match outcome {
-                Outcome::Success => *successes += 1,
-                Outcome::Failure => {
+                Some(Outcome::Success) => *successes += 1,
+                Some(Outcome::Failure) => {
                     *self = Self { opened: Some(now), era: self.era + 1, ..Self::default() };
                     return;
                 }
-                Outcome::Neutral => {}
+                None => {}
             }
             if *successes >= rules.needed {
                 *self = Self { era: self.era + 1, ..Self::default() };
@@ -391,15 +389,19 @@ mod tests {
                         running.extend(one.ok().zip(other).map(|(one, era)| (one, era, token)));
                         continue;
                     }
-                    1 => Outcome::Success,
-                    2 => Outcome::Failure,
-                    _ => Outcome::Neutral,
+                    1 => Some(Outcome::Success),
+                    2 => Some(Outcome::Failure),
+                    _ => None,
                 };
                 if running.is_empty() {
                     continue;
                 }
                 let (ticket, era, token) = running.remove(which % running.len());
-                state.record(ticket, outcome, now, &rules);
+                match (outcome, ticket.probe) {
+                    (Some(outcome), _) => state.record(ticket, outcome, now, &rules),
+                    (None, Some(token)) => state.release(token),
+                    (None, None) => {}
+                }
                 naive.record(era, token, outcome, second, &rules);
                 prop_assert_eq!(state.is_closed(), naive.opened.is_none());
             }

@@ -44,6 +44,15 @@ use crate::store::scripts::BREAKER;
 const CLOSED: u64 = 1;
 const CALM: u64 = 2;
 
+/// Enough for a script that counts nothing: how long the key is kept is said anew with each report.
+const RESUMED: Rules = Rules {
+    threshold: u32::MAX,
+    reset: Duration::from_hours(1),
+    needed: u32::MAX,
+    probes: u32::MAX,
+    lease: Duration::ZERO,
+};
+
 /// Where a circuit is spoken of, and by which rules it goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'a> {
@@ -58,6 +67,14 @@ pub(super) struct Place<'a> {
 pub(super) struct Tickets {
     pub(super) common: Ticket,
     pub(super) own: Ticket,
+}
+
+impl Default for Tickets {
+    /// Of a circuit that was never opened.
+    fn default() -> Self {
+        let ticket = Ticket { generation: 0, probe: None };
+        Self { common: ticket, own: ticket }
+    }
 }
 
 /// What of an attempt counts.
@@ -157,7 +174,10 @@ impl Switch {
     /// The same where a place to probe is needed. Dropped before it is done, it has none.
     pub(super) async fn probe(&self, place: Place<'_>) -> Result<Tickets, Duration> {
         let own = self.own().state.enter(clock::now(), place.rules, token());
-        let Ok(own) = own else { return own.and(self.refuse(SHORTLY)) };
+        let own = match own {
+            Ok(own) => own,
+            Err(left) => return self.refuse(left),
+        };
         let held = OwnPlace { switch: self, probe: own.probe };
         match self.probe_common(place).await {
             Ok(common) => {
@@ -188,7 +208,7 @@ impl Switch {
             }
             Claim { switch: self, place, token, told: mirror.told() }
         };
-        let said = claim.ask("try").await;
+        let said = claim.ask().await;
         let mut mirror = self.common();
         claim.settle(&mut mirror);
         let now = clock::now();
@@ -266,9 +286,9 @@ impl Switch {
         };
         match say {
             Say::Nothing => {}
-            Say::Tell(verb) => told.tell(verb, ticket, place),
+            Say::Tell(verb) => told.tell(verb, ticket.probe, place),
             Say::Ask(verb) => {
-                let said = told.ask(verb, ticket, place).await;
+                let said = told.ask(verb, ticket.probe, place).await;
                 let mut mirror = self.common();
                 match said {
                     Ok((_, word)) => self.adopt_into(&mut mirror, &word, place.key),
@@ -327,7 +347,7 @@ impl Switch {
         mirror.state.release(token);
         let told = mirror.told();
         drop(mirror);
-        told.tell("free", tickets.common, place);
+        told.tell("free", Some(token), place);
     }
 
     /// Takes over what the fleet says, if it is news.
@@ -351,9 +371,8 @@ impl Switch {
     }
 
     /// Tells the fleet what is known here, if it is the fleet's, and has it say what there is.
-    pub(super) fn resume(&self, place: Place<'_>) {
-        let told = self.common().told();
-        told.tell("sync", Ticket { generation: told.generation, probe: None }, place);
+    pub(super) fn resume(&self, board: &Board, key: &str) {
+        self.common().told().tell("sync", None, Place { board, key, rules: &RESUMED, rates: None });
     }
 
     /// Closes it, here and for the fleet.
@@ -369,7 +388,7 @@ impl Switch {
         self.show(&mirror);
         self.note(before, mirror.state.phase, place.key);
         drop(mirror);
-        told.tell("reset", Ticket { generation: told.generation, probe: None }, place);
+        told.tell("reset", None, place);
     }
 
     /// Whether forgetting it would change nothing.
@@ -439,12 +458,12 @@ impl Mirror {
 }
 
 impl Told {
-    fn words(&self, verb: &str, ticket: Ticket, rules: &Rules) -> [String; 11] {
+    fn words(&self, verb: &str, probe: Option<u64>, rules: &Rules) -> [String; 11] {
         let millis = |time: Duration| time.as_millis().to_string();
         [
             verb.to_owned(),
             self.generation.to_string(),
-            ticket.probe.map_or_else(String::new, |token| format!("{token:x}")),
+            probe.map_or_else(String::new, |token| format!("{token:x}")),
             self.letter.as_str().to_owned(),
             self.failures.to_string(),
             millis(self.left),
@@ -456,9 +475,9 @@ impl Told {
         ]
     }
 
-    fn tell(&self, verb: &'static str, ticket: Ticket, place: Place<'_>) {
+    fn tell(&self, verb: &'static str, probe: Option<u64>, place: Place<'_>) {
         if place.board.is_shared() {
-            let words = self.words(verb, ticket, place.rules);
+            let words = self.words(verb, probe, place.rules);
             place.board.tell(&BREAKER, TOPIC, place.key, &words.each_ref().map(String::as_str));
         }
     }
@@ -467,10 +486,10 @@ impl Told {
     async fn ask(
         &self,
         verb: &'static str,
-        ticket: Ticket,
+        probe: Option<u64>,
         place: Place<'_>,
     ) -> Result<(bool, Word), Away> {
-        let words = self.words(verb, ticket, place.rules);
+        let words = self.words(verb, probe, place.rules);
         let words = words.each_ref().map(String::as_str);
         let said = place.board.ask(&BREAKER, TOPIC, place.key, &words).await?;
         let [granted, word @ ..] = &*said else { return Err(Away) };
@@ -488,12 +507,8 @@ struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    fn ticket(&self) -> Ticket {
-        Ticket { generation: self.told.generation, probe: Some(self.token) }
-    }
-
-    async fn ask(&self, verb: &'static str) -> Result<(bool, Word), Away> {
-        self.told.ask(verb, self.ticket(), self.place).await
+    async fn ask(&self) -> Result<(bool, Word), Away> {
+        self.told.ask("try", Some(self.token), self.place).await
     }
 
     fn settle(self, mirror: &mut Mirror) {
@@ -505,7 +520,7 @@ impl Claim<'_> {
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         self.switch.common().asking -= 1;
-        self.told.tell("free", self.ticket(), self.place);
+        self.told.tell("free", Some(self.token), self.place);
     }
 }
 
