@@ -24,11 +24,14 @@ static LEAVE: Script = Script::new(include_str!("../../lua/leave.lua"));
 
 const LIMITER: [&Script; 4] = [&GRANT, &HEARTBEAT, &HELLO, &LEAVE];
 
+/// `lua/breaker.lua`, for the policy of that name.
+pub(crate) static BREAKER: Script = Script::new(include_str!("../../lua/breaker.lua"));
+
 /// `lua/cooldown.lua`, for the policy of that name.
 pub(crate) static COOLDOWN: Script = Script::new(include_str!("../../lua/cooldown.lua"));
 
 /// All that run by way of [`super::board`].
-const POLICIES: [&Script; 1] = [&COOLDOWN];
+const POLICIES: [&Script; 2] = [&BREAKER, &COOLDOWN];
 
 /// A file of `lua/`.
 #[derive(Debug)]

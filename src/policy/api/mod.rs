@@ -237,7 +237,8 @@ impl Api {
         Self {
             breakers: settings.breaker.as_ref().map(|breaker| {
                 let former = former.and_then(|former| former.breakers.as_ref());
-                Breakers::new(name, breaker.clone(), by_host, board, former)
+                let timeout = settings.request_timeout;
+                Breakers::new(name, breaker.clone(), by_host, timeout, board, former)
             }),
             retry: settings.retry.as_ref().map(|retry| {
                 let former = former.and_then(|former| former.retry.as_ref());
