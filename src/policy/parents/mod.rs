@@ -1,5 +1,9 @@
 //! Parents: by which proxy, if by any, an upstream is reached.
 
+use std::cell::Cell;
+use std::fmt;
+use std::hash::Hash;
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +36,7 @@ pub struct Settings {
 }
 
 /// A proxy on the way up.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Parent {
     /// What it is called in logs, metrics and Redis: its URL without userinfo.
     pub name: Arc<str>,
@@ -92,6 +96,72 @@ impl Default for Settings {
     }
 }
 
+impl Hash for Parent {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+impl fmt::Debug for Parent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not what it is told of us, whether or not that was marked.
+        f.debug_tuple("Parent").field(&self.name).finish()
+    }
+}
+
+/// What holds for connections by parents.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) keepalive_timeout: Duration,
+    pub(crate) keepalive_pool: usize,
+    pub(crate) max_connections: u32,
+}
+
+/// A parent as a dial needs it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hop<'a> {
+    pub(crate) parent: &'a Arc<Parent>,
+    pub(crate) terms: Terms,
+    /// Whether what goes by it is a client's own tunnel.
+    pub(crate) tunnel: bool,
+    reply: &'a Cell<Reply>,
+}
+
+/// What the parent itself had to say to an attempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Reply {
+    /// Nothing: it was not reached, or nobody tried.
+    #[default]
+    None,
+    /// It is there.
+    Reached,
+    /// It would open no tunnel, and said so with this status.
+    Status(u16),
+}
+
+impl<'a> Hop<'a> {
+    /// The same for a client's own tunnel.
+    pub(crate) fn of_tunnel(self) -> Self {
+        Self { tunnel: true, ..self }
+    }
+
+    /// By which name, and how often, connections by it are counted, if they are.
+    pub(crate) fn bond(self) -> Option<(&'a str, u32)> {
+        let limit = self.terms.max_connections;
+        (limit > 0).then_some((&*self.parent.name, limit))
+    }
+
+    /// It was reached.
+    pub(crate) fn reached(self) {
+        self.reply.set(Reply::Reached);
+    }
+
+    /// It would open no tunnel, and said so with this status.
+    pub(crate) fn answered(self, status: u16) {
+        self.reply.set(Reply::Status(status));
+    }
+}
+
 /// The parents of one API, and what is known of them.
 #[derive(Debug)]
 pub(crate) struct Parents {}
@@ -111,6 +181,8 @@ pub(crate) struct Asked<'a> {
 pub(crate) struct Way {
     /// None is directly.
     pub(crate) parent: Option<Arc<Parent>>,
+    terms: Terms,
+    reply: Cell<Reply>,
 }
 
 impl Parents {
@@ -125,11 +197,22 @@ impl Parents {
 
     /// By which way an attempt goes.
     pub(crate) fn choose(&self, _asked: Asked<'_>) -> Decision<Way> {
-        Decision::Pass(Way { parent: None })
+        let terms = Terms {
+            keepalive_timeout: Duration::from_secs(60),
+            keepalive_pool: 50,
+            max_connections: 0,
+        };
+        Decision::Pass(Way { parent: None, terms, reply: Cell::default() })
     }
 }
 
 impl Way {
+    /// What a dial needs to know of it; none is directly.
+    pub(crate) fn hop(&self) -> Option<Hop<'_>> {
+        let parent = self.parent.as_ref()?;
+        Some(Hop { parent, terms: self.terms, tunnel: false, reply: &self.reply })
+    }
+
     /// What came of it.
     pub(crate) fn record(self, _facts: Facts) {}
 }
