@@ -295,6 +295,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let admin_port = source.read(&flags::ADMIN_PORT, port_or_off);
     let admin_bind = source.read(&flags::ADMIN_BIND, ip);
     let admin_token = admin_token(source);
+    let gateway_hosts = source.list(&flags::GATEWAY_HOST, Host::parse);
     let admin_hosts = source.list(&flags::ADMIN_HOST, Host::parse);
 
     let level = source.read(&flags::LOG_LEVEL, level);
@@ -358,6 +359,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             tunnel_idle_timeout: tunnel_idle_timeout?,
             idle_reclaim: idle_reclaim.map(|time| Some(time).filter(|t| *t < units::LONGEST))?,
             via: via?.unwrap_or_else(|| Some(format!("narrows-{:08x}", fastrand::u32(..)))),
+            gateway_hosts: gateway_hosts?,
             bounds: bounds?,
             http2: http2?,
             refuse_status: refuse_status?,

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
+use http::HeaderMap;
 use http::Request;
 use http::Version;
 use http::request::Parts;
@@ -22,6 +23,7 @@ use super::headers;
 use super::interim::Interim;
 use super::reject::Reject;
 use super::story::Story;
+use super::tally::Tally;
 use crate::base::authority::Authority;
 use crate::base::clock;
 use crate::base::identity::Identity;
@@ -56,6 +58,8 @@ pub(super) struct Order<'a> {
     pub(super) deadline: Option<Instant>,
     /// The client's.
     pub(super) version: Version,
+    /// The client's fields as they came, where not all of them are sent on.
+    pub(super) asked: Option<&'a HeaderMap>,
 }
 
 /// Why there is no response.
@@ -79,8 +83,23 @@ pub(super) async fn answer(
     body: Source,
     story: &mut Story,
 ) -> Result<Sent, Failed> {
+    let tally = Tally::begin(order.api);
+    if let Some(api) = order.api {
+        story.meets(api);
+    }
+    let result = answered(order, parts, body, story).await;
+    tally.end(&result);
+    result
+}
+
+async fn answered(
+    order: &Order<'_>,
+    parts: Parts,
+    body: Source,
+    story: &mut Story,
+) -> Result<Sent, Failed> {
     let sent = match order.api {
-        Some(api) => attempt(order, api, parts, body).await?,
+        Some(api) => attempt(order, api, parts, body, story).await?,
         None => send(order, None, parts, body).await?,
     };
     match sent {
@@ -101,6 +120,7 @@ async fn attempt(
     api: &Api,
     parts: Parts,
     body: Source,
+    story: &mut Story,
 ) -> Result<Result<Sent, SendError>, Failed> {
     let host = order.authority.key();
     let pass = match &api.breakers {
@@ -115,7 +135,8 @@ async fn attempt(
     let client = order.client.peer().ip();
     let way = match &api.parents {
         Some(parents) => {
-            let asked = Asked { client, host, fields: &parts.headers, before: None };
+            let fields = order.asked.unwrap_or(&parts.headers);
+            let asked = Asked { client, host, fields, before: None };
             Some(obey(parents.choose(asked))?)
         }
         None => None,
@@ -131,8 +152,12 @@ async fn attempt(
     let facts = Facts { end, took: (clock::now() - started).saturating_sub(waited) };
     if let (Some((cooldowns, subject)), Ok(sent)) = (&subject, &sent) {
         let response = &sent.response;
-        let _asked = cooldowns.hear(subject, response.status().as_u16(), response.headers());
+        let asked = cooldowns.hear(subject, response.status().as_u16(), response.headers());
+        if asked.is_some() {
+            api.counts.cooled();
+        }
     }
+    story.attempted(api, end, way.as_ref().and_then(|way| way.parent.as_deref()));
     if let Some(way) = way {
         way.record(facts);
     }

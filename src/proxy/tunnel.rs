@@ -192,6 +192,9 @@ impl Line {
                 waited: self.waited,
                 duration: clock::now() - self.started,
                 reused: false,
+                api: None,
+                attempts: 0,
+                parent: None,
                 end,
             });
         }
