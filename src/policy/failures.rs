@@ -1,6 +1,7 @@
-//! Failed attempts of one API by their cause: counted all, told to the log once in a while.
+//! How often the log hears of failed attempts of one API: of each cause once in a while.
 //!
-//! All threads of the instance count here; it costs nothing while nothing fails.
+//! All threads of the instance tell it here; it costs nothing while nothing fails. What is counted for
+//! metrics stands in `api/counts.rs`.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -47,12 +48,6 @@ impl Failures {
             && count.silent_until.compare_exchange(until, next, Relaxed, Relaxed).is_ok();
         is_due.then(|| all.saturating_sub(count.told.swap(all, Relaxed)))
     }
-
-    /// How many there were of this cause.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the metrics per API"))]
-    pub(crate) fn count(&self, cause: Cause) -> u64 {
-        self.by_cause[cause as usize].all.load(Relaxed)
-    }
 }
 
 fn milliseconds(time: Duration) -> u64 {
@@ -72,7 +67,6 @@ mod tests {
         assert_eq!(note(Cause::Dns), Some(1), "each cause speaks for itself");
         tokio::time::advance(SAY).await;
         assert_eq!(note(Cause::Reset), Some(3));
-        assert_eq!((failures.count(Cause::Reset), failures.count(Cause::Tls)), (4, 0));
     }
 
     #[test]

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use http::Response;
 use http::Version;
 use http::request::Parts;
@@ -24,6 +25,7 @@ use super::reject::Reject;
 use super::send::Course;
 use super::send::send;
 use super::story::Story;
+use super::tally::Tally;
 use crate::base::authority::Authority;
 use crate::base::clock;
 use crate::base::identity::Identity;
@@ -66,6 +68,8 @@ pub(super) struct Order<'a> {
     pub(super) deadline: Option<Instant>,
     /// The client's.
     pub(super) version: Version,
+    /// The client's fields as they came, where not all of them are sent on.
+    pub(super) asked: Option<&'a HeaderMap>,
 }
 
 /// Why there is no response.
@@ -94,10 +98,25 @@ pub(super) async fn answer(
     body: Source,
     story: &mut Story,
 ) -> Result<Sent, Failed> {
+    let tally = Tally::begin(order.api);
+    if let Some(api) = order.api {
+        story.meets(api);
+    }
+    let result = answered(order, parts, body, story).await;
+    tally.end(&result);
+    result
+}
+
+async fn answered(
+    order: &Order<'_>,
+    parts: Parts,
+    body: Source,
+    story: &mut Story,
+) -> Result<Sent, Failed> {
     let sent = match order.api {
         // PERF: boxed, so that a request without policies does not carry the room for them.
         Some(api) => Box::pin(attempts(order, api, parts, body, story)).await?,
-        None => send(order, parts, body.into(), &Course::default()).await?,
+        None => send(order, None, parts, body.into(), &Course::default()).await?,
     };
     match sent {
         Ok(sent) => {
@@ -128,8 +147,9 @@ async fn attempts(
         (!attempts.is_last()).then_some(attempts)
     });
     let Some(mut attempts) = attempts else {
-        let turn = Turn { former: None, until: until(order.patience, None, deadline) };
-        return Ok(attempt(order, api, parts, body.into(), &course, turn).await?.sent);
+        let until = until(order.patience, None, deadline);
+        let turn = Turn { course: &course, former: None, until };
+        return Ok(attempt(order, api, parts, body.into(), turn, story).await?.sent);
     };
     let body = Replay::new(body, attempts.keeps());
     let mut former: Option<Former> = None;
@@ -138,8 +158,8 @@ async fn attempts(
         // Who has waited for another attempt waits a little longer for its turn.
         let patience = former.as_ref().map(|_| clock::now() + attempts.patience());
         let until = until(order.patience, patience, deadline);
-        let turn = Turn { former: former.as_ref(), until };
-        let tried = match attempt(order, api, parts, body.view(), &course, turn).await {
+        let turn = Turn { course: &course, former: former.as_ref(), until };
+        let tried = match attempt(order, api, parts, body.view(), turn, story).await {
             Ok(tried) => tried,
             Err(Failed::Left) => return Err(Failed::Left),
             // What the upstream said itself tells more than that it may not be asked again.
@@ -175,6 +195,7 @@ struct Former {
 
 /// The place of an attempt among those of its request.
 struct Turn<'a> {
+    course: &'a Course,
     former: Option<&'a Former>,
     /// Until when it may wait for a gate.
     until: Option<Instant>,
@@ -243,15 +264,16 @@ async fn attempt(
     api: &Api,
     parts: Parts,
     body: Supply,
-    course: &Course,
     turn: Turn<'_>,
+    story: &mut Story,
 ) -> Result<Tried, Failed> {
     let host = order.authority.key();
     let cooldowns = api.cooldowns.as_ref();
     let subject = cooldowns.map(|cooldowns| (cooldowns, cooldowns.subject(host, &parts.headers)));
     let before = turn.former.map(|former| (former.parent.as_ref(), former.status));
     let client = order.client.peer().ip();
-    let asked = Asked { client, host, fields: &parts.headers, before };
+    let fields = order.asked.unwrap_or(&parts.headers);
+    let asked = Asked { client, host, fields, before };
     let (pass, way) = loop {
         match enter(api, subject.as_ref(), asked).await {
             Ok(passed) => break passed,
@@ -261,7 +283,8 @@ async fn attempt(
         }
     };
     let started = clock::now();
-    let sent = send(order, parts, body, course).await?;
+    let hop = way.as_ref().and_then(Way::hop);
+    let sent = send(order, hop, parts, body, turn.course).await?;
     let waited = sent.as_ref().map_or_else(SendError::waited, |sent| sent.waited);
     let end = match &sent {
         Ok(sent) => End::Status(sent.response.status().as_u16()),
@@ -270,27 +293,35 @@ async fn attempt(
     let facts = Facts { end, took: (clock::now() - started).saturating_sub(waited) };
     let asked = sent.as_ref().ok().and_then(|sent| {
         let (status, fields) = (sent.response.status().as_u16(), sent.response.headers());
-        let heard =
-            subject.and_then(|(cooldowns, subject)| cooldowns.hear(&subject, status, fields));
-        heard.or_else(|| retry::retry_after(fields, clock::wall))
+        let (cooldowns, subject) = subject.as_ref()?;
+        cooldowns.hear(subject, status, fields)
     });
-    let parent = way.as_ref().and_then(|way| way.parent.as_ref().map(Arc::clone));
+    if asked.is_some() {
+        api.counts.cooled();
+    }
+    let parent = way.as_ref().and_then(|way| way.parent.as_ref());
+    story.attempted(api, end, parent.map(|parent| &**parent));
+    let parent = parent.map(Arc::clone);
     if let Some(way) = way {
         way.record(facts);
     }
     if let Some(pass) = pass {
         pass.record(facts).await;
     }
+    let asked = asked.or_else(|| {
+        let fields = sent.as_ref().ok()?.response.headers();
+        retry::retry_after(fields, clock::wall)
+    });
     tell(order, api, turn.former.map_or(1, |former| former.number), &sent, end);
     Ok(Tried { sent, end, asked, parent })
 }
 
 /// Asks the gates, in this order.
-async fn enter(
-    api: &Api,
+async fn enter<'a>(
+    api: &'a Api,
     subject: Option<&(&CoolDowns, Subject)>,
-    asked: Asked<'_>,
-) -> Result<(Option<Pass>, Option<Way>), Halt> {
+    asked: Asked<'a>,
+) -> Result<(Option<Pass<'a>>, Option<Way>), Halt> {
     let pass = match &api.breakers {
         Some(breakers) => Some(obey(breakers.enter(asked.host).await)?),
         None => None,

@@ -21,6 +21,7 @@ use super::pipeline::Failed;
 use super::pipeline::Order;
 use super::reject::Reject;
 use crate::limit::Patience;
+use crate::policy::parents::Hop;
 use crate::telemetry::metrics::Bound;
 use crate::upstream::SendError;
 use crate::upstream::Sent;
@@ -52,6 +53,7 @@ impl Course {
 /// Sends a request and waits for the head of its response, for as long as the client wants it.
 pub(super) async fn send(
     order: &Order<'_>,
+    parent: Option<Hop<'_>>,
     parts: Parts,
     body: Supply,
     course: &Course,
@@ -71,6 +73,7 @@ pub(super) async fn send(
         patience: course.patience(order.patience),
         client: client.peer(),
         identity,
+        parent,
         request_timeout: order.api.and_then(|api| api.settings.request_timeout),
     };
     let mut late = Late::at(course.end);

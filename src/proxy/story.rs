@@ -19,6 +19,9 @@ use super::asker::Asker;
 use crate::base::authority::Authority;
 use crate::base::clock;
 use crate::base::identity::Identity;
+use crate::policy::End;
+use crate::policy::api::Api;
+use crate::policy::parents::Parent;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Route;
 use crate::upstream::exchange::BodyError;
@@ -96,9 +99,11 @@ pub(super) struct Story {
     client: Asker,
     received: u64,
     status: u16,
+    /// Attempts by the policies of an API.
+    attempts: u32,
     route: Route,
     end: &'static str,
-    /// Attempts after the first.
+    /// Those after the first that went out.
     retries: u32,
     log: Option<Box<Told>>,
 }
@@ -114,6 +119,8 @@ struct Told {
     error: Option<&'static str>,
     waited: Duration,
     reused: bool,
+    api: Option<Arc<str>>,
+    parent: Option<Arc<str>>,
 }
 
 impl Story {
@@ -129,6 +136,8 @@ impl Story {
                 error: None,
                 waited: Duration::ZERO,
                 reused: false,
+                api: None,
+                parent: None,
             })
         });
         Self {
@@ -136,6 +145,7 @@ impl Story {
             client: client.clone(),
             received: 0,
             status: 0,
+            attempts: 0,
             route: Route::Own,
             end: "client left",
             retries: 0,
@@ -150,8 +160,9 @@ impl Story {
         }
     }
 
-    pub(super) fn host(&mut self, authority: &Authority) {
-        self.route = Route::Forward;
+    /// By which way it goes, and where.
+    pub(super) fn bound_for(&mut self, route: Route, authority: &Authority) {
+        self.route = route;
         if let Some(log) = &mut self.log {
             log.host = authority.key().to_string();
         }
@@ -171,6 +182,22 @@ impl Story {
 
     pub(super) fn retries(&self) -> u32 {
         self.retries
+    }
+
+    /// Whose policies it meets.
+    pub(super) fn meets(&mut self, api: &Api) {
+        if let Some(log) = &mut self.log {
+            log.api = Some(Arc::clone(api.name()));
+        }
+    }
+
+    /// An attempt has ended, by way of this parent.
+    pub(super) fn attempted(&mut self, api: &Api, end: End, parent: Option<&Parent>) {
+        api.counts.attempted(end, self.attempts > 0, parent);
+        self.attempts += 1;
+        if let Some(log) = &mut self.log {
+            log.parent = parent.map(|parent| Arc::clone(&parent.name));
+        }
     }
 
     pub(super) fn answered(&mut self, status: u16, error: Option<&'static str>) {
@@ -202,6 +229,9 @@ impl Drop for Story {
                 waited: log.waited,
                 duration: clock::now() - log.started,
                 reused: log.reused,
+                api: log.api,
+                attempts: self.attempts,
+                parent: log.parent,
                 end: self.end,
             });
         }

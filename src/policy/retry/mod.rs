@@ -85,7 +85,6 @@ pub(crate) struct Retry {
 #[derive(Debug)]
 struct Ledger {
     budget: Budget,
-    made: AtomicU64,
     withheld: AtomicU64,
 }
 
@@ -146,8 +145,8 @@ impl Retry {
     pub(crate) fn new(settings: Settings, former: Option<&Self>) -> Self {
         let ledger = former.map_or_else(
             || {
-                let (made, withheld) = (AtomicU64::new(0), AtomicU64::new(0));
-                Arc::new(Ledger { budget: Budget::new(), made, withheld })
+                let (budget, withheld) = (Budget::new(), AtomicU64::new(0));
+                Arc::new(Ledger { budget, withheld })
             },
             |former| Arc::clone(&former.ledger),
         );
@@ -172,12 +171,6 @@ impl Retry {
         Attempts { retry: self, made: 0, is_repeatable, deadline }
     }
 
-    /// Attempts that were made after others.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the metrics per API"))]
-    pub(crate) fn made(&self) -> u64 {
-        self.ledger.made.load(Relaxed)
-    }
-
     /// Attempts that were not made because the budget was spent.
     #[cfg_attr(not(test), expect(dead_code, reason = "for the metrics per API"))]
     pub(crate) fn withheld(&self) -> u64 {
@@ -187,8 +180,9 @@ impl Retry {
     fn may_spend(&self, now: Instant) -> bool {
         let ledger = &*self.ledger;
         let may = self.terms.is_none_or(|terms| ledger.budget.spend(terms, now));
-        let count = if may { &ledger.made } else { &ledger.withheld };
-        count.fetch_add(1, Relaxed);
+        if !may {
+            ledger.withheld.fetch_add(1, Relaxed);
+        }
         may
     }
 }

@@ -59,7 +59,7 @@ fn the_defaults_are_those_that_are_promised() {
 fn three_attempts_are_made_in_all() {
     let retry = Retry::new(unlimited(), None);
     assert_eq!(delays(&retry, failed(500)).len(), 2);
-    assert_eq!((retry.made(), retry.withheld()), (2, 0));
+    assert_eq!(retry.withheld(), 0);
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn a_spent_budget_lets_the_answer_through() {
         follows.push(matches!(attempts.judge(failed(500), now), Verdict::After(_)));
     }
     assert_eq!(follows, [false, true, false, true, false, true]);
-    assert_eq!((retry.made(), retry.withheld()), (3, 3));
+    assert_eq!(retry.withheld(), 3);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn what_was_spent_outlives_a_change_of_settings() {
     assert_eq!(delays(&before, failed(500)).len(), 1);
     let after = Retry::new(settings, Some(&before));
     assert_eq!(delays(&after, failed(500)).len(), 0);
-    assert_eq!((after.made(), after.withheld()), (1, 2));
+    assert_eq!(after.withheld(), 2);
 }
 
 #[test]
