@@ -27,6 +27,7 @@ use super::send::send;
 use super::story::Story;
 use super::tally::Tally;
 use crate::base::authority::Authority;
+use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::base::identity::Identity;
 use crate::limit::Patience;
@@ -275,7 +276,7 @@ async fn attempt(
     let fields = order.asked.unwrap_or(&parts.headers);
     let asked = Asked { client, host, fields, before };
     let (pass, way) = loop {
-        match enter(api, subject.as_ref(), asked).await {
+        match enter(api, host, subject.as_ref(), asked).await {
             Ok(passed) => break passed,
             // What waits holds nothing, and asks all gates again.
             Err(Halt::Wait(refusal)) => wait(order, refusal, turn.until).await?,
@@ -319,11 +320,12 @@ async fn attempt(
 /// Asks the gates, in this order.
 async fn enter<'a>(
     api: &'a Api,
+    host: &'a HostKey,
     subject: Option<&(&CoolDowns, Subject)>,
-    asked: Asked<'a>,
+    asked: Asked<'_>,
 ) -> Result<(Option<Pass<'a>>, Option<Way>), Halt> {
     let pass = match &api.breakers {
-        Some(breakers) => Some(obey(breakers.enter(asked.host).await)?),
+        Some(breakers) => Some(obey(breakers.enter(host).await)?),
         None => None,
     };
     if let Some((cooldowns, subject)) = subject {
