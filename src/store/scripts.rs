@@ -24,11 +24,17 @@ static LEAVE: Script = Script::new(include_str!("../../lua/leave.lua"));
 
 const LIMITER: [&Script; 4] = [&GRANT, &HEARTBEAT, &HELLO, &LEAVE];
 
+/// `lua/breaker.lua`, for the policy of that name.
+pub(crate) static BREAKER: Script = Script::new(include_str!("../../lua/breaker.lua"));
+
 /// `lua/cooldown.lua`, for the policy of that name.
 pub(crate) static COOLDOWN: Script = Script::new(include_str!("../../lua/cooldown.lua"));
 
+/// `lua/parents.lua`, for the policy of that name.
+pub(crate) static PARENTS: Script = Script::new(include_str!("../../lua/parents.lua"));
+
 /// All that run by way of [`super::board`].
-const POLICIES: [&Script; 1] = [&COOLDOWN];
+const POLICIES: [&Script; 3] = [&BREAKER, &COOLDOWN, &PARENTS];
 
 /// A file of `lua/`.
 #[derive(Debug)]
