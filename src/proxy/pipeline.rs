@@ -35,6 +35,7 @@ use crate::policy::Decision;
 use crate::policy::End;
 use crate::policy::Facts;
 use crate::policy::Refusal;
+use crate::policy::Rule;
 use crate::policy::api::Api;
 use crate::policy::breaker::Pass;
 use crate::policy::cooldown::CoolDowns;
@@ -276,10 +277,10 @@ async fn attempt(
     let fields = order.asked.unwrap_or(&parts.headers);
     let asked = Asked { client, host, fields, before };
     let (pass, way) = loop {
-        match enter(api, host, subject.as_ref(), asked).await {
+        match enter(api, host, subject.as_ref(), asked, turn.until).await {
             Ok(passed) => break passed,
             // What waits holds nothing, and asks all gates again.
-            Err(Halt::Wait(refusal)) => wait(order, refusal, turn.until).await?,
+            Err(Halt::Wait(refusal)) => wait(order, refusal, subject.as_ref(), turn.until).await?,
             Err(Halt::Refuse(refusal)) => return Err(Reject::Policy(refusal).into()),
         }
     };
@@ -323,13 +324,14 @@ async fn enter<'a>(
     host: &'a HostKey,
     subject: Option<&(&CoolDowns, Subject)>,
     asked: Asked<'_>,
+    until: Option<Instant>,
 ) -> Result<(Option<Pass<'a>>, Option<Way>), Halt> {
     let pass = match &api.breakers {
         Some(breakers) => Some(obey(breakers.enter(host).await)?),
         None => None,
     };
     if let Some((cooldowns, subject)) = subject {
-        obey(cooldowns.enter(subject))?;
+        obey(cooldowns.enter(subject, until))?;
     }
     let way = match &api.parents {
         Some(parents) => Some(obey(parents.choose(asked))?),
@@ -354,7 +356,16 @@ fn obey<T>(decision: Decision<T>) -> Result<T, Halt> {
 }
 
 /// Waits for a gate, if there is time for that.
-async fn wait(order: &Order<'_>, refusal: Refusal, until: Option<Instant>) -> Result<(), Failed> {
+async fn wait(
+    order: &Order<'_>,
+    refusal: Refusal,
+    subject: Option<&(&CoolDowns, Subject)>,
+    until: Option<Instant>,
+) -> Result<(), Failed> {
+    if let (Rule::CoolDown(_), Some((cooldowns, subject))) = (refusal.rule, subject) {
+        // It has looked at the time, and may be over sooner or later than it said.
+        return order.client.unless_left(cooldowns.wait(subject)).await.ok_or(Failed::Left);
+    }
     let open = clock::now().checked_add(refusal.left.max(SHORTEST));
     match open.filter(|open| until.is_some_and(|until| *open <= until)) {
         Some(open) => order.client.unless_left(tokio::time::sleep_until(open)).await,
