@@ -183,9 +183,7 @@ fn judge(
 }
 
 /// A response, or why we answer instead, unless there is nobody to answer.
-fn settled(
-    came: Result<Response<Kind>, Failed>,
-) -> Result<Result<Response<Kind>, Reject>, Left> {
+fn settled(came: Result<Response<Kind>, Failed>) -> Result<Result<Response<Kind>, Reject>, Left> {
     match came {
         Ok(response) => Ok(Ok(response)),
         Err(Failed::Rejected(reject)) => Ok(Err(reject)),
@@ -211,17 +209,8 @@ async fn forward(
         gateway::fields::dress_forward(&mut parts, api, (authority, tls));
     }
     finish(&mut parts, &body, left);
-    let order = Order {
-        thread,
-        client,
-        identity,
-        api,
-        authority,
-        tls,
-        patience,
-        version,
-        asked: None,
-    };
+    let order =
+        Order { thread, client, identity, api, authority, tls, patience, version, asked: None };
     exchange(&order, parts, body, upgrade, story).await
 }
 
