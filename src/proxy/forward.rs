@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -19,6 +20,7 @@ use http::uri::Scheme;
 use http_body::Body as _;
 use hyper::ext::ReasonPhrase;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use super::Thread;
 use super::asker::Asker;
@@ -39,6 +41,7 @@ use super::story::Body;
 use super::story::Kind;
 use super::story::Story;
 use crate::base::authority::Authority;
+use crate::base::clock;
 use crate::base::identity::Identity;
 use crate::limit::Patience;
 use crate::policy::access::Denied;
@@ -200,7 +203,7 @@ async fn forward(
     story: &mut Story,
 ) -> Result<Response<Kind>, Failed> {
     let (mut parts, body) = request.into_parts();
-    let patience = patience(thread, &parts.headers);
+    let (patience, deadline) = patience(thread, &parts.headers);
     let version = parts.version;
     let upgrade = prepare(&mut parts, client, thread);
     let apis = thread.apis.load();
@@ -209,15 +212,27 @@ async fn forward(
         gateway::fields::dress_forward(&mut parts, api, (authority, tls));
     }
     finish(&mut parts, &body, left);
-    let order =
-        Order { thread, client, identity, api, authority, tls, patience, version, asked: None };
+    let order = Order {
+        thread,
+        client,
+        identity,
+        api,
+        authority,
+        tls,
+        patience,
+        deadline,
+        version,
+        asked: None,
+    };
     exchange(&order, parts, body, upgrade, story).await
 }
 
-/// Until when a request may wait for a full host, as its Prefer says.
-pub(super) fn patience(thread: &Thread, fields: &HeaderMap) -> Patience {
+/// Until when a request may wait for a full host, and when it is to be done, as its Prefer says.
+pub(super) fn patience(thread: &Thread, fields: &HeaderMap) -> (Patience, Option<Instant>) {
     let asked = fields.get_all(&PREFER).iter().filter_map(|value| value.to_str().ok());
-    thread.patience(headers::wait(asked))
+    let asked = headers::wait(asked);
+    let deadline = asked.and_then(|wait| clock::now().checked_add(Duration::from_secs(wait)));
+    (thread.patience(asked), deadline)
 }
 
 /// What is said last of a request that goes on: the hops that are left to it, and that it has a body.

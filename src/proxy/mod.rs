@@ -25,6 +25,7 @@ mod reject;
 mod relay;
 mod status;
 mod story;
+mod tally;
 mod target;
 mod tunnel;
 mod via;

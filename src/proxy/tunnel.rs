@@ -98,8 +98,15 @@ pub(super) async fn open(
     };
     line.host = Some(authority.key().clone());
     let patience = thread.patience(wait);
-    let errand =
-        Errand { authority: &authority, tls: false, patience, client: client.peer(), identity };
+    let errand = Errand {
+        authority: &authority,
+        tls: false,
+        patience,
+        client: client.peer(),
+        identity,
+        parent: None,
+        request_timeout: None,
+    };
     let connected = client.unless_left(thread.upstream.connect(errand)).await?;
     line.waited = connected.as_ref().map_or_else(DialError::waited, Conn::waited);
     Some(connected.map_err(Reject::from))
@@ -185,6 +192,9 @@ impl Line {
                 waited: self.waited,
                 duration: clock::now() - self.started,
                 reused: false,
+                api: None,
+                attempts: 0,
+                parent: None,
                 end,
             });
         }

@@ -6,6 +6,8 @@
 //! settings change meanwhile. What a policy has learned (failures, cool-downs) lives on with the
 //! API's name.
 
+pub(crate) mod counts;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 
+use self::counts::Counts;
 use super::breaker;
 use super::breaker::Breakers;
 use super::cooldown;
@@ -45,6 +48,8 @@ pub struct Settings {
     pub gateway: Gateway,
     /// How long an attempt may take to connect, and then to the head of its response.
     pub request_timeout: Option<Duration>,
+    /// From the head of a request to the head of its answer, all attempts and all waits together.
+    pub total_timeout: Option<Duration>,
     /// Its circuit breaker; none is without.
     pub breaker: Option<breaker::Settings>,
     /// What is tried again; none is without.
@@ -189,6 +194,7 @@ impl Settings {
             hosts: Vec::new(),
             gateway: Gateway::default(),
             request_timeout: None,
+            total_timeout: None,
             breaker: None,
             retry: None,
             cooldown: None,
@@ -199,6 +205,7 @@ impl Settings {
     /// Whether it does nothing to forward traffic.
     fn is_idle(&self) -> bool {
         self.request_timeout.is_none()
+            && self.total_timeout.is_none()
             && self.breaker.is_none()
             && self.retry.is_none()
             && self.cooldown.is_none()
@@ -217,6 +224,7 @@ pub(crate) struct Api {
     pub(crate) retry: Option<Retry>,
     pub(crate) cooldowns: Option<CoolDowns>,
     pub(crate) parents: Option<Parents>,
+    pub(crate) counts: Counts,
 }
 
 impl Api {
@@ -229,7 +237,8 @@ impl Api {
         Self {
             breakers: settings.breaker.as_ref().map(|breaker| {
                 let former = former.and_then(|former| former.breakers.as_ref());
-                Breakers::new(name, breaker.clone(), by_host, board, former)
+                let timeout = settings.request_timeout;
+                Breakers::new(name, breaker.clone(), by_host, timeout, board, former)
             }),
             retry: settings.retry.as_ref().map(|retry| {
                 let former = former.and_then(|former| former.retry.as_ref());
@@ -243,6 +252,10 @@ impl Api {
                 let former = former.and_then(|former| former.parents.as_ref());
                 Parents::new(name, parents.clone(), board, former)
             }),
+            counts: Counts::new(
+                settings.parents.as_ref().map_or(&[], |parents| &parents.list),
+                former.map(|former| &former.counts),
+            ),
             host: settings.target.as_ref().and_then(Target::host),
             settings,
         }

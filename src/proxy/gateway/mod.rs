@@ -136,7 +136,7 @@ pub(super) async fn serve(
     };
     story.bound_for(Route::Gateway, &target.authority);
     let (mut parts, body) = request.into_parts();
-    let patience = forward::patience(thread, &parts.headers);
+    let (patience, deadline) = forward::patience(thread, &parts.headers);
     let version = parts.version;
     let named = parts.uri.authority();
     let named = named.and_then(|named| HeaderValue::from_str(named.as_str()).ok());
@@ -173,6 +173,7 @@ pub(super) async fn serve(
         authority: &target.authority,
         tls: target.tls,
         patience,
+        deadline,
         version,
         asked: came.as_ref(),
     };

@@ -42,6 +42,7 @@
 //! | the circuit of an API or a host is open | 503 | `destination_unavailable` | `Retry-After` |
 //! | the upstream asked not to be asked for a while | 429, 503 as it did | `destination_unavailable` | `Retry-After` |
 //! | no parent can be used | 503 | `destination_unavailable` | `Retry-After` |
+//! | a parent opens no tunnel, or wants other credentials | 502 | `destination_unavailable`, `proxy_configuration_error` | |
 //! | no response in time | 504 | `http_response_timeout` | |
 //!
 //! No other module chooses a status of our own. The README has this table too; a test compares
@@ -72,6 +73,7 @@ use crate::upstream::SendError;
 use crate::upstream::dial::DialError;
 use crate::upstream::egress;
 use crate::upstream::exchange::ExchangeError;
+use crate::upstream::parent::ParentError;
 use crate::upstream::resolve::ResolveError;
 use crate::upstream::screen;
 use crate::upstream::tls::TlsError;
@@ -463,6 +465,14 @@ fn classify(error: &SendError) -> (u16, &'static str) {
             DialError::TimedOut(_) | DialError::TlsTimedOut(_) => (504, "connection_timeout"),
             DialError::Tls(TlsError::Certificate(_)) => (502, "tls_certificate_error"),
             DialError::Tls(TlsError::Protocol(_)) => (502, "tls_protocol_error"),
+            DialError::Parent(error) => match error {
+                ParentError::Closed => (502, "connection_terminated"),
+                ParentError::Fault(fault) => (502, word(*fault)),
+                ParentError::TimedOut(_) | ParentError::Status(504) => (504, "connection_timeout"),
+                // What it asks for are the operator's credentials, not the client's.
+                ParentError::Status(407) => (502, "proxy_configuration_error"),
+                ParentError::Status(_) => (502, "destination_unavailable"),
+            },
         },
         SendError::Exchange(error) => match error {
             ExchangeError::Closed => (502, "connection_terminated"),

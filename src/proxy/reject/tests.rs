@@ -92,6 +92,12 @@ fn table() -> Vec<(Reject, u16, &'static str)> {
         (exchange(screen::Fault::LengthAndCoding.into()), 502, "http_protocol_error"),
         (exchange(ExchangeError::Upgrade), 502, "http_upgrade_failed"),
         (dial(DialError::TlsTimedOut(second)), 504, "connection_timeout"),
+        (dial(ParentError::Closed.into()), 502, "connection_terminated"),
+        (dial(ParentError::Fault(screen::Fault::NotHttp).into()), 502, "http_protocol_error"),
+        (dial(ParentError::Status(403).into()), 502, "destination_unavailable"),
+        (dial(ParentError::Status(407).into()), 502, "proxy_configuration_error"),
+        (dial(ParentError::Status(504).into()), 504, "connection_timeout"),
+        (dial(ParentError::TimedOut(second).into()), 504, "connection_timeout"),
         (exchange(ExchangeError::Malformed("x".to_owned())), 502, "http_protocol_error"),
         (exchange(ExchangeError::TimedOut(second)), 504, "http_response_timeout"),
     ]

@@ -41,6 +41,8 @@ fn go(
         patience: Patience::None,
         client,
         identity: &identity,
+        parent: None,
+        request_timeout: None,
     };
     egress.ask(errand)?;
     let port = authority.port_number();
