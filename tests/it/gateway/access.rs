@@ -19,7 +19,7 @@ const CHALLENGE: &str = "Basic realm=\"narrows\", charset=\"UTF-8\"";
 fn guarded(origin: &Origin, users: &Users, forward_headers: Forwarded) -> Served {
     let gateway = Gateway { forward_headers, ..Gateway::default() };
     Served::with([with(origin, gateway)], |config: &mut Config| {
-        config.access.users = Some(users.path.clone());
+        config.clients.users = Some(users.path.clone());
     })
 }
 
@@ -89,7 +89,7 @@ async fn where_nobody_is_asked_for_a_password_authorization_is_the_apis() {
     let gateway = Gateway { forward_headers: Forwarded::All, ..Gateway::default() };
     for networks in [vec![], vec!["127.0.0.0/8".parse().unwrap()]] {
         let served = Served::with([with(&origin, gateway.clone())], |config: &mut Config| {
-            config.access.networks = networks;
+            config.clients.networks = networks;
         });
         let fields = ["Authorization: Basic eDp5"];
         assert_eq!(served.request("GET", "/api/a/x", &fields).await.status(), 200);
@@ -102,7 +102,7 @@ async fn where_nobody_is_asked_for_a_password_authorization_is_the_apis() {
 async fn a_client_of_another_network_is_refused_by_403() {
     let origin = Origin::start();
     let served = Served::with([with(&origin, Gateway::default())], |config: &mut Config| {
-        config.access.networks = vec!["10.0.0.0/8".parse().unwrap()];
+        config.clients.networks = vec!["10.0.0.0/8".parse().unwrap()];
     });
     served.get("/api/a/x").await.assert_refused(403, "http_request_denied");
     assert_eq!(origin.accepted(), 0);

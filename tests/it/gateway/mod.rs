@@ -6,6 +6,7 @@ mod bodies;
 mod fields;
 mod keys;
 mod requests;
+mod scenarios;
 mod targets;
 
 use std::net::SocketAddr;

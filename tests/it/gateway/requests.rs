@@ -120,11 +120,8 @@ async fn over_tls_the_gateway_is_known_by_the_name_in_the_handshake() {
     let (cert, key) = certs.files("gate", &["gate.test"]);
     let gateway = Gateway { forwarded: true, ..Gateway::default() };
     let served = Served::with([with(&origin, gateway)], |config: &mut Config| {
-        config.listen.tls = Some(narrows::listen::tls::Settings {
-            certificate: cert,
-            key,
-            clients: None,
-        });
+        config.listen.tls =
+            Some(narrows::listen::tls::Settings { certificate: cert, key, clients: None });
     });
     let stream = tokio::net::TcpStream::connect(served.address).await.unwrap();
     let name = "gate.test".try_into().unwrap();
