@@ -25,6 +25,7 @@ mod faults;
 mod fleet;
 mod floors;
 mod forward;
+mod gateway;
 mod hosts;
 mod http2;
 mod idle;
