@@ -150,7 +150,9 @@ async fn attempt(
         Err(error) => error.end(),
     };
     let facts = Facts { end, took: (clock::now() - started).saturating_sub(waited) };
-    if let (Some((cooldowns, subject)), Ok(sent)) = (&subject, &sent) {
+    // Too much by one way is not too much by all: the others are not to wait for it.
+    let escapes = end == End::Status(429) && way.as_ref().is_some_and(Way::has_others);
+    if let (Some((cooldowns, subject)), Ok(sent), false) = (&subject, &sent, escapes) {
         let response = &sent.response;
         let asked = cooldowns.hear(subject, response.status().as_u16(), response.headers());
         if asked.is_some() {

@@ -35,11 +35,9 @@ use self::exchange::Failed;
 use self::exchange::Line;
 use self::exchange::RequestBody;
 use self::exchange::ResponseBody;
-use self::parent::ParentError;
 use self::pool::Keep;
 use self::pool::Pool;
 use self::pool::PoolKey;
-use self::resolve::ResolveError;
 use self::tls::Tls;
 use crate::base::clock;
 use crate::base::clock::Pulse;
@@ -146,21 +144,7 @@ impl SendError {
     /// What this says about the upstream.
     pub(crate) fn end(&self) -> End {
         End::Failed(match self {
-            Self::Dial(error) => match error {
-                DialError::Denied(_) | DialError::Refused(_) => return End::Neutral,
-                DialError::Resolve(ResolveError::Failed(_)) => Cause::Dns,
-                DialError::Resolve(ResolveError::TimedOut(_))
-                | DialError::TimedOut(_)
-                | DialError::TlsTimedOut(_) => Cause::Timeout,
-                DialError::Connect { .. } => Cause::Refused,
-                DialError::Tls(_) => Cause::Tls,
-                // 504 is a gateway's word for the same (RFC 9110 §15.6.5).
-                DialError::Parent(ParentError::TimedOut(_) | ParentError::Status(504)) => {
-                    Cause::Timeout
-                }
-                DialError::Parent(ParentError::Status(_)) => Cause::Refused,
-                DialError::Parent(ParentError::Closed | ParentError::Fault(_)) => Cause::Reset,
-            },
+            Self::Dial(error) => return error.end(),
             Self::Exchange(error) => match error {
                 ExchangeError::Request => return End::Neutral,
                 ExchangeError::TimedOut(_) => Cause::Timeout,
