@@ -10,6 +10,7 @@ pub(crate) mod parent;
 pub(crate) mod pool;
 pub(crate) mod resolve;
 pub(crate) mod screen;
+pub(crate) mod shelf;
 pub(crate) mod source;
 pub(crate) mod tls;
 
@@ -38,6 +39,7 @@ use self::exchange::ResponseBody;
 use self::pool::Keep;
 use self::pool::Pool;
 use self::pool::PoolKey;
+use self::shelf::Shelf;
 use self::tls::Tls;
 use crate::base::clock;
 use crate::base::clock::Pulse;
@@ -172,10 +174,12 @@ impl Upstream {
         limiter: Limiter,
         tls: Tls,
         settings: Settings,
+        shelf: Arc<Shelf>,
         cells: Arc<Cells>,
     ) -> io::Result<Rc<Self>> {
         let dialer = Dialer::new(limiter, tls, &settings, Arc::clone(&cells))?;
-        let pool = Pool::new(thread, settings.pool_idle, settings.pool_size, Arc::clone(&cells));
+        let (idle, size) = (settings.pool_idle, settings.pool_size);
+        let pool = Pool::new(thread, idle, size, shelf, Arc::clone(&cells));
         Ok(Rc::new(Self { dialer, pool, settings, cells }))
     }
 
@@ -230,7 +234,12 @@ impl Upstream {
             // Before a kept connection is taken: while this waits, others may use that.
             own = Box::pin(self.dialer.share(errand)).await?;
         }
-        if let Some(mut line) = self.pool.take(&key, fresh) {
+        let mut kept = self.pool.take(&key, fresh);
+        if kept.is_none() && key.parent.is_some() {
+            // PERF: boxed, as a dial is.
+            kept = Box::pin(self.pool.fetch(&key, self.settings.bounds.responses)).await;
+        }
+        if let Some(mut line) = kept {
             self.cells.reused();
             if let Some(hop) = errand.parent {
                 hop.reached();

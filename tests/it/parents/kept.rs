@@ -116,3 +116,14 @@ async fn a_connection_by_one_parent_is_not_used_for_another_or_as_another_user()
     assert_eq!(users[..2], ["Basic YTph", "Basic YjpiOg=="]);
     assert_eq!(users[..2], users[2..4]);
 }
+
+#[tokio::test]
+async fn a_hundred_clients_one_after_the_other_share_one_connection_whatever_thread_serves_them() {
+    let parent = Parent::start().await;
+    let (_certs, origin, gate) = secure(plain(&[&parent])).await;
+    for number in 0..100 {
+        let response = gate.get(https(&origin, &format!("/{number}"))).await;
+        assert_eq!(response.text(), format!("/{number}"));
+    }
+    assert_eq!((parent.accepted(), parent.connects().len(), origin.accepted()), (1, 1, 1));
+}

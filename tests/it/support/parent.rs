@@ -213,7 +213,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             }
             Some(Act::Say(bytes)) => return near.send(bytes).await,
             Some(Act::Close) => return Ok(()),
-            Some(Act::Hang) => std::future::pending().await,
+            Some(Act::Hang) => return near.rest().await.map(drop),
         }
         let Ok(far) = TcpStream::connect(destination).await else {
             answer(&mut near, 502, "").await?;
