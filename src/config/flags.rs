@@ -131,6 +131,11 @@ impl Setting {
         self
     }
 
+    /// Whether its value may be this word.
+    pub(super) fn takes_word(&self, word: &str) -> bool {
+        self.metavar.split('|').any(|other| other == word)
+    }
+
     pub(super) fn arg(&self) -> Arg {
         let default = match self.unset {
             Nothing => String::new(),
@@ -175,6 +180,9 @@ use Unset::Said;
 use Unset::Text;
 
 settings! {
+    CONFIG = row(Proxy, "config", "FILE", &["NARROWS_CONFIG"], Nothing,
+        "File of settings and APIs, YAML or (if its name ends in .toml) TOML. All settings of this \
+         list may stand in it by their flag's name, with _ for -; flags and variables beat it.");
     PORT = row(Proxy, "port", "PORT", &["NARROWS_PORT", "DPRL_PORT"], Text("8080"),
         "Where clients connect; 0 picks a free port, told by the ready line.");
     BIND = row(Proxy, "bind", "ADDR", &["NARROWS_BIND"], Text("127.0.0.1"),

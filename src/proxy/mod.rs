@@ -24,6 +24,7 @@ mod passage;
 mod pipeline;
 mod reject;
 mod relay;
+mod send;
 mod status;
 mod story;
 mod tally;
