@@ -293,7 +293,9 @@ async fn attempt(
         Err(error) => error.end(),
     };
     let facts = Facts { end, took: (clock::now() - started).saturating_sub(waited) };
-    let asked = sent.as_ref().ok().and_then(|sent| {
+    // Too much by one way is not too much by all: the others are not to wait for it.
+    let escapes = end == End::Status(429) && way.as_ref().is_some_and(Way::has_others);
+    let asked = sent.as_ref().ok().filter(|_| !escapes).and_then(|sent| {
         let (status, fields) = (sent.response.status().as_u16(), sent.response.headers());
         let (cooldowns, subject) = subject.as_ref()?;
         cooldowns.hear(subject, status, fields)
@@ -304,14 +306,17 @@ async fn attempt(
     let parent = way.as_ref().and_then(|way| way.parent.as_ref());
     story.attempted(api, end, parent.map(|parent| &**parent));
     let parent = parent.map(Arc::clone);
+    // A parent that is no good says nothing of what is behind it.
+    let is_ways = matches!(end, End::Failed(_)) && way.as_ref().is_some_and(Way::is_to_blame);
     if let Some(way) = way {
         way.record(facts);
     }
     if let Some(pass) = pass {
-        pass.record(facts).await;
+        let end = if is_ways { End::Neutral } else { end };
+        pass.record(Facts { end, ..facts }).await;
     }
     let asked = asked.or_else(|| {
-        let fields = sent.as_ref().ok()?.response.headers();
+        let fields = sent.as_ref().ok().filter(|_| !escapes)?.response.headers();
         retry::retry_after(fields, clock::wall)
     });
     tell(order, api, turn.former.map_or(1, |former| former.number), &sent, end);
