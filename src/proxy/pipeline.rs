@@ -140,7 +140,7 @@ async fn attempt(
 }
 
 /// Does what a gate says.
-fn obey<T>(decision: Decision<T>) -> Result<T, Failed> {
+pub(super) fn obey<T>(decision: Decision<T>) -> Result<T, Failed> {
     match decision {
         Decision::Pass(guard) => Ok(guard),
         Decision::Wait(refusal) | Decision::Refuse(refusal) => Err(Reject::Policy(refusal).into()),

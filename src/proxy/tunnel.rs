@@ -16,6 +16,8 @@ use super::front;
 use super::guard::Client;
 use super::guard::Detached;
 use super::head::Connect;
+use super::pipeline;
+use super::pipeline::Failed;
 use super::reject::Reject;
 use super::relay;
 use super::relay::End;
@@ -26,12 +28,14 @@ use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::base::clock::Pulse;
 use crate::base::identity::Identity;
+use crate::policy;
+use crate::policy::Facts;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Route;
 use crate::telemetry::metrics::Yielded;
+use crate::upstream::SendError;
 use crate::upstream::conn::Conn;
-use crate::upstream::dial::DialError;
 use crate::upstream::dial::Errand;
 
 /// No Content-Length, no Transfer-Encoding: what follows is the tunnel's.
@@ -97,6 +101,16 @@ pub(super) async fn open(
         }
     };
     line.host = Some(authority.key().clone());
+    let pass = match &thread.connects {
+        Some(connects) => {
+            match pipeline::obey(client.unless_left(connects.enter(authority.key())).await?) {
+                Ok(pass) => Some(pass),
+                Err(Failed::Rejected(reject)) => return Some(Err(reject)),
+                Err(Failed::Left) => return None,
+            }
+        }
+        None => None,
+    };
     let patience = thread.patience(wait);
     let errand = Errand {
         authority: &authority,
@@ -107,7 +121,13 @@ pub(super) async fn open(
         request_timeout: None,
     };
     let connected = client.unless_left(thread.upstream.connect(errand)).await?;
-    line.waited = connected.as_ref().map_or_else(DialError::waited, Conn::waited);
+    let connected = connected.map_err(SendError::from);
+    line.waited = connected.as_ref().map_or_else(SendError::waited, Conn::waited);
+    if let Some(pass) = pass {
+        let end = connected.as_ref().map_or_else(SendError::end, |_| policy::End::Status(200));
+        // No share of slow ones is judged.
+        pass.record(Facts { end, took: Duration::ZERO }).await;
+    }
     Some(connected.map_err(Reject::from))
 }
 
