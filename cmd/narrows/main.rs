@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(Serve { config, warnings }: Serve) -> anyhow::Result<()> {
+fn serve(Serve { config, warnings, .. }: Serve) -> anyhow::Result<()> {
     trace::init(&config.trace);
     for warning in warnings {
         tracing::warn!("{warning}");

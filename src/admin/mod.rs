@@ -7,6 +7,7 @@
 //!
 //! [`ENDPOINTS`] is the list of what there is, here and on the index page.
 
+mod apis;
 mod door;
 mod health;
 mod hosts;
@@ -20,6 +21,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::HeaderValue;
@@ -42,6 +44,7 @@ pub use self::health::Readiness;
 use crate::base::authority::Host;
 use crate::base::authority::HostKey;
 use crate::limit::Limiter;
+use crate::policy::api::Apis;
 use crate::store::Fleet;
 use crate::store::Secret;
 use crate::telemetry::access::Log;
@@ -175,6 +178,8 @@ impl Instances for Limiter {
 pub struct Sources {
     /// Slots.
     pub limiter: Limiter,
+    /// APIs, and what their policies have learned.
+    pub(crate) apis: Arc<ArcSwap<Apis>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Whether it serves.
@@ -327,6 +332,7 @@ mod tests {
         Sources {
             instances: Box::new(limiter.clone()),
             limiter,
+            apis: Arc::default(),
             metrics: Arc::new(Metrics::new(1, false)),
             readiness: Arc::default(),
             access: Log::off(),

@@ -131,6 +131,7 @@ impl App {
         let (metrics, watched) = (Arc::clone(&self.metrics), Arc::clone(&self.metrics));
         let sources = Arc::new(admin::Sources {
             limiter: limiter.clone(),
+            apis: Arc::clone(&self.apis),
             metrics: Arc::clone(&self.metrics),
             readiness: Arc::clone(&self.readiness),
             access,

@@ -87,7 +87,7 @@ impl Cause {
     pub const ALL: [Self; 5] = [Self::Dns, Self::Refused, Self::Reset, Self::Timeout, Self::Tls];
 
     /// The word for settings, logs and metrics.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Dns => "dns",
             Self::Refused => "connect_refused",

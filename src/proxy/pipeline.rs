@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
+use http::HeaderMap;
 use http::Request;
 use http::Version;
 use http::request::Parts;
@@ -22,6 +23,7 @@ use super::headers;
 use super::interim::Interim;
 use super::reject::Reject;
 use super::story::Story;
+use super::tally::Tally;
 use crate::base::authority::Authority;
 use crate::base::clock;
 use crate::base::identity::Identity;
@@ -31,6 +33,8 @@ use crate::policy::End;
 use crate::policy::Facts;
 use crate::policy::api::Api;
 use crate::policy::parents::Asked;
+use crate::policy::parents::Hop;
+use crate::policy::parents::Way;
 use crate::telemetry::metrics::Bound;
 use crate::upstream::SendError;
 use crate::upstream::Sent;
@@ -54,6 +58,8 @@ pub(super) struct Order<'a> {
     pub(super) deadline: Option<Instant>,
     /// The client's.
     pub(super) version: Version,
+    /// The client's fields as they came, where not all of them are sent on.
+    pub(super) asked: Option<&'a HeaderMap>,
 }
 
 /// Why there is no response.
@@ -77,9 +83,24 @@ pub(super) async fn answer(
     body: Source,
     story: &mut Story,
 ) -> Result<Sent, Failed> {
+    let tally = Tally::begin(order.api);
+    if let Some(api) = order.api {
+        story.meets(api);
+    }
+    let result = answered(order, parts, body, story).await;
+    tally.end(&result);
+    result
+}
+
+async fn answered(
+    order: &Order<'_>,
+    parts: Parts,
+    body: Source,
+    story: &mut Story,
+) -> Result<Sent, Failed> {
     let sent = match order.api {
-        Some(api) => attempt(order, api, parts, body).await?,
-        None => send(order, parts, body).await?,
+        Some(api) => attempt(order, api, parts, body, story).await?,
+        None => send(order, None, parts, body).await?,
     };
     match sent {
         Ok(sent) => {
@@ -99,6 +120,7 @@ async fn attempt(
     api: &Api,
     parts: Parts,
     body: Source,
+    story: &mut Story,
 ) -> Result<Result<Sent, SendError>, Failed> {
     let host = order.authority.key();
     let pass = match &api.breakers {
@@ -113,13 +135,15 @@ async fn attempt(
     let client = order.client.peer().ip();
     let way = match &api.parents {
         Some(parents) => {
-            let asked = Asked { client, host, fields: &parts.headers, before: None };
+            let fields = order.asked.unwrap_or(&parts.headers);
+            let asked = Asked { client, host, fields, before: None };
             Some(obey(parents.choose(asked))?)
         }
         None => None,
     };
     let started = clock::now();
-    let sent = send(order, parts, body).await?;
+    let hop = way.as_ref().and_then(Way::hop);
+    let sent = send(order, hop, parts, body).await?;
     let waited = sent.as_ref().map_or_else(SendError::waited, |sent| sent.waited);
     let end = match &sent {
         Ok(sent) => End::Status(sent.response.status().as_u16()),
@@ -128,8 +152,12 @@ async fn attempt(
     let facts = Facts { end, took: (clock::now() - started).saturating_sub(waited) };
     if let (Some((cooldowns, subject)), Ok(sent)) = (&subject, &sent) {
         let response = &sent.response;
-        let _asked = cooldowns.hear(subject, response.status().as_u16(), response.headers());
+        let asked = cooldowns.hear(subject, response.status().as_u16(), response.headers());
+        if asked.is_some() {
+            api.counts.cooled();
+        }
     }
+    story.attempted(api, end, way.as_ref().and_then(|way| way.parent.as_deref()));
     if let Some(way) = way {
         way.record(facts);
     }
@@ -150,6 +178,7 @@ pub(super) fn obey<T>(decision: Decision<T>) -> Result<T, Failed> {
 /// Sends a request and waits for the head of its response, for as long as the client wants it.
 async fn send(
     order: &Order<'_>,
+    parent: Option<Hop<'_>>,
     parts: Parts,
     body: Source,
 ) -> Result<Result<Sent, SendError>, Failed> {
@@ -163,8 +192,15 @@ async fn send(
     let interim = Interim::listen(&mut request, gate, continues, (version, bound));
     let request_timeout = order.api.and_then(|api| api.settings.request_timeout);
     let client_address = client.peer();
-    let errand =
-        Errand { authority, tls, patience, client: client_address, identity, request_timeout };
+    let errand = Errand {
+        authority,
+        tls,
+        patience,
+        client: client_address,
+        identity,
+        parent,
+        request_timeout,
+    };
     let mut sending = std::pin::pin!(thread.upstream.send(errand, request, client.pulse()));
     let sent = client.unless_left(std::future::poll_fn(|cx| {
         let sent = sending.as_mut().poll(cx);

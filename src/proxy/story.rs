@@ -19,6 +19,9 @@ use super::asker::Asker;
 use crate::base::authority::Authority;
 use crate::base::clock;
 use crate::base::identity::Identity;
+use crate::policy::End;
+use crate::policy::api::Api;
+use crate::policy::parents::Parent;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Route;
 use crate::upstream::exchange::BodyError;
@@ -96,6 +99,8 @@ pub(super) struct Story {
     client: Asker,
     received: u64,
     status: u16,
+    /// Attempts by the policies of an API.
+    attempts: u32,
     route: Route,
     end: &'static str,
     log: Option<Box<Told>>,
@@ -112,6 +117,8 @@ struct Told {
     error: Option<&'static str>,
     waited: Duration,
     reused: bool,
+    api: Option<Arc<str>>,
+    parent: Option<Arc<str>>,
 }
 
 impl Story {
@@ -127,6 +134,8 @@ impl Story {
                 error: None,
                 waited: Duration::ZERO,
                 reused: false,
+                api: None,
+                parent: None,
             })
         });
         Self {
@@ -134,6 +143,7 @@ impl Story {
             client: client.clone(),
             received: 0,
             status: 0,
+            attempts: 0,
             route: Route::Own,
             end: "client left",
             log,
@@ -147,8 +157,9 @@ impl Story {
         }
     }
 
-    pub(super) fn host(&mut self, authority: &Authority) {
-        self.route = Route::Forward;
+    /// By which way it goes, and where.
+    pub(super) fn bound_for(&mut self, route: Route, authority: &Authority) {
+        self.route = route;
         if let Some(log) = &mut self.log {
             log.host = authority.key().to_string();
         }
@@ -158,6 +169,22 @@ impl Story {
         if let Some(log) = &mut self.log {
             log.waited = waited;
             log.reused = reused;
+        }
+    }
+
+    /// Whose policies it meets.
+    pub(super) fn meets(&mut self, api: &Api) {
+        if let Some(log) = &mut self.log {
+            log.api = Some(Arc::clone(api.name()));
+        }
+    }
+
+    /// An attempt has ended, by way of this parent.
+    pub(super) fn attempted(&mut self, api: &Api, end: End, parent: Option<&Parent>) {
+        api.counts.attempted(end, self.attempts > 0, parent);
+        self.attempts += 1;
+        if let Some(log) = &mut self.log {
+            log.parent = parent.map(|parent| Arc::clone(&parent.name));
         }
     }
 
@@ -190,6 +217,9 @@ impl Drop for Story {
                 waited: log.waited,
                 duration: clock::now() - log.started,
                 reused: log.reused,
+                api: log.api,
+                attempts: self.attempts,
+                parent: log.parent,
                 end: self.end,
             });
         }

@@ -118,6 +118,7 @@ pub(super) async fn open(
         patience,
         client: client.peer(),
         identity,
+        parent: None,
         request_timeout: None,
     };
     let connected = client.unless_left(thread.upstream.connect(errand)).await?;
@@ -211,6 +212,9 @@ impl Line {
                 waited: self.waited,
                 duration: clock::now() - self.started,
                 reused: false,
+                api: None,
+                attempts: 0,
+                parent: None,
                 end,
             });
         }

@@ -74,6 +74,12 @@ pub(crate) struct Record {
     pub(crate) duration: Duration,
     /// Whether it went out on a kept connection.
     pub(crate) reused: bool,
+    /// The API whose policies it met.
+    pub(crate) api: Option<Arc<str>>,
+    /// Attempts by those policies.
+    pub(crate) attempts: u32,
+    /// By way of which parent the last one went.
+    pub(crate) parent: Option<Arc<str>>,
     /// What ended it, in a word.
     pub(crate) end: &'static str,
 }
@@ -95,6 +101,12 @@ struct Line<'a> {
     waited_ms: f64,
     duration_ms: f64,
     reused: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api: Option<&'a str>,
+    #[serde(skip_serializing_if = "is_zero")]
+    attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<&'a str>,
     end: &'static str,
 }
 
@@ -156,6 +168,9 @@ impl Log {
             waited_ms: millis(record.waited),
             duration_ms: millis(record.duration),
             reused: record.reused,
+            api: record.api.as_deref(),
+            attempts: record.attempts,
+            parent: record.parent.as_deref(),
             end: record.end,
         };
         let mut bytes = Vec::with_capacity(384);
@@ -179,6 +194,11 @@ impl Log {
             drop(writer.guard.lock().unwrap_or_else(PoisonError::into_inner).take());
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// Milliseconds with three digits behind the point.
@@ -240,6 +260,9 @@ mod tests {
             waited: Duration::from_micros(1500),
             duration: Duration::from_millis(2),
             reused: false,
+            api: None,
+            attempts: 0,
+            parent: None,
             end: "refused",
         }
     }
@@ -273,6 +296,27 @@ mod tests {
                 "waited_ms": 1.5, "duration_ms": 2.0, "reused": false, "end": "refused",
             })
         );
+    }
+
+    #[test]
+    fn what_its_api_did_is_told_if_it_has_one() {
+        let met = Record {
+            api: Some("orders".into()),
+            attempts: 3,
+            parent: Some("http://parent.test:3128".into()),
+            ..record("*")
+        };
+        let lines = lines(|log| {
+            log.write(&met);
+            log.write(&record("*"));
+        });
+        assert_eq!(
+            (&lines[0]["api"], &lines[0]["attempts"], &lines[0]["parent"]),
+            (&"orders".into(), &3.into(), &"http://parent.test:3128".into())
+        );
+        for absent in ["api", "attempts", "parent"] {
+            assert!(lines[1].get(absent).is_none(), "{}", lines[1]);
+        }
     }
 
     #[test]
