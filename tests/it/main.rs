@@ -18,6 +18,7 @@ mod access;
 mod admin;
 mod answers;
 mod bench;
+mod breaker;
 mod clients;
 mod deployments;
 mod egress;

@@ -247,6 +247,7 @@ fn breaker(map: &Map<'_>, notes: &mut Notes) -> breaker::Settings {
     set(&mut settings.reset_timeout, map.time(notes, &keys::RESET_TIMEOUT));
     set(&mut settings.success_threshold, map.whole(notes, &keys::SUCCESS_THRESHOLD));
     set(&mut settings.probes, map.whole(notes, &keys::PROBES));
+    settings.probe_lease = map.time(notes, &keys::PROBE_LEASE);
     let mut rates = breaker::Rates { failure_rate: 101.0, ..breaker::Rates::default() };
     set(&mut rates.window, map.time(notes, &keys::WINDOW));
     set(&mut rates.minimum_calls, map.whole(notes, &keys::MINIMUM_CALLS));

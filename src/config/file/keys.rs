@@ -286,6 +286,8 @@ keys! {
         "The same as request_timeout of the API, where that is not given.");
     PROBES = row(Breaker, "probes", Whole(1, 1000), "1",
         "Requests of the whole fleet that may try at once whether it can be closed.");
+    PROBE_LEASE = row(Breaker, "probe_lease", Time(Seconds, Zero::Refused), "",
+        "How long the place of one is kept if nothing is heard of it, as after a crash; two seconds more than request_timeout, if nothing is given.");
     WINDOW = row(Breaker, "window", Time(Seconds, Zero::Refused), "60",
         "The time that is looked back over for the rates.");
     MINIMUM_CALLS = row(Breaker, "minimum_calls", Whole(1, TIMES), "20",
