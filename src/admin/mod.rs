@@ -1,6 +1,6 @@
 //! The second port: what narrows does, for operators and their tools.
 //!
-//! Everything here reads, but for [`limits`]; nothing of the proxy's way waits for it.
+//! Everything here reads, but for [`limits`] and [`reload`]; nothing of the proxy's way waits for it.
 //! It runs on the control thread, so a slow reader costs the relays nothing: a connection has one
 //! request and [`TIME`] to be done with it, and there are at most [`CONNECTIONS`] of them. Who is
 //! let in is decided in [`door`].
@@ -13,6 +13,7 @@ mod health;
 mod hosts;
 mod limits;
 mod metrics;
+mod reload;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,6 +42,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 pub use self::health::Readiness;
+pub use self::reload::Reload;
+pub use self::reload::Reloaded;
 use crate::base::authority::Host;
 use crate::base::authority::HostKey;
 use crate::limit::Limiter;
@@ -78,7 +81,7 @@ const ENDPOINTS: [Endpoint; 6] = [
     },
     Endpoint {
         path: "/readyz",
-        what: "200 while it serves, 503 before and while it stops; ?verbose tells of Redis",
+        what: "200 while it serves, 503 before and while it stops; ?verbose tells of Redis and settings",
         answer: |sources, query| ready(health::ready(sources, query)),
     },
     Endpoint {
@@ -186,6 +189,8 @@ pub struct Sources {
     pub readiness: Arc<Readiness>,
     /// The access log, for the lines that it dropped.
     pub access: Log,
+    /// Who reads the settings again.
+    pub reload: Box<dyn Reload>,
     /// The other instances: a clone of the limiter, outside tests.
     pub instances: Box<dyn Instances>,
     /// As in [`Settings`].
@@ -244,6 +249,7 @@ async fn answer(sources: &Sources, request: Request<Incoming>, at: Option<IpAddr
     let uri = request.uri();
     let mut answer = match door::admit(&request, at, &sources.hosts) {
         Err(refusal) => *refusal,
+        Ok(()) if uri.path() == reload::PATH => reload::ask(sources, request).await,
         Ok(()) if uri.path().starts_with(limits::RULES) => limits::change(sources, request).await,
         Ok(()) => respond(sources, request.method(), uri.path(), uri.query()).await,
     };
@@ -267,8 +273,9 @@ async fn respond(sources: &Sources, method: &Method, path: &str, query: Option<&
 fn index<'a>(_: &'a Sources, _: &'a str) -> BoxFuture<'a, Answer> {
     let mut text = format!("narrows {}\n\n", env!("CARGO_PKG_VERSION"));
     for Endpoint { path, what, .. } in ENDPOINTS {
-        text.extend([&format!("{path:<10}"), what, "\n"]);
+        text.extend([&format!("{path:<16}"), what, "\n"]);
     }
+    text += "\nPOST /-/reload  reads the settings again and tells what has changed\n";
     ready(body(StatusCode::OK, "text/plain; charset=utf-8", text))
 }
 
@@ -325,12 +332,23 @@ mod tests {
     use super::*;
     use crate::limit;
 
+    /// Reads nothing again.
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Reload for Nobody {
+        fn reload(&self) -> BoxFuture<'_, Result<Reloaded, Vec<String>>> {
+            ready(Ok(Reloaded::default()))
+        }
+    }
+
     /// Sources of a narrows that counts alone, with this limit.
     pub(super) fn sources(limit: limit::rules::Limit) -> Sources {
         let settings = limit::Settings { default_limit: limit, ..limit::Settings::default() };
         let limiter = Limiter::local(settings);
         Sources {
             instances: Box::new(limiter.clone()),
+            reload: Box::new(Nobody),
             limiter,
             apis: Arc::default(),
             metrics: Arc::new(Metrics::new(1, false)),

@@ -35,7 +35,7 @@ use crate::store::board::Board;
 pub const DEFAULT: &str = "default";
 
 /// What holds for one API.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Its name: letters, digits, `-`, `_` and `.`.
     pub name: Arc<str>,
@@ -83,7 +83,7 @@ pub enum Forwarded {
 }
 
 /// What the gateway does to requests of one API.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Gateway {
     /// Methods it takes; empty takes all.
     pub methods: Vec<Method>,

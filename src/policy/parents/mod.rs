@@ -13,7 +13,7 @@ use crate::base::authority::HostKey;
 use crate::store::board::Board;
 
 /// The parents of an API, and how one is chosen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Which there are.
     pub list: Vec<Arc<Parent>>,
