@@ -11,6 +11,7 @@ mod redis;
 mod signals;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(Serve { config, warnings }: Serve) -> anyhow::Result<()> {
+fn serve(Serve { config, warnings, sources }: Serve) -> anyhow::Result<()> {
     trace::init(&config.trace);
     for warning in warnings {
         tracing::warn!("{warning}");
@@ -72,11 +73,18 @@ fn serve(Serve { config, warnings }: Serve) -> anyhow::Result<()> {
     let signals = signals::listen().context("cannot listen for signals")?;
     let shutdown_timeout = config.shutdown_timeout;
     let app = App::new(config)?;
-    app.reread_by(|| match Config::read(std::env::args_os(), config::environment())? {
-        Command::Serve(serve) => Ok(serve.config),
-        _ => Err(config::Problems(vec!["these settings are for no proxy".to_owned()])),
+    let file = sources.file().map(Path::to_owned);
+    app.reread_by(move || {
+        let Serve { config, warnings, .. } = sources.read()?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(config)
     });
     app.start()?;
+    if let Some(file) = file {
+        app.watch(&file)?;
+    }
     let admin = app.admin_addr().map_or_else(|| "off".to_owned(), |address| address.to_string());
     let listeners: Vec<String> = app.listeners().iter().map(ToString::to_string).collect();
     let proxy = listeners.join(",");

@@ -124,6 +124,7 @@ impl App {
         let handle = runtime.handle().clone();
         let (stop, stopping) = oneshot::channel::<()>();
         let limiter = self.limiter.clone();
+        let board = self.board.clone();
         let shared = self.config.shared.clone().zip(limiter.link().map(Arc::clone));
         let patience = shared.as_ref().map(|(settings, _)| settings.store.timeout * 2);
         let (looked, first_look) = blocking::channel();
@@ -166,11 +167,13 @@ impl App {
                 });
                 let limits =
                     tokio::spawn(table::run(limiter.clone(), settings.store.clone(), looked));
+                let policies = tokio::spawn(board.run(settings.store.clone()));
                 let run = shared::run(limiter, link, settings, calls, stopping);
                 if let Err(error) = run.await {
                     tracing::error!(%error, "cannot speak to Redis");
                 }
                 limits.abort();
+                policies.abort();
             } else {
                 stopping.await;
             }

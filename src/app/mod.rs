@@ -123,7 +123,11 @@ impl App {
         let link = config.shared.as_ref().map(shared::Link::new);
         let metrics = Arc::new(Metrics::new(threads, link.is_some()));
         let (limiter, ears) = Limiter::new(config.limit.clone(), link, threads);
-        let board = Board::alone();
+        let board = config.shared.as_ref().zip(limiter.link()).map(|(settings, link)| {
+            let link = Arc::clone(link);
+            Board::new(&settings.store, move || link.instances())
+        });
+        let board = board.unwrap_or_else(Board::alone);
         let apis = Apis::new(&config.apis, &board, None);
         let apis = Arc::new(ArcSwap::from_pointee(apis));
         let reloader = Reloader::new(

@@ -61,6 +61,17 @@ pub(crate) fn label(name: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
+/// The label of what goes by one way, a parent's name say, of which there may be so many at once. No
+/// identity has it, and it says its limit: ways of one name and two limits are counted apart.
+pub(crate) fn way(name: &str, limit: u32) -> String {
+    format!("via={}={limit}", label(name))
+}
+
+/// The limit that a [`way`] says; none if the label is an identity's.
+pub(crate) fn limit_of_way(label: &str) -> Option<u32> {
+    label.strip_prefix("via=")?.rsplit_once('=')?.1.parse().ok()
+}
+
 /// What an identity may have that others do not; none is what all have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traits {
@@ -91,5 +102,15 @@ mod tests {
         assert_eq!(address.label().unwrap(), "ip=192.0.2.1");
         assert_eq!(name("ip=192.0.2.1"), "ip%3D192.0.2.1");
         assert_eq!(Identity::Anonymous.label(), None);
+    }
+
+    #[test]
+    fn the_label_of_a_way_says_its_limit_and_is_no_identitys() {
+        let label = way("http://p.test:3128", 5);
+        assert_eq!(label, "via=http%3A%2F%2Fp.test%3A3128=5");
+        assert_eq!(limit_of_way(&label), Some(5));
+        let named = Identity::Name(label.as_str().into());
+        assert_eq!(limit_of_way(&named.label().unwrap()), None);
+        assert_eq!(limit_of_way("ip=192.0.2.1"), None);
     }
 }

@@ -131,6 +131,11 @@ impl Setting {
         self
     }
 
+    /// Whether its value may be this word.
+    pub(super) fn takes_word(&self, word: &str) -> bool {
+        self.metavar.split('|').any(|other| other == word)
+    }
+
     pub(super) fn arg(&self) -> Arg {
         let default = match self.unset {
             Nothing => String::new(),
@@ -175,6 +180,9 @@ use Unset::Said;
 use Unset::Text;
 
 settings! {
+    CONFIG = row(Proxy, "config", "FILE", &["NARROWS_CONFIG"], Nothing,
+        "File of settings and APIs, YAML or (if its name ends in .toml) TOML. All settings of this \
+         list may stand in it by their flag's name, with _ for -; flags and variables beat it.");
     PORT = row(Proxy, "port", "PORT", &["NARROWS_PORT", "DPRL_PORT"], Text("8080"),
         "Where clients connect; 0 picks a free port, told by the ready line.");
     BIND = row(Proxy, "bind", "ADDR", &["NARROWS_BIND"], Text("127.0.0.1"),
@@ -206,6 +214,12 @@ settings! {
         "Name that narrows gives itself in the Via field of plain requests, and by which it knows \
          one that comes back to it (a loop); no two in a chain of proxies may have the same. off \
          leaves the field as it came, and knows no loop.");
+    GATEWAY_HOST = row(Proxy, "gateway-host", "NAME", &["NARROWS_GATEWAY_HOST"], Nothing,
+        "Names by which clients call the gateway (/api/NAME/...), beside localhost and addresses: over \
+         HTTP/2, where each request names a host, they are how it is known (with the name that TLS \
+         asked for), and once there is one, other names are turned away with 421, so that no web page \
+         uses the gateway through a browser. Repeatable, or separated by commas.")
+        .takes(Values::Many);
     EXPLAIN = row(Proxy, "explain", "on|off", &["NARROWS_EXPLAIN"], Text("off"),
         "Say in Proxy-Status of what was forwarded how long it waited for a slot, how many \
          connections were tried, and whether it went out on a kept one.");

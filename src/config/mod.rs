@@ -12,10 +12,12 @@ mod bounds;
 mod changes;
 mod clients;
 mod egress;
+mod file;
 mod flags;
 mod hosts;
 mod http2;
 mod limits;
+mod policies;
 mod redis;
 mod source;
 mod units;
@@ -44,7 +46,6 @@ pub use self::flags::markdown_table;
 pub use self::limits::Action;
 pub use self::limits::Limits;
 use self::source::Noted;
-use self::source::Origin;
 use self::source::Source;
 use self::units::Written;
 use crate::admin;
@@ -142,6 +143,45 @@ pub struct Serve {
     pub config: Config,
     /// What is odd in what was given, but no reason not to start; for the log.
     pub warnings: Vec<String>,
+    /// What it was read from, so that it can be read again.
+    pub sources: Sources,
+}
+
+/// What settings are read from: arguments and variables as they were when narrows started, and the
+/// config file as it is when it is read.
+#[derive(Clone)]
+pub struct Sources {
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+    file: Option<PathBuf>,
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // SECURITY: variables and flags hold passwords.
+        f.debug_struct("Sources").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Sources {
+    /// The config file, if there is one.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Reads all settings anew: all of them, or all that is wrong with them. A name for Via that
+    /// nobody chose is another one each time.
+    pub fn read(&self) -> Result<Serve, Problems> {
+        match Config::read(self.arguments.clone(), self.environment.clone())? {
+            Command::Serve(serve) => Ok(*serve),
+            Command::Bench(_)
+            | Command::Health(_)
+            | Command::Limits(_)
+            | Command::Passwd(_)
+            | Command::RedisCheck(_)
+            | Command::Say(_) => Err(Problems(vec!["these settings are for no proxy".to_owned()])),
+        }
+    }
 }
 
 /// All that is wrong with what was given, in lines for people.
@@ -176,7 +216,9 @@ impl Config {
         arguments: impl IntoIterator<Item = OsString>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Command, Problems> {
-        let matches = match flags::command().try_get_matches_from(arguments) {
+        let arguments: Vec<OsString> = arguments.into_iter().collect();
+        let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
+        let matches = match flags::command().try_get_matches_from(&arguments) {
             Ok(matches) => matches,
             Err(error) if error.use_stderr() => {
                 return Err(Problems(vec![error.render().to_string().trim_end().to_owned()]));
@@ -221,14 +263,17 @@ impl Config {
             }
             None => {}
         }
-        let mut source = Source::new(vec![&matches], environment);
+        let mut source = Source::new(vec![&matches], environment.clone());
+        let file = source.given(&flags::CONFIG).ok().flatten().map(|given| given.text.into());
         let config = config(&mut source);
         source.warn_of_strangers();
         if let Ok(Config { shared: None, .. }) = &config {
             warn_of_idle_fleet_settings(&mut source);
         }
         let Source { problems, warnings, .. } = source;
-        let serve = config.map(|config| Command::Serve(Box::new(Serve { config, warnings })));
+        let sources = Sources { arguments, environment, file };
+        let serve = |config| Command::Serve(Box::new(Serve { config, warnings, sources }));
+        let serve = config.map(serve);
         finish(serve, problems)
     }
 }
@@ -249,6 +294,7 @@ fn finish(command: Result<Command, Noted>, problems: Vec<String>) -> Result<Comm
 
 /// Reads all settings before it looks at any of them, so that every problem is noted.
 fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
+    let file = source.open_file();
     let port = source.read(&flags::PORT, port);
     let bind = source.read(&flags::BIND, ip);
     let threads = source.read_if(&flags::THREADS, |text| whole(text, 1, 1024, ""));
@@ -303,12 +349,15 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let admin_port = source.read(&flags::ADMIN_PORT, port_or_off);
     let admin_bind = source.read(&flags::ADMIN_BIND, ip);
     let admin_token = admin_token(source);
+    let gateway_hosts = source.list(&flags::GATEWAY_HOST, Host::parse);
     let admin_hosts = source.list(&flags::ADMIN_HOST, Host::parse);
 
     let level = source.read(&flags::LOG_LEVEL, level);
     let format = source.read(&flags::LOG_FORMAT, format);
     let access = source.read(&flags::ACCESS_LOG, target);
     let colour = !source.has_variable("NO_COLOR");
+
+    let apis = policies::read(source, file);
 
     let address = bind.and_then(|ip| Ok(SocketAddr::new(ip, port?)));
     let listen = clients::listen(source, address, threads);
@@ -345,7 +394,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
         },
         shared,
         clients: clients?,
-        apis: Vec::new(),
+        apis,
         upstream: crate::upstream::Settings {
             connect_timeout: connect_timeout?,
             dns_timeout: dns_timeout?,
@@ -366,6 +415,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             tunnel_idle_timeout: tunnel_idle_timeout?,
             idle_reclaim: idle_reclaim.map(|time| Some(time).filter(|t| *t < units::LONGEST))?,
             via: via?.unwrap_or_else(|| Some(format!("{MADE_UP}{:08x}", fastrand::u32(..)))),
+            gateway_hosts: gateway_hosts?,
             bounds: bounds?,
             http2: http2?,
             refuse_status: refuse_status?,
@@ -468,7 +518,7 @@ fn warn_of_idle_fleet_settings(source: &mut Source<'_>) {
         if !setting.name.starts_with("redis-sentinel-")
             && let Ok(Some(given)) = source.given(setting)
             // Names that others use too may be there for others.
-            && given.origin > Origin::Alias
+            && given.is_meant()
         {
             let warning = format!("--{} has no effect without {}", setting.name, redis::PLACES);
             source.warnings.push(warning);

@@ -122,7 +122,7 @@ fn password(
     let (text, file) = (text?, file?);
     let Some(mut file) = file else { return Ok(text) };
     // REDIS_PASSWORD may be there for others.
-    if text.is_some_and(|text| text.origin > Origin::Alias) {
+    if text.is_some_and(|text| text.is_meant()) {
         let problem = format!("--{} is there too; give one", setting.name);
         return Err(source.clash(in_file, &problem));
     }
@@ -250,8 +250,7 @@ fn warn_of_idle_sentinel_settings(source: &mut Source<'_>) {
         &flags::REDIS_SENTINEL_PASSWORD_FILE,
     ];
     for setting in settings {
-        if source.given(setting).is_ok_and(|given| given.is_some_and(|g| g.origin > Origin::Alias))
-        {
+        if source.given(setting).is_ok_and(|given| given.is_some_and(|given| given.is_meant())) {
             let warning = format!("--{} has no effect without --redis-sentinels", setting.name);
             source.warnings.push(warning);
         }
@@ -379,6 +378,7 @@ fn place(
 fn warn(source: &mut Source<'_>, strong: &Setting, weak: &Setting, weak_origin: Origin) {
     let from = match weak_origin {
         Origin::Alias => weak.variables.last().copied().unwrap_or(weak.name),
+        Origin::File => weak.name,
         Origin::Default | Origin::Flag | Origin::Variable => weak.variables[0],
     };
     source.warnings.push(format!("{from} is ignored: --{} was given more directly", strong.name));

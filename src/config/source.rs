@@ -1,14 +1,21 @@
-//! Where a setting's text comes from: the command line, the environment, or the table's default.
+//! Where a setting's text comes from: the command line, the environment, the config file, or the
+//! table's default.
 //!
-//! Nothing is read from the process here; both sources are handed in. Problems are collected
+//! Nothing is read from the process here; arguments and environment are handed in. Problems are collected
 //! instead of returned, so that whoever starts narrows sees all of them at once.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::path::Path;
 
 use clap::ArgMatches;
 
+use super::file;
+use super::file::mask;
+use super::file::settings::Texts;
+use super::file::settings::Told;
+use super::file::tree::Node;
 use super::flags;
 use super::flags::Setting;
 use super::flags::Unset;
@@ -18,6 +25,8 @@ use super::flags::Values;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Origin {
     Default,
+    /// The config file.
+    File,
     /// A variable whose name is not ours, such as `REDIS_URL`.
     Alias,
     Variable,
@@ -31,6 +40,22 @@ pub(super) struct Given {
     pub(super) origin: Origin,
     /// The variable that held it, if one did.
     variable: Option<&'static str>,
+    /// The texts of the file that it is made of, if it is.
+    told: Vec<Told>,
+}
+
+impl Given {
+    fn new(text: String, origin: Origin, variable: Option<&'static str>) -> Self {
+        Self { text, origin, variable, told: Vec::new() }
+    }
+
+    /// Whether it was said to narrows: by a name that is not another program's too.
+    pub(super) fn is_meant(&self) -> bool {
+        match self.origin {
+            Origin::Default | Origin::Alias => false,
+            Origin::File | Origin::Variable | Origin::Flag => true,
+        }
+    }
 }
 
 /// A problem has been noted; there is no value.
@@ -44,6 +69,8 @@ pub(super) struct Source<'a> {
     matches: Vec<&'a ArgMatches>,
     /// Without what is empty.
     environment: BTreeMap<String, OsString>,
+    /// What the config file says of settings.
+    texts: Texts,
     pub(super) problems: Vec<String>,
     pub(super) warnings: Vec<String>,
 }
@@ -59,7 +86,24 @@ impl<'a> Source<'a> {
             // A name that is not UTF-8 is none of ours.
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
             .collect();
-        Self { matches, environment, problems: Vec::new(), warnings: Vec::new() }
+        let (problems, warnings) = (Vec::new(), Vec::new());
+        Self { matches, environment, texts: Texts::new(), problems, warnings }
+    }
+
+    /// Reads the config file, if there is one; from here on its settings are found. What it holds.
+    pub(super) fn open_file(&mut self) -> Option<Node> {
+        let path = self.given(&flags::CONFIG).ok()??.text;
+        let mut notes = file::Notes::default();
+        let root = file::open(Path::new(&path), &mut notes);
+        self.texts = file::settings::read(&root, &mut notes);
+        self.note(notes);
+        Some(root)
+    }
+
+    /// Takes over what was found to be wrong.
+    pub(super) fn note(&mut self, notes: file::Notes) {
+        self.problems.extend(notes.problems);
+        self.warnings.extend(notes.warnings);
     }
 
     /// Whether a variable that is not in the table is set to something.
@@ -88,7 +132,7 @@ impl<'a> Source<'a> {
                 // Joined by what no value can hold; see `list`.
                 Values::Files => texts.join("\0"),
             };
-            return Ok(Some(Given { text, origin: Origin::Flag, variable: None }));
+            return Ok(Some(Given::new(text, Origin::Flag, None)));
         }
         for (rank, name) in setting.variables.iter().enumerate() {
             let Some(value) = self.environment.get(*name) else { continue };
@@ -106,12 +150,20 @@ impl<'a> Source<'a> {
             }
             let text = if setting.values == Values::Files { text.replace(',', "\0") } else { text };
             let origin = if rank == 0 { Origin::Variable } else { Origin::Alias };
-            return Ok(Some(Given { text, origin, variable: Some(name) }));
+            return Ok(Some(Given::new(text, origin, Some(name))));
+        }
+        if let Some(told) = self.texts.get(setting.name) {
+            // As in a flag: what is given as nothing is not given.
+            let told: Vec<Told> =
+                told.iter().filter(|told| !told.text.is_empty()).cloned().collect();
+            let texts: Vec<&str> = told.iter().map(|told| &*told.text).collect();
+            let text = texts.join(if setting.values == Values::Many { "," } else { "\0" });
+            if !text.is_empty() {
+                return Ok(Some(Given { text, origin: Origin::File, variable: None, told }));
+            }
         }
         Ok(match setting.unset {
-            Unset::Text(text) => {
-                Some(Given { text: text.to_owned(), origin: Origin::Default, variable: None })
-            }
+            Unset::Text(text) => Some(Given::new(text.to_owned(), Origin::Default, None)),
             Unset::Nothing | Unset::Said(_) => None,
         })
     }
@@ -169,8 +221,11 @@ impl<'a> Source<'a> {
         text: &str,
         allowed: &impl Display,
     ) -> Noted {
-        let text = if setting.secret { "(secret)".to_owned() } else { format!("{text:?}") };
-        let problem = format!("{}: {text} is not allowed: {allowed}", named(setting, Some(given)));
+        let told = given.told.iter().find(|told| told.text.contains(text)).or(given.told.first());
+        let referred = told.is_some_and(|told| told.referred);
+        let value = mask::told(text, setting.secret, referred);
+        let name = told.map_or_else(|| named(setting, Some(given)), name_in_file);
+        let problem = format!("{name}: {value} is not allowed: {allowed}");
         self.problems.push(problem);
         Noted
     }
@@ -190,11 +245,8 @@ impl<'a> Source<'a> {
             if !name.starts_with("NARROWS_") || known.contains(&name.as_str()) || is_link(name) {
                 continue;
             }
-            let nearest = known.iter().map(|known| (distance(name, known), known)).min();
-            let guess = match nearest {
-                Some((0..=3, known)) => format!("; did you mean {known}?"),
-                _ => String::new(),
-            };
+            let guess = nearest(name, known.iter().copied());
+            let guess = guess.map_or_else(String::new, |known| format!("; did you mean {known}?"));
             self.warnings.push(format!("{name} is not a setting of narrows{guess}"));
         }
     }
@@ -207,7 +259,7 @@ impl<'a> Source<'a> {
     ) -> Result<String, Noted> {
         value.into_string().map_err(|value| {
             let origin = Origin::Default;
-            let given = Given { text: value.to_string_lossy().into_owned(), origin, variable };
+            let given = Given::new(value.to_string_lossy().into_owned(), origin, variable);
             self.refuse(setting, &given, &given.text, &"text in UTF-8")
         })
     }
@@ -215,6 +267,9 @@ impl<'a> Source<'a> {
 
 /// The setting as somebody would look for it: flag, and the variable that held the value.
 fn named(setting: &Setting, given: Option<&Given>) -> String {
+    if let Some(told) = given.and_then(|given| given.told.first()) {
+        return name_in_file(told);
+    }
     match given.and_then(|given| given.variable) {
         Some(variable) => format!("--{} ({variable})", setting.name),
         None => match setting.variables.first() {
@@ -222,6 +277,18 @@ fn named(setting: &Setting, given: Option<&Given>) -> String {
             None => format!("--{}", setting.name),
         },
     }
+}
+
+fn name_in_file(told: &Told) -> String {
+    format!("{}: {}", told.place, told.path)
+}
+
+/// The name of those that are known that is the most like this one, if any is.
+pub(super) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    let nearest = known.map(|known| (distance(name, known), known)).min()?;
+    // What has little in common with a short name was not meant by it.
+    let (steps, known) = nearest;
+    (steps <= 3 && steps * 2 <= name.len().max(known.len())).then_some(known)
 }
 
 /// Variables that Kubernetes makes for a Service whose name begins with "narrows".

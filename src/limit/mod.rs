@@ -53,6 +53,7 @@ use self::rules::Rule;
 use self::rules::Rules;
 use crate::base::authority::HostKey;
 use crate::base::clock;
+use crate::base::identity;
 use crate::base::identity::Identity;
 use crate::base::identity::Traits;
 
@@ -233,6 +234,21 @@ impl Limiter {
         }
     }
 
+    /// Takes one of the connections that `key` may be reached by one way at once: `limit`, not 0, for
+    /// the way of this name. As a [`Limiter::share`] it is taken before the host's slot.
+    pub(crate) async fn bond(
+        &self,
+        key: &HostKey,
+        (way, limit): (&str, Limit),
+        patience: Patience,
+        identity: &Identity,
+    ) -> Result<Box<Share>, Refused> {
+        let budget = self.inner.rules.load().budget(key);
+        let own = budget.as_ref().unwrap_or(key).share(&identity::way(way, limit));
+        let host = self.take(&own, patience, identity).await?;
+        Ok(Box::new(Share { host, limiter: self.clone() }))
+    }
+
     /// Whether the connections of any identity are limited.
     pub(crate) fn has_shares(&self) -> bool {
         self.inner.rules.load().identities.have_limits()
@@ -261,7 +277,7 @@ impl Limiter {
         let budget = self.inner.rules.load().budget(key);
         let key = budget.as_ref().unwrap_or(key);
         let host = self.take(key, patience, identity).await?;
-        Ok(Permit { host, limiter: self.clone(), share })
+        Ok(Permit { host, limiter: self.clone(), share, bond: None })
     }
 
     /// Takes a slot of what is counted under `key`; whoever gets the host releases it.

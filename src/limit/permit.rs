@@ -103,6 +103,8 @@ pub struct Permit {
     pub(super) limiter: Limiter,
     /// Given back behind the slot itself.
     pub(super) share: Option<Box<Share>>,
+    /// What of the host one way to it may have; the connection's for as long as it lives.
+    pub(super) bond: Option<Box<Share>>,
 }
 
 /// One of the slots of a host that its holder's identity may have. Who uses a connection holds one;
@@ -150,6 +152,17 @@ impl Permit {
     /// Puts it back.
     pub(crate) fn set_share(&mut self, share: Option<Box<Share>>) {
         self.share = share;
+    }
+
+    /// The connection goes by a way of which it holds this.
+    pub(crate) fn bind(mut self, bond: Option<Box<Share>>) -> Self {
+        self.bond = bond;
+        self
+    }
+
+    /// The way's side of it, as [`Permit::seat`].
+    pub(crate) fn bond_seat(&self) -> Option<Seat> {
+        self.bond.as_ref().map(|bond| Seat(Arc::clone(&bond.host)))
     }
 
     /// The connection idles (its [`Seat`] is parked): whoever waits for its host may have it.

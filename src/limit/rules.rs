@@ -15,6 +15,7 @@ use thiserror::Error;
 use super::identities::Identities;
 use crate::base::authority::BadAuthority;
 use crate::base::authority::HostKey;
+use crate::base::identity;
 use crate::base::identity::Traits;
 pub use crate::base::pattern::Pattern;
 use crate::base::pattern::Patterns;
@@ -287,6 +288,9 @@ impl Rules {
     pub fn ruling(&self, key: &HostKey) -> Ruling {
         if let Some((label, _)) = key.as_share() {
             let term = self.term(self.since.max(self.users_since));
+            if let Some(limit) = identity::limit_of_way(label) {
+                return Ruling { limit, term };
+            }
             return Ruling { limit: self.identities.limit(label), term };
         }
         let (found, minor) = self.find(key);

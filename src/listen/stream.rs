@@ -67,6 +67,14 @@ impl Stream {
         }
     }
 
+    /// The name that the client called us by in the handshake (SNI, RFC 6066 §3).
+    pub(crate) fn server_name(&self) -> Option<&str> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.server_name(),
+        }
+    }
+
     /// The certificate that the client proved to have, with those that lead to its authority.
     pub(crate) fn certificates(&self) -> Option<&[CertificateDer<'static>]> {
         match self {

@@ -41,6 +41,14 @@ impl Asker {
         }
     }
 
+    /// Whether it speaks TLS with us.
+    pub(crate) fn is_secure(&self) -> bool {
+        match self {
+            Self::Connection(client) => client.is_secure(),
+            Self::Stream(stream) => stream.client().is_secure(),
+        }
+    }
+
     pub(crate) fn identity(&self) -> &Identity {
         match self {
             Self::Connection(client) => client.identity(),

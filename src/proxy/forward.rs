@@ -1,10 +1,12 @@
-//! A plain request in absolute-form: made the upstream's, and its response made the client's.
-//! Between the two is [`pipeline`].
+//! Plain requests: which way each takes, and what becomes of one in absolute-form: made the
+//! upstream's, and its response made the client's. Between the two is [`pipeline`].
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::Request;
@@ -18,10 +20,13 @@ use http::uri::Scheme;
 use http_body::Body as _;
 use hyper::ext::ReasonPhrase;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use super::Thread;
 use super::asker::Asker;
 use super::front;
+use super::gateway;
+use super::gateway::Call;
 use super::headers;
 use super::http2;
 use super::local;
@@ -38,7 +43,11 @@ use super::story::Story;
 use crate::base::authority::Authority;
 use crate::base::clock;
 use crate::base::identity::Identity;
+use crate::limit::Patience;
+use crate::policy::access::Denied;
 use crate::policy::access::Given;
+use crate::policy::api::Api;
+use crate::telemetry::metrics::Route;
 use crate::upstream::SendError;
 use crate::upstream::Sent;
 use crate::upstream::exchange::ExchangeError;
@@ -59,30 +68,37 @@ pub(crate) async fn serve(
     request: Request<Source>,
 ) -> Result<Response<Body>, Left> {
     let mut story = Story::begin(&thread, &client, &request);
-    let wish = Wish::read(&thread, &request);
+    let is_ours = is_ours(&thread, &client, request.uri());
+    let wish = Wish::read(&thread, &request, is_ours);
     // Whoever asks how it is may be a machine that knows no password.
-    let uri = request.uri();
-    let is_health = uri.authority().is_none() && uri.path() == "/health";
+    let is_health = is_ours && request.uri().path() == "/health";
     let is_open = is_health && matches!(wish, Ok(Wish::Own(_)));
+    let is_gateway = is_ours && gateway::has(request.uri());
+    let claim = is_gateway.then(|| gateway::claim(&thread, &client, &request));
+    let claim = claim.unwrap_or(header::PROXY_AUTHORIZATION);
     let admitted = if is_open {
         Ok(Identity::Anonymous)
     } else {
-        front::admit(&thread, &client, || Given::of(request.headers())).await.ok_or(Left)?
+        let given = || Given::by(request.headers(), &claim);
+        front::admit(&thread, &client, given).await.ok_or(Left)?
     };
     if let Ok(identity) = &admitted {
         story.asked_by(identity);
     }
     let result = match (admitted, wish) {
+        // Who asks a gateway need know of no proxy (RFC 9110 §11.6.1).
+        (Err(Reject::Denied(Denied::Credentials)), _) if is_gateway => Err(Reject::Stranger),
         (Err(reject), _) | (Ok(_), Err(reject)) => Err(reject),
         (Ok(_), Ok(Wish::Own(answer))) => Ok(answer.map(|body| Kind::Own(Some(body)))),
         (Ok(identity), Ok(Wish::Forward { authority, tls, left })) => {
-            story.host(&authority);
+            story.bound_for(Route::Forward, &authority);
             let bound_for = (&authority, tls, left);
-            match forward(&thread, &client, request, bound_for, &identity, &mut story).await {
-                Ok(response) => Ok(response),
-                Err(Failed::Rejected(reject)) => Err(reject),
-                Err(Failed::Left) => return Err(Left),
-            }
+            settled(forward(&thread, &client, request, bound_for, &identity, &mut story).await)?
+        }
+        (Ok(identity), Ok(Wish::Gateway { api, left })) => {
+            let is_authorization_ours = claim == header::AUTHORIZATION;
+            let call = Call { api: &api, identity: &identity, left, is_authorization_ours };
+            settled(gateway::serve(&thread, &client, request, call, &mut story).await)?
         }
     };
     client.begin_answer();
@@ -104,22 +120,37 @@ pub(crate) async fn serve(
     })
 }
 
+/// Whether a target is ours: one without a host, or over HTTP/2, which has no other, one whose host
+/// is a name of ours and whose path one of our own.
+fn is_ours(thread: &Thread, client: &Asker, uri: &Uri) -> bool {
+    let Some(named) = uri.authority() else { return true };
+    let Asker::Stream(stream) = client else { return false };
+    (uri.path() == "/health" || gateway::has(uri))
+        && stream.client().is_called(thread, named.as_str(), uri.scheme() == Some(&Scheme::HTTPS))
+}
+
 /// What a request asks of us.
 enum Wish {
     /// To be sent on; `left` is how many hops it may still make after this one.
     Forward { authority: Authority, tls: bool, left: Option<u32> },
+    /// To be sent to an API.
+    Gateway { api: Arc<Api>, left: Option<u32> },
     /// Nothing that anybody else could answer.
     Own(Response<Bytes>),
 }
 
 impl Wish {
-    fn read(thread: &Thread, request: &Request<Source>) -> Result<Self, Reject> {
+    fn read(thread: &Thread, request: &Request<Source>, is_ours: bool) -> Result<Self, Reject> {
         if request.version() == Version::HTTP_2 {
             http2::check(thread, request).map_err(Reject::Flaw)?;
         }
-        let (uri, headers) = (request.uri(), request.headers());
-        let Some(authority) = uri.authority() else {
-            return local::asked(request).map(Self::Own).ok_or(Reject::NotForProxy);
+        let uri = request.uri();
+        let Some(authority) = uri.authority().filter(|_| !is_ours) else {
+            if !gateway::has(uri) {
+                return local::asked(request).map(Self::Own).ok_or(Reject::NotForProxy);
+            }
+            let api = gateway::find(thread, request)?;
+            return judge(thread, request, |left| Self::Gateway { api, left });
         };
         let tls = match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTP => false,
@@ -129,18 +160,37 @@ impl Wish {
         let authority = thread
             .authority(authority.as_str(), tls)
             .map_err(|why| Reject::BadTarget { target: uri.to_string(), why })?;
-        if thread.via.as_ref().is_some_and(|via| via.has_passed(headers)) {
-            return Err(Reject::Loop);
-        }
-        if request.version() != Version::HTTP_10 && headers::expects_continue(headers).is_err() {
-            return Err(Reject::Expectation);
-        }
-        match local::forwards(request.method(), headers) {
-            Ok(Forwards::Over) => Ok(Self::Own(local::last(request))),
-            Ok(Forwards::Left(left)) => Ok(Self::Forward { authority, tls, left: Some(left) }),
-            Ok(Forwards::Unlimited) => Ok(Self::Forward { authority, tls, left: None }),
-            Err(()) => Err(Reject::MaxForwards),
-        }
+        judge(thread, request, |left| Self::Forward { authority, tls, left })
+    }
+}
+
+/// Whether a request that is to be sent on may be, and how many hops it may still make then.
+fn judge(
+    thread: &Thread,
+    request: &Request<Source>,
+    on: impl FnOnce(Option<u32>) -> Wish,
+) -> Result<Wish, Reject> {
+    let headers = request.headers();
+    if thread.via.as_ref().is_some_and(|via| via.has_passed(headers)) {
+        return Err(Reject::Loop);
+    }
+    if request.version() != Version::HTTP_10 && headers::expects_continue(headers).is_err() {
+        return Err(Reject::Expectation);
+    }
+    match local::forwards(request.method(), headers) {
+        Ok(Forwards::Over) => Ok(Wish::Own(local::last(request))),
+        Ok(Forwards::Left(left)) => Ok(on(Some(left))),
+        Ok(Forwards::Unlimited) => Ok(on(None)),
+        Err(()) => Err(Reject::MaxForwards),
+    }
+}
+
+/// A response, or why we answer instead, unless there is nobody to answer.
+fn settled(came: Result<Response<Kind>, Failed>) -> Result<Result<Response<Kind>, Reject>, Left> {
+    match came {
+        Ok(response) => Ok(Ok(response)),
+        Err(Failed::Rejected(reject)) => Ok(Err(reject)),
+        Err(Failed::Left) => Err(Left),
     }
 }
 
@@ -153,11 +203,40 @@ async fn forward(
     story: &mut Story,
 ) -> Result<Response<Kind>, Failed> {
     let (mut parts, body) = request.into_parts();
-    let asked = headers::wait(
-        parts.headers.get_all(&PREFER).iter().filter_map(|value| value.to_str().ok()),
-    );
+    let (patience, deadline) = patience(thread, &parts.headers);
     let version = parts.version;
     let upgrade = prepare(&mut parts, client, thread);
+    let apis = thread.apis.load();
+    let api = apis.of_host(authority.key()).map(|api| &**api);
+    if let Some(api) = api {
+        gateway::fields::dress_forward(&mut parts, api, (authority, tls));
+    }
+    finish(&mut parts, &body, left);
+    let order = Order {
+        thread,
+        client,
+        identity,
+        api,
+        authority,
+        tls,
+        patience,
+        deadline,
+        version,
+        asked: None,
+    };
+    exchange(&order, parts, body, upgrade, story).await
+}
+
+/// Until when a request may wait for a full host, and when it is to be done, as its Prefer says.
+pub(super) fn patience(thread: &Thread, fields: &HeaderMap) -> (Patience, Option<Instant>) {
+    let asked = fields.get_all(&PREFER).iter().filter_map(|value| value.to_str().ok());
+    let asked = headers::wait(asked);
+    let deadline = asked.and_then(|wait| clock::now().checked_add(Duration::from_secs(wait)));
+    (thread.patience(asked), deadline)
+}
+
+/// What is said last of a request that goes on: the hops that are left to it, and that it has a body.
+pub(super) fn finish(parts: &mut Parts, body: &Source, left: Option<u32>) {
     if let Some(left) = left {
         parts.headers.insert(header::MAX_FORWARDS, left.into());
     }
@@ -165,14 +244,19 @@ async fn forward(
         // Unless it is told so, hyper takes a GET or a HEAD of unknown length for one without a body.
         parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    let patience = thread.patience(asked);
-    let deadline = asked.and_then(|wait| clock::now().checked_add(Duration::from_secs(wait)));
-    let apis = thread.apis.load();
-    let api = apis.of_host(authority.key()).map(|api| &**api);
-    let order =
-        Order { thread, client, identity, api, authority, tls, patience, deadline, version };
-    let came = pipeline::answer(&order, parts, body, story).await?;
-    deliver(&order, came, upgrade).await
+}
+
+/// Has a request that is the upstream's answered, and makes the response the client's. `upgrade` is
+/// the protocols that it would switch to.
+pub(super) async fn exchange(
+    order: &Order<'_>,
+    parts: Parts,
+    body: Source,
+    upgrade: Option<HeaderValue>,
+    story: &mut Story,
+) -> Result<Response<Kind>, Failed> {
+    let came = pipeline::answer(order, parts, body, story).await?;
+    deliver(order, came, upgrade).await
 }
 
 /// Makes an upstream's response the client's.
@@ -192,6 +276,7 @@ async fn deliver(
     if let Some(via) = &thread.via {
         via.add(response.headers_mut(), version);
     }
+    gateway::fields::dress_response(response.headers_mut(), order.api);
     *response.version_mut() = Version::HTTP_11;
     if thread.settings.explain
         && let Some(told) = status::explained(waited, attempts, reused)

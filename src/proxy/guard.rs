@@ -23,11 +23,13 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 
+use super::Thread;
 use super::bounds::Bounds;
 use super::head;
 use super::head::Connect;
 use super::head::Flaw;
 use super::http2;
+use crate::base::authority::Host;
 use crate::base::clock::Pulse;
 use crate::base::framing::Framing;
 use crate::base::framing::Malformed;
@@ -72,6 +74,8 @@ pub(crate) struct Client {
     peer: SocketAddr,
     certificate: Option<Arc<str>>,
     identity: Identity,
+    is_secure: bool,
+    names: RefCell<Names>,
     bounds: Bounds,
     near: RefCell<Near>,
     phase: Cell<Phase>,
@@ -83,6 +87,14 @@ pub(crate) struct Client {
     /// The client has said that its request is the last.
     said_goodbye: Cell<bool>,
     switched: RefCell<Option<(Conn, Bytes)>>,
+}
+
+/// What a client of HTTP/2 may call us by.
+#[derive(Debug, Default)]
+struct Names {
+    local: Option<SocketAddr>,
+    /// What it asked for in TLS.
+    server: Option<Host>,
 }
 
 impl Drop for Client {
@@ -145,6 +157,8 @@ impl Client {
                 None => Identity::of_address(peer.ip()),
             },
             certificate,
+            is_secure: !fresh,
+            names: RefCell::default(),
             bounds,
             near: RefCell::new(near),
             phase: Cell::new(Phase::Idle),
@@ -168,6 +182,38 @@ impl Client {
     /// Who asks, as far as the connection itself tells.
     pub(crate) fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Whether it speaks TLS with us.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
+    /// Notes what it may call us by, before its socket leaves for HTTP/2.
+    pub(crate) fn note_names(&self) {
+        if let Some(stream) = &self.near.borrow().stream {
+            let local = stream.tcp().local_addr().ok();
+            let server = stream.server_name().and_then(|name| Host::parse(name).ok());
+            self.names.replace(Names { local, server });
+        }
+    }
+
+    /// Whether an authority is one of ours: the address that it came to, the name that it asked for in
+    /// TLS, or a name that the settings give the gateway.
+    pub(crate) fn is_called(&self, thread: &Thread, named: &str, tls: bool) -> bool {
+        let Ok(authority) = thread.authority(named, tls) else { return false };
+        let names = self.names.borrow();
+        let at = |local: &SocketAddr| {
+            let ip = local.ip().to_canonical();
+            let is_host = match authority.host() {
+                Host::Address(address) => *address == ip,
+                Host::Name(name) => &**name == "localhost" && ip.is_loopback(),
+            };
+            is_host && authority.port_number() == local.port()
+        };
+        names.local.as_ref().is_some_and(at)
+            || (tls && names.server.as_ref() == Some(authority.host()))
+            || thread.settings.gateway_hosts.contains(authority.host())
     }
 
     pub(crate) fn pulse(&self) -> &Rc<Pulse> {

@@ -13,6 +13,7 @@ mod forward;
 mod front;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod gateway;
 mod guard;
 mod head;
 mod headers;
@@ -62,6 +63,7 @@ use self::reject::Reject;
 pub(crate) use self::via::Via;
 use crate::base::authority::Authority;
 use crate::base::authority::BadAuthority;
+use crate::base::authority::Host;
 use crate::base::clock;
 use crate::limit::Limiter;
 use crate::limit::Patience;
@@ -95,6 +97,9 @@ pub struct Settings {
     /// The name put into Via (RFC 9110 §7.6.3), and by which a loop is known: no other instance may
     /// have it. None leaves the field out, and knows no loop.
     pub via: Option<String>,
+    /// Names by which clients of HTTP/2 call the gateway, beside its address and the name that they
+    /// asked for in TLS: over HTTP/2 each request names a host.
+    pub gateway_hosts: Vec<Host>,
     /// What a connection of HTTP/2 may have.
     pub http2: Http2,
     /// How much a request may have of everything.
@@ -211,6 +216,7 @@ async fn serve(thread: Rc<Thread>, accepted: Accepted) {
             linger(&client).await;
         }
         Next::Http2 => {
+            client.note_names();
             if let Some(near) = client.detach() {
                 let near = Ahead::new(near.early, near.stream);
                 Box::pin(http2::serve(&thread, &client, near, open)).await;

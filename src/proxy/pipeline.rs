@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
+use http::HeaderMap;
 use http::Request;
 use http::Version;
 use http::request::Parts;
@@ -32,6 +33,8 @@ use crate::policy::End;
 use crate::policy::Facts;
 use crate::policy::api::Api;
 use crate::policy::parents::Asked;
+use crate::policy::parents::Hop;
+use crate::policy::parents::Way;
 use crate::telemetry::metrics::Bound;
 use crate::upstream::SendError;
 use crate::upstream::Sent;
@@ -55,6 +58,8 @@ pub(super) struct Order<'a> {
     pub(super) deadline: Option<Instant>,
     /// The client's.
     pub(super) version: Version,
+    /// The client's fields as they came, where not all of them are sent on.
+    pub(super) asked: Option<&'a HeaderMap>,
 }
 
 /// Why there is no response.
@@ -95,7 +100,7 @@ async fn answered(
 ) -> Result<Sent, Failed> {
     let sent = match order.api {
         Some(api) => attempt(order, api, parts, body, story).await?,
-        None => send(order, parts, body).await?,
+        None => send(order, None, parts, body).await?,
     };
     match sent {
         Ok(sent) => {
@@ -130,13 +135,15 @@ async fn attempt(
     let client = order.client.peer().ip();
     let way = match &api.parents {
         Some(parents) => {
-            let asked = Asked { client, host, fields: &parts.headers, before: None };
+            let fields = order.asked.unwrap_or(&parts.headers);
+            let asked = Asked { client, host, fields, before: None };
             Some(obey(parents.choose(asked))?)
         }
         None => None,
     };
     let started = clock::now();
-    let sent = send(order, parts, body).await?;
+    let hop = way.as_ref().and_then(Way::hop);
+    let sent = send(order, hop, parts, body).await?;
     let waited = sent.as_ref().map_or_else(SendError::waited, |sent| sent.waited);
     let end = match &sent {
         Ok(sent) => End::Status(sent.response.status().as_u16()),
@@ -145,10 +152,7 @@ async fn attempt(
     let facts = Facts { end, took: (clock::now() - started).saturating_sub(waited) };
     if let (Some((cooldowns, subject)), Ok(sent)) = (&subject, &sent) {
         let response = &sent.response;
-        let asked = cooldowns.hear(subject, response.status().as_u16(), response.headers());
-        if asked.is_some() {
-            api.counts.cooled();
-        }
+        let _asked = cooldowns.hear(subject, response.status().as_u16(), response.headers());
     }
     story.attempted(api, end, way.as_ref().and_then(|way| way.parent.as_deref()));
     if let Some(way) = way {
@@ -171,6 +175,7 @@ fn obey<T>(decision: Decision<T>) -> Result<T, Failed> {
 /// Sends a request and waits for the head of its response, for as long as the client wants it.
 async fn send(
     order: &Order<'_>,
+    parent: Option<Hop<'_>>,
     parts: Parts,
     body: Source,
 ) -> Result<Result<Sent, SendError>, Failed> {
@@ -184,8 +189,15 @@ async fn send(
     let interim = Interim::listen(&mut request, gate, continues, (version, bound));
     let request_timeout = order.api.and_then(|api| api.settings.request_timeout);
     let client_address = client.peer();
-    let errand =
-        Errand { authority, tls, patience, client: client_address, identity, request_timeout };
+    let errand = Errand {
+        authority,
+        tls,
+        patience,
+        client: client_address,
+        identity,
+        parent,
+        request_timeout,
+    };
     let mut sending = std::pin::pin!(thread.upstream.send(errand, request, client.pulse()));
     let sent = client.unless_left(std::future::poll_fn(|cx| {
         let sent = sending.as_mut().poll(cx);

@@ -157,8 +157,9 @@ impl Story {
         }
     }
 
-    pub(super) fn host(&mut self, authority: &Authority) {
-        self.route = Route::Forward;
+    /// By which way it goes, and where.
+    pub(super) fn bound_for(&mut self, route: Route, authority: &Authority) {
+        self.route = route;
         if let Some(log) = &mut self.log {
             log.host = authority.key().to_string();
         }
@@ -180,7 +181,7 @@ impl Story {
 
     /// An attempt has ended, by way of this parent.
     pub(super) fn attempted(&mut self, api: &Api, end: End, parent: Option<&Parent>) {
-        api.counts.attempted(end, self.attempts > 0, parent);
+        api.counts.attempted(end, self.attempts > 0);
         self.attempts += 1;
         if let Some(log) = &mut self.log {
             log.parent = parent.map(|parent| Arc::clone(&parent.name));

@@ -60,8 +60,17 @@ pub(super) fn outcome(reject: &Reject) -> Outcome {
         | Reject::Expectation
         | Reject::Flaw(_)
         | Reject::Full(_)
+        | Reject::Json(_)
+        | Reject::LeavesApi
+        | Reject::LongBody(_)
         | Reject::Loop
         | Reject::MaxForwards
-        | Reject::NotForProxy => Outcome::Request,
+        | Reject::Method(_)
+        | Reject::Misdirected
+        | Reject::NoBody
+        | Reject::NotForProxy
+        | Reject::SlowBody
+        | Reject::Stranger
+        | Reject::UnknownApi(_) => Outcome::Request,
     }
 }

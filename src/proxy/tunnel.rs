@@ -104,6 +104,7 @@ pub(super) async fn open(
         patience,
         client: client.peer(),
         identity,
+        parent: None,
         request_timeout: None,
     };
     let connected = client.unless_left(thread.upstream.connect(errand)).await?;

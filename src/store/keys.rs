@@ -7,6 +7,9 @@
 //! | `workers` | `proxy_rate_limiter:{0}:@w` | hash: instance -> epoch, `#s` state and generation, `#first`, `#run`, `#until`, `#hb`, `#ok` | one day after the last heartbeat |
 //! | `leases` | `proxy_rate_limiter:{0}:@lease` | sorted set: instance -> end of lease, ms of Redis time | while there is an instance; one day after the last heartbeat |
 //! | `limits` | `proxy_rate_limiter:{0}:@limits` | hash: pattern -> limit, or limit and `/shared`; `#v` version, `#at` time of the last change, us of Redis time | for ever |
+//! | `policy` | `proxy_rate_limiter:{0}:@p:cooldown:shop/api.example.com` | what the policy's script in `lua/` says | as that says; always limited |
+//! | `policies_of` | `proxy_rate_limiter:{0}:@p:cooldown` | what all keys of one policy have in common; as its script says | as that says; always limited |
+//! | `policy_channel` | `proxy_rate_limiter:{0}:@p` | pub/sub channel: what all instances are told about APIs | no key |
 //! | `channel` | `proxy_rate_limiter:{0}:@n:0123456789ab` | pub/sub channel: what one instance is told | no key |
 //!
 //! Hints for one instance go to the channel of its name.
@@ -25,12 +28,15 @@ use crate::base::authority::HostKey;
 pub(crate) const CLUSTER: u16 = 16;
 /// Which of them has the table of limits.
 pub(crate) const LIMITS: u16 = 0;
+/// Which of them has what policies of APIs share.
+pub(crate) const POLICIES: u16 = 0;
 
 /// The keys under one prefix.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
     shards: Vec<Shard>,
     limits: String,
+    policies: String,
 }
 
 #[derive(Clone, Debug)]
@@ -48,12 +54,28 @@ impl Keys {
             Shard { stem, workers, leases }
         };
         let limits = format!("{prefix}:{{{LIMITS}}}:@limits");
-        Self { shards: (0..shards.max(1)).map(shard).collect(), limits }
+        let policies = format!("{prefix}:{{{POLICIES}}}:@p");
+        Self { shards: (0..shards.max(1)).map(shard).collect(), limits, policies }
     }
 
     /// The fleet's table of limits: one, in the shard [`LIMITS`].
     pub(crate) fn limits(&self) -> &str {
         &self.limits
+    }
+
+    /// What one policy (the topic) keeps under this name.
+    pub(crate) fn policy(&self, topic: &str, name: &str) -> String {
+        [self.policies.as_str(), ":", topic, ":", name].concat()
+    }
+
+    /// What all of that has in common.
+    pub(crate) fn policies_of(&self, topic: &str) -> String {
+        [self.policies.as_str(), ":", topic].concat()
+    }
+
+    /// Where all instances hear what happens to APIs.
+    pub(crate) fn policy_channel(&self) -> &str {
+        &self.policies
     }
 
     /// Which shard counts this host.
@@ -159,6 +181,11 @@ mod tests {
         assert_eq!(keys.leases(0), "proxy_rate_limiter:{0}:@lease");
         assert_eq!(keys.channel(0, "0123456789ab"), "proxy_rate_limiter:{0}:@n:0123456789ab");
         assert_eq!(keys.limits(), "proxy_rate_limiter:{0}:@limits");
+        let name = "shop/api.example.com";
+        let policy = "proxy_rate_limiter:{0}:@p:cooldown:shop/api.example.com";
+        assert_eq!(keys.policy("cooldown", name), policy);
+        assert_eq!(keys.policies_of("cooldown"), "proxy_rate_limiter:{0}:@p:cooldown");
+        assert_eq!(keys.policy_channel(), "proxy_rate_limiter:{0}:@p");
     }
 
     #[test]

@@ -2,14 +2,14 @@
 //!
 //! Nothing here sends. The limiter's own connection puts these commands into its pipelines, and
 //! repeats one that was answered by NOSCRIPT behind the loads; that is safe, since each message
-//! is idempotent.
+//! is idempotent. The scripts of the policies are known here by name; what is said to them is theirs
+//! to know.
 
 use std::collections::BTreeSet;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use redis::Cmd;
-use redis::Script;
 use redis::ServerErrorKind;
 use redis::Value;
 use thiserror::Error;
@@ -17,44 +17,68 @@ use thiserror::Error;
 use super::keys::Keys;
 use crate::base::authority::HostKey;
 
-static GRANT: LazyLock<Source> = LazyLock::new(|| Source::new(include_str!("../../lua/grant.lua")));
-static HEARTBEAT: LazyLock<Source> =
-    LazyLock::new(|| Source::new(include_str!("../../lua/heartbeat.lua")));
-static HELLO: LazyLock<Source> = LazyLock::new(|| Source::new(include_str!("../../lua/hello.lua")));
-static LEAVE: LazyLock<Source> = LazyLock::new(|| Source::new(include_str!("../../lua/leave.lua")));
+static GRANT: Script = Script::new(include_str!("../../lua/grant.lua"));
+static HEARTBEAT: Script = Script::new(include_str!("../../lua/heartbeat.lua"));
+static HELLO: Script = Script::new(include_str!("../../lua/hello.lua"));
+static LEAVE: Script = Script::new(include_str!("../../lua/leave.lua"));
 
-struct Source {
+const LIMITER: [&Script; 4] = [&GRANT, &HEARTBEAT, &HELLO, &LEAVE];
+
+/// `lua/breaker.lua`, for the policy of that name.
+pub(crate) static BREAKER: Script = Script::new(include_str!("../../lua/breaker.lua"));
+
+/// `lua/cooldown.lua`, for the policy of that name.
+pub(crate) static COOLDOWN: Script = Script::new(include_str!("../../lua/cooldown.lua"));
+
+/// `lua/parents.lua`, for the policy of that name.
+pub(crate) static PARENTS: Script = Script::new(include_str!("../../lua/parents.lua"));
+
+/// All that run by way of [`super::board`].
+const POLICIES: [&Script; 3] = [&BREAKER, &COOLDOWN, &PARENTS];
+
+/// A file of `lua/`.
+#[derive(Debug)]
+pub(crate) struct Script {
     code: &'static str,
-    hash: String,
+    hash: OnceLock<String>,
 }
 
-impl Source {
-    fn new(code: &'static str) -> Self {
-        Self { code, hash: Script::new(code).get_hash().to_owned() }
+impl Script {
+    pub(crate) const fn new(code: &'static str) -> Self {
+        Self { code, hash: OnceLock::new() }
     }
 
     /// EVALSHA of this script; keys and arguments are still to be added.
-    fn call(&self, keys: u8) -> Cmd {
+    pub(super) fn call(&self, keys: u8) -> Cmd {
+        let hash = self.hash.get_or_init(|| redis::Script::new(self.code).get_hash().to_owned());
         let mut command = Cmd::with_capacity(20, 384);
-        command.arg("EVALSHA").arg(&self.hash).arg(keys);
+        command.arg("EVALSHA").arg(hash).arg(keys);
+        command
+    }
+
+    /// What makes it known to a Redis.
+    pub(super) fn load(&self) -> Cmd {
+        let mut command = redis::cmd("SCRIPT");
+        command.arg("LOAD").arg(self.code);
         command
     }
 }
 
-/// The commands that make all scripts known to a Redis.
+/// The commands that make all scripts of the limiter known to a Redis.
 pub(crate) fn loads() -> impl Iterator<Item = Cmd> {
-    [&GRANT, &HEARTBEAT, &HELLO, &LEAVE].into_iter().map(|source| {
-        let mut command = redis::cmd("SCRIPT");
-        command.arg("LOAD").arg(source.code);
-        command
-    })
+    LIMITER.into_iter().map(Script::load)
+}
+
+/// The commands that make those of the policies known.
+pub(super) fn policy_loads() -> impl Iterator<Item = Cmd> {
+    POLICIES.into_iter().map(Script::load)
 }
 
 /// Every command that a script runs, in lower case, but for those that send hints: which they are
 /// is an argument.
 pub(crate) fn commands() -> BTreeSet<String> {
-    let own = [&GRANT, &HEARTBEAT, &HELLO, &LEAVE].map(|source| source.code);
-    let sources = own.into_iter().chain([super::limits::CHANGE]);
+    let own = LIMITER.into_iter().chain(POLICIES).map(|script| script.code);
+    let sources = own.chain([super::limits::CHANGE]);
     let calls = sources.flat_map(|code| code.split("call('").skip(1));
     calls.filter_map(|call| call.split_once('\'')).map(|(name, _)| name.to_lowercase()).collect()
 }
@@ -81,7 +105,7 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    fn of(value: &Value) -> Self {
+    pub(super) fn of(value: &Value) -> Self {
         if let Value::ServerError(error) = value {
             return match error.kind() {
                 Some(ServerErrorKind::NoScript) => Self::NoScript,
@@ -397,6 +421,22 @@ mod tests {
 
     fn ints<const N: usize>(numbers: [i64; N]) -> Value {
         Value::Array(numbers.into_iter().map(Value::Int).collect())
+    }
+
+    #[test]
+    fn each_file_is_known_here() {
+        let known: Vec<&str> = LIMITER
+            .into_iter()
+            .chain(POLICIES)
+            .map(|script| script.code)
+            .chain([crate::store::limits::CHANGE])
+            .collect();
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/lua");
+        for file in std::fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            let code = std::fs::read_to_string(&path).unwrap();
+            assert!(known.contains(&code.as_str()), "{}", path.display());
+        }
     }
 
     #[test]

@@ -39,6 +39,31 @@ use crate::limit::Share;
 pub(crate) enum Socket {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    /// TLS with the origin inside TLS with a parent.
+    Nested(Box<TlsStream<TlsStream<TcpStream>>>),
+}
+
+impl Socket {
+    /// The socket below all TLS.
+    fn base(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+            Self::Nested(stream) => stream.get_ref().0.get_ref().0,
+        }
+    }
+
+    /// Whether TLS holds bytes that still have to go out.
+    fn holds(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.get_ref().1.wants_write(),
+            Self::Nested(stream) => {
+                let (outer, session) = stream.get_ref();
+                session.wants_write() || outer.get_ref().1.wants_write()
+            }
+        }
+    }
 }
 
 /// An open connection to an upstream. The order of the fields is the order in which they drop.
@@ -109,6 +134,11 @@ impl Conn {
         self.permit.seat()
     }
 
+    /// The same of the parent's connections to the host, if those are limited.
+    pub(crate) fn bond_seat(&self) -> Option<Seat> {
+        self.permit.bond_seat()
+    }
+
     /// The same, when so many connections were tried until this one was there.
     pub(crate) fn after_attempts(mut self, attempts: u8) -> Self {
         self.attempts = attempts;
@@ -142,20 +172,14 @@ impl Conn {
     pub(crate) fn tcp(&self) -> Option<&TcpStream> {
         match &self.socket {
             Socket::Plain(socket) => Some(socket),
-            Socket::Tls(_) => None,
+            Socket::Tls(_) | Socket::Nested(_) => None,
         }
     }
 
     /// Whether nothing is on its way through the socket, as far as the system tells: nothing to
     /// read, not even an end unless that is behind us, and nothing that still has to go out.
     pub(crate) fn is_still(&self, read_end: bool) -> bool {
-        match &self.socket {
-            Socket::Plain(stream) => socket::is_still(stream, read_end),
-            Socket::Tls(stream) => {
-                let (stream, session) = stream.get_ref();
-                !session.wants_write() && socket::is_still(stream, read_end)
-            }
-        }
+        !self.socket.holds() && socket::is_still(self.socket.base(), read_end)
     }
 
     /// The connection, a tunnel's, has been without a byte since then, and would yield to whoever
@@ -187,6 +211,7 @@ impl Conn {
         match &mut self.socket {
             Socket::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Socket::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+            Socket::Nested(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
 
@@ -200,10 +225,7 @@ impl Conn {
 impl Drop for Conn {
     fn drop(&mut self) {
         if !self.ended {
-            match &self.socket {
-                Socket::Plain(stream) => socket::reset_on_close(stream),
-                Socket::Tls(stream) => socket::reset_on_close(stream.get_ref().0),
-            }
+            socket::reset_on_close(self.socket.base());
         }
         if let Some(story) = &self.story {
             let (in_use, limit) = self.permit.occupancy();
@@ -236,6 +258,7 @@ impl AsyncRead for Conn {
         let read = match &mut self.socket {
             Socket::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Socket::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
+            Socket::Nested(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
         };
         self.tally.add(0, (buf.filled().len() - before) as u64);
         read
@@ -251,6 +274,7 @@ impl AsyncWrite for Conn {
         let written = ready!(match &mut self.socket {
             Socket::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             Socket::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
+            Socket::Nested(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
         })?;
         self.tally.add(written as u64, 0);
         Poll::Ready(Ok(written))
@@ -264,6 +288,7 @@ impl AsyncWrite for Conn {
         let written = ready!(match &mut self.socket {
             Socket::Plain(stream) => socket::poll_write_pieces(stream, cx, bufs),
             Socket::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
+            Socket::Nested(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
         })?;
         self.tally.add(written as u64, 0);
         Poll::Ready(Ok(written))
@@ -273,6 +298,7 @@ impl AsyncWrite for Conn {
         match &self.socket {
             Socket::Plain(socket) => socket.is_write_vectored(),
             Socket::Tls(stream) => stream.is_write_vectored(),
+            Socket::Nested(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -280,6 +306,7 @@ impl AsyncWrite for Conn {
         match &mut self.socket {
             Socket::Plain(_) => Poll::Ready(Ok(())),
             Socket::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
+            Socket::Nested(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 

@@ -13,9 +13,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use thiserror::Error;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
 use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::client::TlsStream;
 
 use super::Bounds;
 use super::Settings;
@@ -23,6 +26,8 @@ use super::conn::Conn;
 use super::conn::Socket;
 use super::egress::Denied;
 use super::egress::Egress;
+use super::parent;
+use super::parent::ParentError;
 use super::resolve::Lookup;
 use super::resolve::ResolveError;
 use super::tls::Tls;
@@ -36,6 +41,7 @@ use crate::limit::Permit;
 use crate::limit::Reason;
 use crate::limit::Refused;
 use crate::limit::Share;
+use crate::policy::parents::Hop;
 use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Cells;
 use crate::telemetry::metrics::DialResult;
@@ -72,6 +78,9 @@ pub enum DialError {
     /// TLS did not come about in time.
     #[error("no TLS within {0:?}")]
     TlsTimedOut(Duration),
+    /// The parent does not lead there.
+    #[error(transparent)]
+    Parent(#[from] ParentError),
 }
 
 impl DialError {
@@ -81,6 +90,7 @@ impl DialError {
             Self::Refused(refused) => refused.waited,
             Self::Connect { .. }
             | Self::Denied(_)
+            | Self::Parent(_)
             | Self::Resolve(_)
             | Self::TimedOut(_)
             | Self::Tls(_)
@@ -98,7 +108,10 @@ impl DialError {
                 DialResult::Refused
             }
             Self::Connect { .. } => DialResult::Unreachable,
-            Self::TimedOut(_) | Self::TlsTimedOut(_) => DialResult::Timeout,
+            Self::Parent(ParentError::TimedOut(_)) | Self::TimedOut(_) | Self::TlsTimedOut(_) => {
+                DialResult::Timeout
+            }
+            Self::Parent(_) => DialResult::Refused,
             Self::Tls(_) => DialResult::Tls,
         })
     }
@@ -107,10 +120,12 @@ impl DialError {
     fn bound(&self) -> Option<Bound> {
         match self {
             Self::Resolve(ResolveError::TimedOut(_)) => Some(Bound::DnsTime),
-            Self::TimedOut(_) => Some(Bound::ConnectTime),
+            Self::Parent(ParentError::TimedOut(_)) | Self::TimedOut(_) => Some(Bound::ConnectTime),
+            Self::Parent(ParentError::Fault(fault)) => fault.bound(),
             Self::TlsTimedOut(_) => Some(Bound::TlsTime),
             Self::Connect { .. }
             | Self::Denied(_)
+            | Self::Parent(ParentError::Closed | ParentError::Status(_))
             | Self::Refused(_)
             | Self::Resolve(ResolveError::Failed(_))
             | Self::Tls(_) => None,
@@ -138,6 +153,8 @@ pub(crate) struct Errand<'a> {
     pub(crate) client: SocketAddr,
     /// Who asks, for the limits.
     pub(crate) identity: &'a Identity,
+    /// By which parent; none is directly.
+    pub(crate) parent: Option<Hop<'a>>,
     /// How long it may take from the slot to an open connection, and then to the head of a
     /// response; none leaves that to the settings.
     pub(crate) request_timeout: Option<Duration>,
@@ -192,7 +209,15 @@ impl Dialer {
         // SECURITY: again, so that no way to here goes around it.
         self.egress.ask(errand)?;
         let Errand { authority, patience, identity, .. } = errand;
+        let bond = match errand.parent.and_then(Hop::bond) {
+            Some(way) => {
+                let bond = self.limiter.bond(authority.key(), way, patience, identity);
+                Some(bond.await?)
+            }
+            None => None,
+        };
         let permit = self.limiter.acquire_with(share, authority.key(), patience, identity).await?;
+        let permit = permit.bind(bond);
         let started = clock::now();
         let mut left = Unfinished { cells: &self.cells, started, done: false };
         let opened = std::pin::pin!(self.open(errand, permit, started - asked));
@@ -224,13 +249,18 @@ impl Dialer {
         permit: Permit,
         waited: Duration,
     ) -> Result<Conn, DialError> {
-        let mut found = self.lookup.addresses(errand.authority).await?;
+        let parent = errand.parent.map(|hop| &hop.parent.authority);
+        let mut found = self.lookup.addresses(parent.unwrap_or(errand.authority)).await?;
         if found.len() > self.bounds.addresses {
             self.cells.bounded(Bound::DnsAddresses);
             found.truncate(self.bounds.addresses);
         }
         // SECURITY: from here on nothing is looked up; what is judged is what is dialled.
-        let addresses = self.egress.admit(errand, found)?;
+        let addresses = if parent.is_some() {
+            self.egress.admit_parent(errand, found)?
+        } else {
+            self.egress.admit(errand, found)?
+        };
         let timeout = self.connect_timeout;
         let tried = Cell::new(1);
         let (stream, permit, address) = if let [address] = addresses[..] {
@@ -243,18 +273,71 @@ impl Dialer {
                 Err(_elapsed) => return Err(DialError::TimedOut(timeout)),
             }
         };
-        let socket = if errand.tls {
-            let handshake = self.tls.handshake(errand.authority.host(), stream);
-            let timeout = self.bounds.tls_timeout;
-            match tokio::time::timeout(timeout, handshake).await {
-                Ok(stream) => Socket::Tls(Box::new(stream?)),
-                Err(_elapsed) => return Err(DialError::TlsTimedOut(timeout)),
-            }
+        let socket = if let Some(hop) = errand.parent {
+            // PERF: boxed, so that a dial without a parent does not carry the room for it.
+            Box::pin(self.through(hop, errand, stream)).await?
+        } else if errand.tls {
+            Socket::Tls(Box::new(self.secure(errand.authority, stream).await?))
         } else {
             Socket::Plain(stream)
         };
         let conn = Conn::new(socket, permit, errand.client, errand.identity, address, waited);
         Ok(conn.after_attempts(tried.get()))
+    }
+
+    /// From an open connection to a parent to one on which the destination can be spoken to.
+    async fn through(
+        &self,
+        hop: Hop<'_>,
+        errand: Errand<'_>,
+        stream: TcpStream,
+    ) -> Result<Socket, DialError> {
+        let near = if hop.parent.tls {
+            Socket::Tls(Box::new(self.secure(&hop.parent.authority, stream).await?))
+        } else {
+            Socket::Plain(stream)
+        };
+        if !errand.tls && !hop.tunnel {
+            hop.reached();
+            return Ok(near);
+        }
+        let timeout = self.connect_timeout;
+        let asked = parent::ask(hop.parent, errand.authority, near, self.bounds.responses);
+        let far = match tokio::time::timeout(timeout, asked).await {
+            Ok(far) => far,
+            Err(_elapsed) => Err(ParentError::TimedOut(timeout)),
+        };
+        if let Ok(_) | Err(ParentError::Status(_)) = &far {
+            hop.reached();
+        }
+        if let Err(ParentError::Status(status)) = &far {
+            hop.answered(*status);
+        }
+        let far = far?;
+        if !errand.tls {
+            return Ok(far);
+        }
+        Ok(match far {
+            Socket::Plain(stream) => {
+                Socket::Tls(Box::new(self.secure(errand.authority, stream).await?))
+            }
+            Socket::Tls(stream) => {
+                Socket::Nested(Box::new(self.secure(errand.authority, *stream).await?))
+            }
+            Socket::Nested(_) => far,
+        })
+    }
+
+    /// Puts TLS on a way to this authority.
+    async fn secure<S>(&self, to: &Authority, stream: S) -> Result<TlsStream<S>, DialError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let timeout = self.bounds.tls_timeout;
+        match tokio::time::timeout(timeout, self.tls.handshake(to.host(), stream)).await {
+            Ok(stream) => Ok(stream?),
+            Err(_elapsed) => Err(DialError::TlsTimedOut(timeout)),
+        }
     }
 
     /// Tries the addresses in order, the next one beside the last after [`ATTEMPT_DELAY`] if a
@@ -267,6 +350,8 @@ impl Dialer {
         tried: &Cell<u8>,
     ) -> Result<(TcpStream, Permit, SocketAddr), DialError> {
         let key = permit.key().clone();
+        // What a way may have is one connection's.
+        let is_bound = permit.bond_seat().is_some();
         // Where there is no second slot, an address that does not answer must not use up the time
         // of the next.
         let part = self.connect_timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX);
@@ -283,7 +368,7 @@ impl Dialer {
                 attempts.push(self.attempt(next, permit, time));
             }
             let another = async {
-                if untried.is_empty() {
+                if untried.is_empty() || is_bound {
                     return std::future::pending().await;
                 }
                 tokio::time::sleep(ATTEMPT_DELAY).await;

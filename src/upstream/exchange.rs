@@ -35,6 +35,7 @@ use tokio::time::Sleep;
 
 use super::conn::Conn;
 use super::conn::Tally;
+use super::pool::Keep;
 use super::pool::Pool;
 use super::pool::PoolKey;
 use super::screen::Bounds;
@@ -108,6 +109,10 @@ struct Halves {
     driver: http1::Connection<TokioIo<Screened>, RequestBody>,
     brief: Rc<Brief>,
     seat: Seat,
+    /// Of the way it goes, if what that may have is limited.
+    bond: Option<Seat>,
+    /// How it is kept; none is as any.
+    keep: Option<Keep>,
     tally: Rc<Tally>,
     stir: Arc<Stir>,
     /// Of `stir`: what the driver is always polled with.
@@ -175,6 +180,7 @@ impl Stir {
 impl Line {
     pub(crate) async fn new(mut conn: Conn, bounds: Bounds) -> Result<Self, ExchangeError> {
         let (seat, tally, share) = (conn.seat(), conn.tally(), conn.take_share());
+        let bond = conn.bond_seat();
         let (screened, brief) = Screened::new(conn, bounds);
         let mut builder = http1::Builder::new();
         builder.preserve_header_case(true).title_case_headers(true);
@@ -188,11 +194,33 @@ impl Line {
         let stir = Arc::<Stir>::default();
         let waker = Waker::from(Arc::clone(&stir));
         let over = false;
-        Ok(Self(Box::new(Halves { sender, driver, brief, seat, tally, stir, waker, over, share })))
+        Ok(Self(Box::new(Halves {
+            sender,
+            driver,
+            brief,
+            seat,
+            bond,
+            keep: None,
+            tally,
+            stir,
+            waker,
+            over,
+            share,
+        })))
     }
 
-    pub(crate) fn seat(&self) -> &Seat {
-        &self.0.seat
+    /// All it occupies: a slot of its host, and of the way to that if those are counted too.
+    pub(crate) fn seats(&self) -> impl Iterator<Item = &Seat> {
+        std::iter::once(&self.0.seat).chain(&self.0.bond)
+    }
+
+    /// How it is to be kept, if not as any.
+    pub(crate) fn keep(&mut self, keep: Option<Keep>) {
+        self.0.keep = keep;
+    }
+
+    pub(crate) fn kept(&self) -> Option<Keep> {
+        self.0.keep
     }
 
     /// Whoever has it now holds this of the host; what the one before held is given back.

@@ -4,7 +4,9 @@ pub(crate) mod conn;
 pub(crate) mod dial;
 pub mod egress;
 pub(crate) mod exchange;
+pub(crate) mod held;
 pub(crate) mod idle;
+pub(crate) mod parent;
 pub(crate) mod pool;
 pub(crate) mod resolve;
 pub(crate) mod screen;
@@ -33,6 +35,8 @@ use self::exchange::Failed;
 use self::exchange::Line;
 use self::exchange::RequestBody;
 use self::exchange::ResponseBody;
+use self::parent::ParentError;
+use self::pool::Keep;
 use self::pool::Pool;
 use self::pool::PoolKey;
 use self::resolve::ResolveError;
@@ -42,6 +46,7 @@ use crate::base::clock::Pulse;
 use crate::limit::Limiter;
 use crate::policy::Cause;
 use crate::policy::End;
+use crate::policy::parents::Hop;
 use crate::telemetry::metrics::Cells;
 
 /// How long a connection may have idled for a method that must not be sent twice: the shorter, the
@@ -149,6 +154,12 @@ impl SendError {
                 | DialError::TlsTimedOut(_) => Cause::Timeout,
                 DialError::Connect { .. } => Cause::Refused,
                 DialError::Tls(_) => Cause::Tls,
+                // 504 is a gateway's word for the same (RFC 9110 §15.6.5).
+                DialError::Parent(ParentError::TimedOut(_) | ParentError::Status(504)) => {
+                    Cause::Timeout
+                }
+                DialError::Parent(ParentError::Status(_)) => Cause::Refused,
+                DialError::Parent(ParentError::Closed | ParentError::Fault(_)) => Cause::Reset,
             },
             Self::Exchange(error) => match error {
                 ExchangeError::Request => return End::Neutral,
@@ -195,6 +206,8 @@ impl Upstream {
     /// A connection of its own, for a tunnel.
     pub(crate) async fn connect(&self, errand: Errand<'_>) -> Result<Conn, DialError> {
         self.dialer.tunnel(errand)?;
+        let parent = errand.parent.map(Hop::of_tunnel);
+        let errand = Errand { parent, ..errand };
         self.dialer.connect(errand).await
     }
 
@@ -210,9 +223,21 @@ impl Upstream {
         pulse: &Rc<Pulse>,
     ) -> Result<Sent, SendError> {
         let inside = egress::is_inside(errand.client);
-        let key = PoolKey { tls: errand.tls, inside, authority: errand.authority.clone() };
-        let safe = request.method().is_safe();
-        let fresh = if safe { self.settings.pool_idle } else { UNSAFE_IDLE };
+        let key = PoolKey {
+            tls: errand.tls,
+            inside,
+            authority: errand.authority.clone(),
+            parent: errand.parent.map(|hop| Arc::clone(hop.parent)),
+        };
+        let fresh = match errand.parent {
+            // What it costs to come by a parent is worth more than that risk.
+            Some(hop) => hop.terms.keepalive_timeout,
+            None if request.method().is_safe() => self.settings.pool_idle,
+            None => UNSAFE_IDLE,
+        };
+        if let (Some(hop), false) = (errand.parent, errand.tls) {
+            parent::absolute(&mut request, errand.authority, hop.parent);
+        }
         let timeout = errand.request_timeout.unwrap_or(self.settings.response_timeout);
         let mut attempts = 0;
         let mut own = None;
@@ -223,6 +248,9 @@ impl Upstream {
         }
         if let Some(mut line) = self.pool.take(&key, fresh) {
             self.cells.reused();
+            if let Some(hop) = errand.parent {
+                hop.reached();
+            }
             attempts += 1;
             let waited = if own.is_some() { clock::now() - asked } else { Duration::ZERO };
             line.lend(own.take());
@@ -246,7 +274,8 @@ impl Upstream {
         };
         let waited = conn.waited();
         attempts += conn.attempts();
-        let line = Line::new(conn, self.settings.bounds.responses).await?;
+        let mut line = Line::new(conn, self.settings.bounds.responses).await?;
+        line.keep(errand.parent.map(|hop| Keep::of(hop.terms)));
         let (response, line) = line
             .exchange(request, pulse, timeout)
             .await

@@ -25,6 +25,8 @@ use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::limit::Reclaim;
 use crate::limit::Seat;
+use crate::policy::parents::Parent;
+use crate::policy::parents::Terms;
 use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Cells;
 use crate::telemetry::metrics::Yielded;
@@ -36,6 +38,23 @@ pub(crate) struct PoolKey {
     /// SECURITY: whether the client that it was dialled for is on loopback, and so may reach more.
     pub(crate) inside: bool,
     pub(crate) authority: Authority,
+    /// SECURITY: by which parent, and as whom it knows us.
+    pub(crate) parent: Option<Arc<Parent>>,
+}
+
+/// How a connection by a parent is kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keep {
+    /// For how long at most.
+    timeout: Duration,
+    /// How many of its key at most.
+    size: usize,
+}
+
+impl Keep {
+    pub(crate) fn of(terms: Terms) -> Self {
+        Self { timeout: terms.keepalive_timeout, size: terms.keepalive_pool }
+    }
 }
 
 /// A kept connection.
@@ -55,6 +74,8 @@ pub(crate) struct Pool {
     /// Of the task that watches.
     watcher: RefCell<Waker>,
     watching: Cell<bool>,
+    /// The shortest time that any is kept.
+    shortest: Cell<Duration>,
     cells: Arc<Cells>,
 }
 
@@ -74,6 +95,7 @@ impl Pool {
             tunnels: Tunnels::default(),
             watcher: RefCell::new(Waker::noop().clone()),
             watching: Cell::new(false),
+            shortest: Cell::new(idle_timeout),
             cells,
         })
     }
@@ -104,18 +126,29 @@ impl Pool {
         if spent || !line.is_ready() {
             return;
         }
-        if line.seat().is_wanted() || self.count.get() >= self.size {
+        let keep = line.kept();
+        let is_full = |keep: Keep| self.idle.borrow().get(&key).map_or(0, Vec::len) >= keep.size;
+        if line.seats().any(Seat::is_wanted)
+            || self.count.get() >= self.size
+            || keep.is_some_and(is_full)
+        {
             line.end();
             return;
         }
         // It is nobody's until somebody takes it.
         line.lend(None);
         let idle = Idle { line, since: clock::now() };
-        self.note_parked(idle.line.seat(), idle.since);
+        for seat in idle.line.seats() {
+            self.note_parked(seat, idle.since);
+        }
         self.cells.parked();
         self.count.set(self.count.get() + 1);
         self.idle.borrow_mut().entry(key).or_default().push(idle);
-        if !self.watching.get() {
+        let is_shorter = keep.is_some_and(|keep| keep.timeout < self.shortest.get());
+        if let (Some(keep), true) = (keep, is_shorter) {
+            self.shortest.set(keep.timeout);
+        }
+        if is_shorter || !self.watching.get() {
             self.watcher.borrow().wake_by_ref();
         }
     }
@@ -134,8 +167,9 @@ impl Pool {
     pub(crate) async fn watch(self: Rc<Self>, mut asks: mpsc::UnboundedReceiver<Reclaim>) {
         let mut sweep = clock::Alarm::new();
         let mut due = clock::now();
-        let step = (self.idle_timeout / 4).max(Duration::from_millis(5));
         poll_fn(|cx| {
+            let step = (self.shortest.get() / 4).max(Duration::from_millis(5));
+            due = due.min(clock::now() + step);
             self.watcher.replace(cx.waker().clone());
             loop {
                 match asks.poll_recv(cx) {
@@ -150,7 +184,10 @@ impl Pool {
                 due = clock::now() + step;
             }
             while self.watching.get() && sweep.poll(cx, due).is_ready() {
-                self.close(|idle, now| now - idle.since >= self.idle_timeout);
+                self.close(|idle, now| {
+                    let timeout = idle.line.kept().map_or(self.idle_timeout, |keep| keep.timeout);
+                    now - idle.since >= timeout
+                });
                 // Looked at once more when empty: a busy thread empties and fills the pool all
                 // the time, and should not have to wake this task for it.
                 self.watching.set(self.count.get() > 0);
@@ -206,7 +243,8 @@ impl Pool {
     fn oldest_kept(&self, key: &HostKey) -> Option<(PoolKey, usize, Instant)> {
         let idle = self.idle.borrow();
         let firsts = idle.iter().filter_map(|(pooled, kept)| {
-            let at = kept.iter().position(|idle| idle.line.seat().key() == key)?;
+            let has = |idle: &Idle| idle.line.seats().any(|seat| seat.key() == key);
+            let at = kept.iter().position(has)?;
             Some((pooled, at, kept[at].since))
         });
         let (pooled, at, since) = firsts.min_by_key(|(_, _, since)| *since)?;
@@ -229,6 +267,8 @@ impl Pool {
     fn left(&self, idle: &Idle) {
         self.count.set(self.count.get() - 1);
         self.cells.unparked();
-        self.note_unparked(idle.line.seat(), idle.since);
+        for seat in idle.line.seats() {
+            self.note_unparked(seat, idle.since);
+        }
     }
 }

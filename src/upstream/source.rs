@@ -16,6 +16,8 @@ use http_body::SizeHint;
 use hyper::body::Incoming;
 use thiserror::Error;
 
+use super::held::Held;
+
 /// Why a request's body broke off.
 #[derive(Debug, Error)]
 pub(crate) enum SourceError {
@@ -34,6 +36,8 @@ pub(crate) enum Source {
     Connection(Incoming),
     /// None at all, whatever may come on the same way later.
     Empty,
+    /// What was read of it before it is sent on, and the rest.
+    Held(Box<Held>),
     /// Over HTTP/2.
     Stream(Received),
 }
@@ -95,6 +99,7 @@ impl Body for Source {
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(SourceError::from))),
             Self::Empty => Poll::Ready(None),
+            Self::Held(held) => held.poll_frame(cx),
             Self::Stream(received) => received
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(SourceError::from))),
@@ -105,6 +110,7 @@ impl Body for Source {
         match self {
             Self::Connection(incoming) => incoming.is_end_stream(),
             Self::Empty => true,
+            Self::Held(held) => held.is_end_stream(),
             Self::Stream(received) => received.over || received.stream.is_end_stream(),
         }
     }
@@ -113,6 +119,7 @@ impl Body for Source {
         match self {
             Self::Connection(incoming) => incoming.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
+            Self::Held(held) => held.size_hint(),
             // Its Content-Length, if there is one, tells.
             Self::Stream(_) => SizeHint::default(),
         }

@@ -1,4 +1,4 @@
-//! TLS towards upstreams, for `https://` requests in absolute-form.
+//! TLS towards upstreams, for `https://` requests in absolute-form, and towards parents.
 //!
 //! Certificates are always verified. Tunnels never come here: their TLS is the client's own.
 
@@ -12,7 +12,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::ServerName;
 use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
-use tokio::net::TcpStream;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -67,11 +68,14 @@ impl Tls {
         Ok(Self { connector: TlsConnector::from(Arc::new(config)) })
     }
 
-    pub(crate) async fn handshake(
+    pub(crate) async fn handshake<S>(
         &self,
         host: &Host,
-        stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, TlsError> {
+        stream: S,
+    ) -> Result<TlsStream<S>, TlsError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let name = match host {
             Host::Address(address) => ServerName::from(*address),
             Host::Name(name) => ServerName::try_from(name.to_string())

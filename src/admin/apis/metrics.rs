@@ -36,10 +36,7 @@ impl Collector for Numbers {
         let label = ("result", RESULTS.as_slice());
         family(encoder, ("narrows_api_attempts", help), label, &apis, |totals| &totals.attempts)?;
         let help = "Attempts that were not the first of their request";
-        single(encoder, ("narrows_api_retries", help), &apis, |totals| totals.retries)?;
-        let help = "Answers that asked not to be asked for a while";
-        single(encoder, ("narrows_api_cool_downs", help), &apis, |totals| totals.heard)?;
-        parents(encoder, &apis)
+        single(encoder, ("narrows_api_retries", help), &apis, |totals| totals.retries)
     }
 }
 
@@ -78,22 +75,6 @@ fn single(
     Ok(())
 }
 
-fn parents(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> fmt::Result {
-    let help = "Attempts by way of a parent: those without a response, and the others";
-    let name = "narrows_api_parent_requests";
-    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (api, _) in apis {
-        for (parent, counts) in api.counts.ways() {
-            for (result, n) in ["failure", "success"].into_iter().zip(counts) {
-                let labels = [("api", &**api.name()), ("parent", &**parent), ("result", result)];
-                let mut metric = family.encode_family(&labels)?;
-                metric.encode_counter::<NoLabelSet, _, u64>(&n, None)?;
-            }
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::super::tests::get;
@@ -113,11 +94,10 @@ mod tests {
         sources.apis.store(Arc::new(Apis::new(&settings, &Board::alone(), None)));
         let apis = sources.apis.load();
         let counts = &apis.named("orders").unwrap().counts;
-        counts.attempted(End::Status(503), false, None);
-        counts.attempted(End::Status(200), true, None);
+        counts.attempted(End::Status(503), false);
+        counts.attempted(End::Status(200), true);
         counts.asked(Outcome::Success);
         counts.asked(Outcome::Breaker);
-        counts.cooled();
         let (_, _, text) = get(&sources, "/metrics").await;
         for line in [
             "narrows_api_requests_total{api=\"orders\",outcome=\"success\"} 1",
@@ -128,7 +108,6 @@ mod tests {
             "narrows_api_attempts_total{api=\"orders\",result=\"2xx\"} 1",
             "narrows_api_attempts_total{api=\"orders\",result=\"connect_refused\"} 0",
             "narrows_api_retries_total{api=\"orders\"} 1",
-            "narrows_api_cool_downs_total{api=\"orders\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }

@@ -5,12 +5,13 @@
 use std::fmt;
 
 use http::HeaderMap;
+use http::HeaderName;
 use http::header;
 
 /// The longest value of the field that is looked at.
 const LONGEST: usize = 1024;
 
-/// The `Proxy-Authorization` of a request, as it came. More than one is as good as a wrong one: nobody
+/// The `Proxy-Authorization` of a request (or its `Authorization`, where that is meant for us), as it came. More than one is as good as a wrong one: nobody
 /// could say which counts (RFC 9110 §5.3).
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Given<'a>(Option<&'a [u8]>);
@@ -27,8 +28,12 @@ impl<'a> Given<'a> {
 
     /// What a request's fields say.
     pub fn of(fields: &'a HeaderMap) -> Self {
-        let values = fields.get_all(header::PROXY_AUTHORIZATION);
-        Self::new(values.iter().map(http::HeaderValue::as_bytes))
+        Self::by(fields, &header::PROXY_AUTHORIZATION)
+    }
+
+    /// What they say by this field.
+    pub fn by(fields: &'a HeaderMap, name: &HeaderName) -> Self {
+        Self::new(fields.get_all(name).iter().map(http::HeaderValue::as_bytes))
     }
 
     pub(super) fn value(self) -> Option<&'a [u8]> {

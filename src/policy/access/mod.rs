@@ -188,6 +188,11 @@ impl Gate {
         }
     }
 
+    /// Whether users are asked for passwords.
+    pub(crate) fn asks_passwords(&self) -> bool {
+        self.users.is_some()
+    }
+
     /// What users may have that others do not, as their file says.
     pub(crate) fn traits(&self) -> HashMap<Arc<str>, Traits> {
         self.users.as_ref().map(|door| door.users.load().traits()).unwrap_or_default()

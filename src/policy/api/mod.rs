@@ -9,6 +9,7 @@
 pub(crate) mod counts;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,12 +83,14 @@ pub enum Forwarded {
     Listed(Vec<HeaderName>),
 }
 
-/// What the gateway does to requests of one API.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// What is done to the messages of one API. `headers`, `remove_headers` and `response_headers` hold
+/// by whichever route a request comes, all else by the gateway's path alone.
+#[derive(Clone, Default, PartialEq)]
 pub struct Gateway {
-    /// Methods it takes; empty takes all.
+    /// Methods it takes; empty takes all. Where GET is taken, HEAD is.
     pub methods: Vec<Method>,
-    /// Fields it sets, in the place of the client's.
+    /// Fields it sets, in the place of the client's; a key of the API among them, perhaps. Those
+    /// that [`is_settable`] does not let be set are left out.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Fields it takes out of requests, whoever set them.
     pub remove_headers: Vec<HeaderName>,
@@ -95,12 +98,91 @@ pub struct Gateway {
     pub response_headers: Vec<(HeaderName, HeaderValue)>,
     /// Which of the client's fields go on.
     pub forward_headers: Forwarded,
+    /// Whether X-Forwarded-For, -Host and -Proto tell the target of the client.
+    pub forwarded: bool,
     /// Whether a request without a body is refused.
     pub requires_body: bool,
     /// Up to how many bytes a JSON body is looked at before it is sent on; none does not look.
     pub validate_json: Option<u64>,
     /// Beginnings of paths and what stands in their place upstream; the longest that fits counts.
     pub rewrite: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Gateway {
+    /// SECURITY: of the fields that are set only the names, since a key may be among the values.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |fields: &[(HeaderName, HeaderValue)]| -> Vec<HeaderName> {
+            fields.iter().map(|(name, _)| name.clone()).collect()
+        };
+        f.debug_struct("Gateway")
+            .field("methods", &self.methods)
+            .field("headers", &names(&self.headers))
+            .field("remove_headers", &self.remove_headers)
+            .field("response_headers", &names(&self.response_headers))
+            .field("forward_headers", &self.forward_headers)
+            .field("forwarded", &self.forwarded)
+            .field("requires_body", &self.requires_body)
+            .field("validate_json", &self.validate_json)
+            .field("rewrite", &self.rewrite)
+            .finish()
+    }
+}
+
+impl Gateway {
+    /// Whether it changes messages by every route.
+    fn dresses(&self) -> bool {
+        !self.headers.is_empty()
+            || !self.remove_headers.is_empty()
+            || !self.response_headers.is_empty()
+    }
+
+    /// Without fields that no API may set, its values marked as secrets.
+    fn made_sound(mut self) -> Self {
+        self.headers.retain(|(name, _)| is_settable(name));
+        self.remove_headers.retain(is_settable);
+        self.response_headers.retain(|(name, _)| is_settable(name));
+        for (_, value) in &mut self.headers {
+            value.set_sensitive(true);
+        }
+        self
+    }
+}
+
+/// Whether an API may set a field or take it out: none that frames a message, says where it goes,
+/// or ends at a hop (RFC 9110 §7.6.1, RFC 9112 §6).
+pub fn is_settable(name: &HeaderName) -> bool {
+    !matches!(
+        name.as_str(),
+        "connection"
+            | "content-length"
+            | "expect"
+            | "host"
+            | "http2-settings"
+            | "keep-alive"
+            | "max-forwards"
+            | "proxy-authenticate"
+            | "proxy-authentication-info"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "via"
+    )
+}
+
+impl Target {
+    /// What the Host field says of it: no port where the scheme has it (RFC 9110 §7.2).
+    fn host(&self) -> Option<HeaderValue> {
+        let port = if self.tls { 443 } else { 80 };
+        let host = if self.authority.port_number() == port {
+            self.authority.host().to_string()
+        } else {
+            self.authority.to_string()
+        };
+        HeaderValue::try_from(host).ok()
+    }
 }
 
 impl Settings {
@@ -128,6 +210,7 @@ impl Settings {
             && self.retry.is_none()
             && self.cooldown.is_none()
             && self.parents.is_none()
+            && !self.gateway.dresses()
     }
 }
 
@@ -135,6 +218,8 @@ impl Settings {
 #[derive(Debug)]
 pub(crate) struct Api {
     pub(crate) settings: Settings,
+    /// The Host field of its target.
+    pub(crate) host: Option<HeaderValue>,
     pub(crate) breakers: Option<Breakers>,
     pub(crate) retry: Option<Retry>,
     pub(crate) cooldowns: Option<CoolDowns>,
@@ -144,14 +229,16 @@ pub(crate) struct Api {
 
 impl Api {
     /// With what `former`, of the same name, had learned.
-    fn new(settings: Settings, board: &Board, former: Option<&Self>) -> Self {
+    fn new(mut settings: Settings, board: &Board, former: Option<&Self>) -> Self {
+        settings.gateway = settings.gateway.made_sound();
         let name = &settings.name;
         // One dead host is no reason not to go to another: the default API keeps them apart.
         let by_host = &**name == DEFAULT;
         Self {
             breakers: settings.breaker.as_ref().map(|breaker| {
                 let former = former.and_then(|former| former.breakers.as_ref());
-                Breakers::new(name, breaker.clone(), by_host, board, former)
+                let timeout = settings.request_timeout;
+                Breakers::new(name, breaker.clone(), by_host, timeout, board, former)
             }),
             retry: settings.retry.as_ref().map(|retry| {
                 let former = former.and_then(|former| former.retry.as_ref());
@@ -165,10 +252,8 @@ impl Api {
                 let former = former.and_then(|former| former.parents.as_ref());
                 Parents::new(name, parents.clone(), board, former)
             }),
-            counts: Counts::new(
-                settings.parents.as_ref().map_or(&[], |parents| &parents.list),
-                former.map(|former| &former.counts),
-            ),
+            counts: Counts::new(former.map(|former| &former.counts)),
+            host: settings.target.as_ref().and_then(Target::host),
             settings,
         }
     }

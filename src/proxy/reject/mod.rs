@@ -9,7 +9,15 @@
 //! | an expectation other than 100-continue | 417 | `http_request_error` | |
 //! | a request that has been here before | 502 | `proxy_loop_detected` | |
 //! | an origin-form request to the proxy port | 404 | `destination_not_found` | says how to use a proxy |
+//! | a gateway path of an API that there is not | 404 | `destination_not_found` | names it |
+//! | the gateway, by a name that it has not | 421 | `http_request_error` | |
+//! | a method that an API does not take | 405 | `http_request_error` | `Allow` |
+//! | a path that leaves its API's | 400 | `http_request_error` | |
+//! | no body, or one that is no JSON, where an API wants it | 400 | `http_request_error` | says where |
+//! | a body longer than an API looks at | 413 | `http_request_error` | |
+//! | a body that an API waits for in vain | 408 | `http_request_error` | |
 //! | no user and password, or wrong ones | 407 | `http_request_error` | `Proxy-Authenticate` |
+//! | the same by the gateway's path | 401 | `http_request_error` | `WWW-Authenticate` |
 //! | a client that may not use the proxy | 403 | `http_request_denied` | the connection closes |
 //! | more passwords to verify than may wait | 503 | `proxy_internal_error` | `Retry-After` |
 //! | plain HTTP on a port for TLS | 400 | `http_request_error` | in the clear; the connection closes |
@@ -34,6 +42,7 @@
 //! | the circuit of an API or a host is open | 503 | `destination_unavailable` | `Retry-After` |
 //! | the upstream asked not to be asked for a while | 429, 503 as it did | `destination_unavailable` | `Retry-After` |
 //! | no parent can be used | 503 | `destination_unavailable` | `Retry-After` |
+//! | a parent opens no tunnel, or wants other credentials | 502 | `destination_unavailable`, `proxy_configuration_error` | |
 //! | no response in time | 504 | `http_response_timeout` | |
 //!
 //! No other module chooses a status of our own. The README has this table too; a test compares
@@ -64,6 +73,7 @@ use crate::upstream::SendError;
 use crate::upstream::dial::DialError;
 use crate::upstream::egress;
 use crate::upstream::exchange::ExchangeError;
+use crate::upstream::parent::ParentError;
 use crate::upstream::resolve::ResolveError;
 use crate::upstream::screen;
 use crate::upstream::tls::TlsError;
@@ -91,13 +101,31 @@ pub(crate) enum Reject {
     Full(Full),
     /// More interim responses than are allowed.
     Interim,
+    /// A body that an API wants as JSON and that is none, and where that shows.
+    Json(String),
+    /// A path that would leave the base path of its API's target.
+    LeavesApi,
+    /// A body of more bytes than an API looks at.
+    LongBody(u64),
     /// Via has our name already (RFC 9110 §7.6.3).
     Loop,
     MaxForwards,
+    /// A method that an API does not take, and those that it does.
+    Method(String),
+    /// The gateway is called by a name that it has not (RFC 9110 §15.5.20).
+    Misdirected,
+    /// No body where an API wants one.
+    NoBody,
     NotForProxy,
     /// A policy of the API says no.
     Policy(Refusal),
     Send(SendError),
+    /// A body that must be read before it is sent on, and does not come.
+    SlowBody,
+    /// As [`Denied::Credentials`], by the gateway's path.
+    Stranger,
+    /// A gateway path of an API that there is not, by this name.
+    UnknownApi(String),
 }
 
 impl From<SendError> for Reject {
@@ -143,6 +171,8 @@ pub(crate) struct Answer {
     waited: Option<Duration>,
     /// What would help (RFC 9110 §11.7.1).
     challenge: Option<&'static str>,
+    /// The methods that are taken (RFC 9110 §15.5.6).
+    allow: Option<String>,
     pub(crate) body: String,
 }
 
@@ -168,7 +198,11 @@ impl Reject {
     pub(crate) fn closes(&self) -> bool {
         matches!(
             self,
-            Self::Denied(Denied::Certificate | Denied::Network) | Self::Expectation | Self::Flaw(_)
+            Self::Denied(Denied::Certificate | Denied::Network)
+                | Self::Expectation
+                | Self::Flaw(_)
+                | Self::LongBody(_)
+                | Self::SlowBody
         )
     }
 
@@ -233,11 +267,43 @@ impl Reject {
                 "proxy loop".to_owned(),
                 "the request has been through this proxy before: its name is in Via".to_owned(),
             ),
+            Self::Json(why) => (
+                400,
+                "http_request_error",
+                "bad request".to_owned(),
+                format!("Invalid JSON in request body: {why}"),
+            ),
+            Self::LeavesApi => (
+                400,
+                "http_request_error",
+                "bad target".to_owned(),
+                "the path would leave that of the API: it has too many dot segments (..)"
+                    .to_owned(),
+            ),
+            Self::LongBody(bound) => (
+                413,
+                "http_request_error",
+                "body too long".to_owned(),
+                format!("a JSON body of this API has at most {bound} bytes"),
+            ),
             Self::MaxForwards => (
                 400,
                 "http_request_error",
                 "bad request".to_owned(),
                 "Max-Forwards must be one decimal number".to_owned(),
+            ),
+            Self::Method(methods) => return not_taken(methods),
+            Self::Misdirected => (
+                421,
+                "http_request_error",
+                "misdirected request".to_owned(),
+                "this gateway is not called by that name: see --gateway-host".to_owned(),
+            ),
+            Self::NoBody => (
+                400,
+                "http_request_error",
+                "bad request".to_owned(),
+                "Request body is required".to_owned(),
             ),
             Self::NotForProxy => (
                 404,
@@ -255,9 +321,37 @@ impl Reject {
                 let (status, word) = classify(error);
                 return failure(error, status, word, manner.details);
             }
+            Self::SlowBody => (
+                408,
+                "http_request_error",
+                "bad request".to_owned(),
+                "the request's body did not come in time".to_owned(),
+            ),
+            Self::Stranger => return stranger(),
+            Self::UnknownApi(name) => (
+                404,
+                "destination_not_found",
+                "unknown API".to_owned(),
+                format!("Unknown API: {:.64}", presentable(name)),
+            ),
         };
         make(status, title, error, None, &detail, None)
     }
+}
+
+fn not_taken(methods: &str) -> Answer {
+    let detail = format!("this API takes {methods}");
+    let title = "method not allowed".to_owned();
+    let answer = make(405, title, "http_request_error", None, &detail, None);
+    Answer { allow: Some(methods.to_owned()), ..answer }
+}
+
+fn stranger() -> Answer {
+    let detail = "say who you are by a user and a password that this gateway knows, in Authorization, \
+                  or in Proxy-Authorization where Authorization is for the API";
+    let title = "authentication required".to_owned();
+    let answer = make(401, title, "http_request_error", None, detail, None);
+    Answer { challenge: Some(CHALLENGE), ..answer }
 }
 
 fn failure(error: &SendError, status: u16, word: &'static str, details: bool) -> Answer {
@@ -371,6 +465,14 @@ fn classify(error: &SendError) -> (u16, &'static str) {
             DialError::TimedOut(_) | DialError::TlsTimedOut(_) => (504, "connection_timeout"),
             DialError::Tls(TlsError::Certificate(_)) => (502, "tls_certificate_error"),
             DialError::Tls(TlsError::Protocol(_)) => (502, "tls_protocol_error"),
+            DialError::Parent(error) => match error {
+                ParentError::Closed => (502, "connection_terminated"),
+                ParentError::Fault(fault) => (502, word(*fault)),
+                ParentError::TimedOut(_) | ParentError::Status(504) => (504, "connection_timeout"),
+                // What it asks for are the operator's credentials, not the client's.
+                ParentError::Status(407) => (502, "proxy_configuration_error"),
+                ParentError::Status(_) => (502, "destination_unavailable"),
+            },
         },
         SendError::Exchange(error) => match error {
             ExchangeError::Closed => (502, "connection_terminated"),
@@ -468,6 +570,7 @@ fn make(
         details: None,
         waited: None,
         challenge: None,
+        allow: None,
         body,
     }
 }
@@ -480,10 +583,20 @@ impl Answer {
             Some(("Proxy-Status", self.proxy_status())),
             Some(("Content-Type", "application/problem+json".to_owned())),
             self.retry_after.map(|seconds| ("Retry-After", seconds.to_string())),
-            self.challenge.map(|challenge| ("Proxy-Authenticate", challenge.to_owned())),
+            self.challenge.map(|challenge| (self.asks_by(), challenge.to_owned())),
+            self.allow.as_ref().map(|methods| ("Allow", methods.clone())),
         ]
         .into_iter()
         .flatten()
+    }
+
+    /// The field that asks for credentials (RFC 9110 §11.6.1, §11.7.1).
+    fn asks_by(&self) -> &'static str {
+        if self.status == StatusCode::UNAUTHORIZED {
+            "WWW-Authenticate"
+        } else {
+            "Proxy-Authenticate"
+        }
     }
 
     fn proxy_status(&self) -> String {

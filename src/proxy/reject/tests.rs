@@ -53,6 +53,15 @@ fn table() -> Vec<(Reject, u16, &'static str)> {
         (Reject::Interim, 502, "http_protocol_error"),
         (Reject::Loop, 502, "proxy_loop_detected"),
         (Reject::MaxForwards, 400, "http_request_error"),
+        (Reject::Json("x".to_owned()), 400, "http_request_error"),
+        (Reject::LeavesApi, 400, "http_request_error"),
+        (Reject::LongBody(1), 413, "http_request_error"),
+        (Reject::Method("GET".to_owned()), 405, "http_request_error"),
+        (Reject::Misdirected, 421, "http_request_error"),
+        (Reject::NoBody, 400, "http_request_error"),
+        (Reject::SlowBody, 408, "http_request_error"),
+        (Reject::Stranger, 401, "http_request_error"),
+        (Reject::UnknownApi("x".to_owned()), 404, "destination_not_found"),
         (Reject::NotForProxy, 404, "destination_not_found"),
         (policy(Rule::Breaker), 503, "destination_unavailable"),
         (policy(Rule::CoolDown(429)), 429, "destination_unavailable"),
@@ -83,6 +92,12 @@ fn table() -> Vec<(Reject, u16, &'static str)> {
         (exchange(screen::Fault::LengthAndCoding.into()), 502, "http_protocol_error"),
         (exchange(ExchangeError::Upgrade), 502, "http_upgrade_failed"),
         (dial(DialError::TlsTimedOut(second)), 504, "connection_timeout"),
+        (dial(ParentError::Closed.into()), 502, "connection_terminated"),
+        (dial(ParentError::Fault(screen::Fault::NotHttp).into()), 502, "http_protocol_error"),
+        (dial(ParentError::Status(403).into()), 502, "destination_unavailable"),
+        (dial(ParentError::Status(407).into()), 502, "proxy_configuration_error"),
+        (dial(ParentError::Status(504).into()), 504, "connection_timeout"),
+        (dial(ParentError::TimedOut(second).into()), 504, "connection_timeout"),
         (exchange(ExchangeError::Malformed("x".to_owned())), 502, "http_protocol_error"),
         (exchange(ExchangeError::TimedOut(second)), 504, "http_response_timeout"),
     ]
@@ -220,8 +235,11 @@ fn a_refusal_tells_the_cap_in_its_reason_phrase() {
 fn only_who_lacks_a_password_is_asked_for_one() {
     for (reject, status, _) in table() {
         let bytes = String::from_utf8(reject.answer(503).bytes()).unwrap();
-        let field = "Proxy-Authenticate: Basic realm=\"narrows\", charset=\"UTF-8\"\r\n";
-        assert_eq!(bytes.contains(field), status == 407, "{reject:?}");
+        let challenge = "Basic realm=\"narrows\", charset=\"UTF-8\"\r\n";
+        for (name, asking) in [("\r\nProxy-Authenticate: ", 407), ("\r\nWWW-Authenticate: ", 401)] {
+            let field = format!("{name}{challenge}");
+            assert_eq!(bytes.contains(&field), status == asking, "{reject:?}");
+        }
     }
 }
 

@@ -8,18 +8,21 @@ pub(crate) enum Route {
     Connect,
     /// Absolute-form, forwarded.
     Forward,
+    /// By the path of an API, `/api/NAME/...`.
+    Gateway,
     /// Answered by narrows itself: `/health`, origin-form, bad requests.
     Own,
 }
 
 impl Route {
-    pub(super) const ALL: [Self; 3] = [Self::Connect, Self::Forward, Self::Own];
+    pub(super) const ALL: [Self; 4] = [Self::Connect, Self::Forward, Self::Gateway, Self::Own];
 
     /// The word for metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
             Self::Forward => "forward",
+            Self::Gateway => "gateway",
             Self::Own => "own",
         }
     }

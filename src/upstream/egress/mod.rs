@@ -27,6 +27,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use super::dial::Errand;
+use crate::base::authority::Host;
 use crate::base::clock;
 use crate::base::network;
 use crate::telemetry::metrics::Barred;
@@ -161,6 +162,49 @@ impl Egress {
             // To others, what is here and where we listen is not told.
             let is_loop = barred == Barred::Loop && is_inside(errand.client);
             return Err(if is_loop { Denied::Loop } else { Denied::Address });
+        }
+        Ok(addresses)
+    }
+
+    /// The same for addresses of a parent, which the operator chose: that they are not this proxy is
+    /// all that is asked. The destination's name is looked up by the parent; so of the destination it
+    /// is judged what it was asked for by, as far as that says.
+    pub(crate) fn admit_parent(
+        &self,
+        errand: Errand<'_>,
+        mut addresses: Vec<SocketAddr>,
+    ) -> Result<Vec<SocketAddr>, Denied> {
+        let Settings { allow, otherwise, own, .. } = &self.settings;
+        let port = errand.authority.port_number();
+        let is_local = |name: &str| name == "localhost" || name.ends_with(".localhost");
+        match errand.authority.host() {
+            Host::Address(address) => {
+                self.admit(errand, vec![SocketAddr::new(*address, port)])?;
+            }
+            // RFC 6761 §6.3: whoever looks it up, it is the machine that asks.
+            Host::Name(name) if is_local(name) => {
+                self.admit(errand, vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)])?;
+            }
+            // SECURITY: a rule for a network may have let the name pass so far; nobody will see its
+            // address here.
+            Host::Name(_)
+                if *otherwise == Otherwise::Deny
+                    && !allow.iter().any(|rule| rule.is_for_host(errand.authority)) =>
+            {
+                self.tell(errand, Barred::Default, None);
+                return Err(Denied::Host);
+            }
+            Host::Name(_) => {}
+        }
+        let is_own = |address: &SocketAddr| {
+            let is_at = |face| own.proxy.iter().any(|own| answers(*own, face, address.port()));
+            network::faces(address.ip()).any(is_at)
+        };
+        let first = addresses.first().copied();
+        addresses.retain(|address| !is_own(address));
+        if addresses.is_empty() && first.is_some() {
+            self.tell(errand, Barred::Loop, first);
+            return Err(Denied::Loop);
         }
         Ok(addresses)
     }

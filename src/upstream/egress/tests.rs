@@ -41,6 +41,7 @@ fn go(
         patience: Patience::None,
         client,
         identity: &identity,
+        parent: None,
         request_timeout: None,
     };
     egress.ask(errand)?;

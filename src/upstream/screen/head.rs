@@ -86,6 +86,11 @@ impl Scan {
         if bytes.len() > bounds.head { Err(Fault::HeadSize) } else { Ok(None) }
     }
 
+    /// The status, once its line was seen; 0 before.
+    pub(super) fn status(&self) -> u16 {
+        self.status
+    }
+
     /// RFC 9112 §4. The space behind the status may be missing where there is no reason phrase:
     /// many origins leave it out, and nobody reads that in another way.
     fn read_status_line(&mut self, line: &[u8]) -> Result<(), Fault> {

@@ -8,6 +8,7 @@
 //! PERF: reads go straight into hyper's buffer. A head that comes in one read is looked at there,
 //! once; only one that comes in pieces is copied. A body is counted, not copied.
 
+pub(crate) mod connect;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod head;

@@ -1,0 +1,340 @@
+//! The table of keys that an API has in the config file.
+//!
+//! From this table come the reading of values, the suggestions for unknown keys, the JSON schema,
+//! what `narrows config` shows and the table in the documentation, so that none of them can know a
+//! key that another does not. A new key is a row here and a line in [`super::api`], which puts what
+//! was read where it is obeyed; a test fails for a row that nobody reads.
+
+use std::fmt;
+
+/// Within what a key stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Section {
+    /// `api.NAME` itself.
+    Api,
+    Breaker,
+    Retry,
+    CoolDown,
+    /// One of `proxies`.
+    Parent,
+}
+
+impl Section {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Api, Self::Breaker, Self::Retry, Self::CoolDown, Self::Parent];
+
+    /// The key that it is the value of.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Api => "",
+            Self::Breaker => "circuit_breaker",
+            Self::Retry => "retry",
+            Self::CoolDown => "cool_down",
+            Self::Parent => "proxies",
+        }
+    }
+
+    /// The keys in it.
+    pub(crate) fn keys(self) -> impl Iterator<Item = &'static Key> {
+        ALL.iter().copied().filter(move |key| key.section == self)
+    }
+}
+
+/// What a number alone is in a length of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    Milliseconds,
+    Seconds,
+}
+
+/// What a length of time of zero is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Zero {
+    /// As any other.
+    Allowed,
+    Refused,
+    /// The same as `off`.
+    Off,
+}
+
+/// What a value may be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
+    /// `true` or `false`.
+    Switch,
+    /// A whole number, from and to.
+    Whole(u64, u64),
+    /// A number, from and to.
+    Decimal(f64, f64),
+    Time(Unit, Zero),
+    /// A number of bytes, from and to.
+    Bytes(u64, u64),
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// Text, which these words describe.
+    Text(&'static str),
+    /// One text or a list of them.
+    Texts(&'static str),
+    /// A list of whole numbers, from and to.
+    Numbers(u64, u64),
+    /// A map of text to text.
+    Pairs(&'static str),
+    /// `true`, `false`, or texts.
+    SwitchOrTexts(&'static str),
+    /// `true`, `false`, or a number of bytes, from and to.
+    SwitchOrBytes(u64, u64),
+    /// `true`, `false`, or the keys of a section.
+    Part(Section),
+    /// A list of texts, or of the keys of a section.
+    Parts(Section, &'static str),
+}
+
+impl fmt::Display for Kind {
+    /// What is allowed, in words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Switch => f.write_str("true or false"),
+            Self::Whole(from, to) => write!(f, "a whole number from {from} to {to}"),
+            Self::Decimal(from, to) => write!(f, "a number from {from} to {to}"),
+            Self::Time(unit, zero) => {
+                f.write_str(match zero {
+                    Zero::Allowed => "a time",
+                    Zero::Refused => "a time above 0",
+                    Zero::Off => "off, or a time",
+                })?;
+                f.write_str(" such as 500ms, 10s or 1m30s, up to 365d; a number alone is ")?;
+                f.write_str(match unit {
+                    Milliseconds => "milliseconds",
+                    Seconds => "seconds",
+                })
+            }
+            Self::Bytes(from, to) => bytes(f, *from, *to),
+            Self::Word(words) => f.write_str(&words.join(", ")),
+            Self::Text(words) => f.write_str(words),
+            Self::Texts(words) => write!(f, "a list of {words}"),
+            Self::Numbers(from, to) => write!(f, "a list of whole numbers from {from} to {to}"),
+            Self::Pairs(words) => write!(f, "a map of {words}"),
+            Self::SwitchOrTexts(words) => write!(f, "true, false, or a list of {words}"),
+            Self::SwitchOrBytes(from, to) => {
+                f.write_str("true, false, or ")?;
+                bytes(f, *from, *to)
+            }
+            Self::Part(_) => f.write_str("true, false, or a map"),
+            Self::Parts(_, words) => write!(f, "a list of {words}"),
+        }
+    }
+}
+
+fn bytes(f: &mut fmt::Formatter<'_>, from: u64, to: u64) -> fmt::Result {
+    write!(f, "a number of bytes from {from} to {to}, such as 16384 or 16KiB")
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub(crate) struct Key {
+    pub(crate) section: Section,
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    /// What holds when it is not given, as it would be written; empty where there is nothing.
+    pub(crate) unset: &'static str,
+    pub(crate) help: &'static str,
+    /// Whether values may hold what must not be printed.
+    pub(crate) secret: bool,
+}
+
+impl Key {
+    const fn secret(mut self) -> Self {
+        self.secret = true;
+        self
+    }
+
+    /// Its way within an API.
+    pub(crate) fn path(&self) -> String {
+        match self.section {
+            Api => self.name.to_owned(),
+            Breaker | Retry | CoolDown | Parent => {
+                format!("{}.{}", self.section.name(), self.name)
+            }
+        }
+    }
+}
+
+const fn row(
+    section: Section,
+    name: &'static str,
+    kind: Kind,
+    unset: &'static str,
+    help: &'static str,
+) -> Key {
+    Key { section, name, kind, unset, help, secret: false }
+}
+
+macro_rules! keys {
+    ($($id:ident = $row:expr;)*) => {
+        $(pub(crate) static $id: Key = $row;)*
+        /// All of them.
+        pub(crate) static ALL: &[&Key] = &[$(&$id),*];
+    };
+}
+
+use Kind::Bytes;
+use Kind::Decimal;
+use Kind::Numbers;
+use Kind::Pairs;
+use Kind::Part;
+use Kind::Parts;
+use Kind::Switch;
+use Kind::SwitchOrBytes;
+use Kind::SwitchOrTexts;
+use Kind::Text;
+use Kind::Texts;
+use Kind::Time;
+use Kind::Whole;
+use Kind::Word;
+use Section::Api;
+use Section::Breaker;
+use Section::CoolDown;
+use Section::Parent;
+use Section::Retry;
+use Unit::Milliseconds;
+use Unit::Seconds;
+
+const FIELD: &str = "field names and values, such as Accept: application/json";
+const NAMES: &str = "field names, such as X-Api-Key";
+const TIMES: u64 = 1_000_000;
+const PER_CENT: Kind = Decimal(0.0, 101.0);
+
+keys! {
+    TARGET_URL = row(Api, "target_url", Text("a URL such as https://api.example.com or http://HOST:PORT/PATH, without credentials, query and fragment"), "",
+        "Where requests of /api/NAME/PATH go: to this URL, a slash, and PATH. Without it the API has no gateway path.");
+    HOSTS = row(Api, "hosts", Texts("HOST, HOST:PORT or *.SUFFIX"), "",
+        "Hosts whose forward traffic meets these policies too; if it is not given, the host of target_url, and [] is none.");
+    METHOD = row(Api, "method", Texts("methods, such as POST"), "",
+        "Methods that the gateway takes; without it all.");
+    REQUIRES_BODY = row(Api, "requires_body", Switch, "false",
+        "Answer a request without a body with 400.");
+    VALIDATE_JSON = row(Api, "validate_json", SwitchOrBytes(1, 16 * 1024 * 1024), "false",
+        "Answer a request whose Content-Type is JSON and whose body is none with 400; true looks at bodies of up to 1024KiB.");
+    HEADERS = row(Api, "headers", Pairs(FIELD), "{}",
+        "Fields that requests get, in the place of the client's.").secret();
+    FORWARD_HEADERS = row(Api, "forward_headers", SwitchOrTexts(NAMES), "false",
+        "Fields of the client that go on: those that describe the body alone, or all but Host, those of the hop and credentials for proxies, or these.");
+    REMOVE_HEADERS = row(Api, "remove_headers", Texts(NAMES), "[]",
+        "Fields that are taken out of requests, whoever put them there.");
+    RESPONSE_HEADERS = row(Api, "response_headers", Pairs(FIELD), "{}",
+        "Fields that responses get.").secret();
+    REWRITE = row(Api, "rewrite", Pairs("beginnings of paths and what stands in their place, such as /v1: /api/v1"), "{}",
+        "Beginnings of the path behind /api/NAME, and what takes their place; the longest that fits counts.");
+    SSL_VERIFY = row(Api, "ssl_verify", Switch, "true",
+        "Certificates are verified in any case; false is refused.");
+    REQUEST_TIMEOUT = row(Api, "request_timeout", Time(Milliseconds, Zero::Off), "10000",
+        "How long one attempt may take to connect, and then to the head of its response.");
+    RETRY_UNSAFE_OF_API = row(Api, "retry_unsafe", Switch, "false",
+        "The same as retry.retry_unsafe.");
+    ENABLE_CACHE = row(Api, "enable_cache", Switch, "false",
+        "Keep responses. Not in this version: true is warned of and does nothing.");
+    CACHE_TTL = row(Api, "cache_ttl", Time(Seconds, Zero::Allowed), "60",
+        "How long they are kept. Not in this version.");
+    CACHE_HEADER_STRATEGY = row(Api, "cache_header_strategy", Text("none, all or listed"), "none",
+        "Which fields of a request make it another. Not in this version.");
+    CACHE_HEADERS = row(Api, "cache_headers", Texts("field names, or none"), "[]",
+        "These fields. Not in this version.");
+    CIRCUIT_BREAKER = row(Api, "circuit_breaker", Part(Breaker), "true",
+        "Stop asking an upstream that fails. For the API default false, if nothing is given.");
+    RETRY = row(Api, "retry", Part(Retry), "false",
+        "Try again what failed.");
+    COOL_DOWN = row(Api, "cool_down", Part(CoolDown), "true",
+        "Leave an upstream alone for as long as it asks (429, or 503 with Retry-After). For the API default false, if nothing is given.");
+    USE_PROXY = row(Api, "use_proxy", Switch, "false",
+        "Go to the upstream by other proxies: those of proxies, or else of PROXY_URLS.");
+    PROXIES = row(Api, "proxies", Parts(Parent, "URLs such as http://USER:PASSWORD@HOST:PORT, or maps of url and weight"), "[]",
+        "These proxies.").secret();
+    PROXY_STRATEGY = row(Api, "proxy_strategy",
+        Word(&["round_robin", "sticky", "subset", "on_rate_limit", "never", "least_used", "weighted"]), "round_robin",
+        "How one is chosen: each in its turn; always the same for what proxy_sticky_key says; each of a window of proxy_subset_size; none until a 429 was seen; none; the one with the fewest requests; by weight.");
+    PROXY_STICKY_KEY = row(Api, "proxy_sticky_key", Text("client_ip, api_name or header:NAME"), "client_ip",
+        "What requests have in common that go by the same proxy, with sticky.");
+    PROXY_SUBSET_SIZE = row(Api, "proxy_subset_size", Whole(1, 10_000), "3",
+        "Proxies in the window, with subset.");
+    KEEPALIVE_TIMEOUT = row(Api, "keepalive_timeout", Time(Milliseconds, Zero::Allowed), "60000",
+        "How long an idle connection through a proxy is kept.");
+    KEEPALIVE_POOL = row(Api, "keepalive_pool", Whole(0, 100_000), "50",
+        "Idle connections that are kept for one origin through one proxy.");
+    PROXY_BAN = row(Api, "proxy_ban", Time(Seconds, Zero::Allowed), "30",
+        "How long a proxy that fails, or is refused by a host, is not used for that host.");
+    PROXY_MAX_CONNECTIONS = row(Api, "proxy_max_connections", Whole(0, u32::MAX as u64), "0",
+        "Connections at once to one host through one proxy, of the whole fleet; 0 is unlimited.");
+    PROXY_QUOTA = row(Api, "proxy_quota", Text("off, or N/TIME such as 600/1m"), "off",
+        "Requests to one host through one proxy in a time, of the whole fleet.");
+
+    PARENT_URL = row(Parent, "url", Text("a URL such as http://USER:PASSWORD@HOST:PORT, or with https"), "",
+        "The proxy.").secret();
+    PARENT_WEIGHT = row(Parent, "weight", Whole(1, 1000), "1",
+        "How much of the requests it gets, with weighted.");
+
+    FAILURE_THRESHOLD = row(Breaker, "failure_threshold", Whole(0, TIMES), "5",
+        "Failures one after the other that open the circuit; 0 counts none.");
+    RESET_TIMEOUT = row(Breaker, "reset_timeout", Time(Seconds, Zero::Refused), "30",
+        "How long it stays open before it is tried whether it can be closed.");
+    SUCCESS_THRESHOLD = row(Breaker, "success_threshold", Whole(1, TIMES), "2",
+        "Successes one after the other, of those that try, that close it.");
+    BREAKER_REQUEST_TIMEOUT = row(Breaker, "request_timeout", Time(Milliseconds, Zero::Off), "10000",
+        "The same as request_timeout of the API, where that is not given.");
+    PROBES = row(Breaker, "probes", Whole(1, 1000), "1",
+        "Requests of the whole fleet that may try at once whether it can be closed.");
+    WINDOW = row(Breaker, "window", Time(Seconds, Zero::Refused), "60",
+        "The time that is looked back over for the rates.");
+    MINIMUM_CALLS = row(Breaker, "minimum_calls", Whole(1, TIMES), "20",
+        "Calls in it without which no rate is judged.");
+    FAILURE_RATE = row(Breaker, "failure_rate", PER_CENT, "101",
+        "Per cent of failed calls that open the circuit; above 100 is off. Given alone, 50 is usual.");
+    SLOW_CALL_RATE = row(Breaker, "slow_call_rate", PER_CENT, "101",
+        "Per cent of slow calls that open it; above 100 is off.");
+    SLOW_CALL = row(Breaker, "slow_call", Time(Seconds, Zero::Refused), "60",
+        "A call that takes so long is slow.");
+
+    MAX_ATTEMPTS = row(Retry, "max_attempts", Whole(1, 100), "3",
+        "Attempts in all, the first one counted.");
+    INITIAL_DELAY = row(Retry, "initial_delay", Time(Seconds, Zero::Allowed), "1",
+        "Before the second attempt.");
+    MAX_DELAY = row(Retry, "max_delay", Time(Seconds, Zero::Allowed), "10",
+        "The longest delay.");
+    BACKOFF_FACTOR = row(Retry, "backoff_factor", Decimal(1.0, 100.0), "2",
+        "Each further delay is so many times the one before.");
+    JITTER = row(Retry, "jitter", Decimal(0.0, 1.0), "0.2",
+        "By which part of itself, up or down, a delay is changed at random.");
+    RETRY_ON_STATUS = row(Retry, "retry_on_status", Numbers(400, 599), "[500, 502, 503, 504, 429]",
+        "Statuses after which another attempt is made.");
+    RETRY_ON_ERRORS = row(Retry, "retry_on_errors", Texts("dns, connect_refused, reset, timeout and tls"), "[dns, connect_refused, reset, timeout, tls]",
+        "Failures after which another attempt is made.");
+    RETRY_UNSAFE = row(Retry, "retry_unsafe", Switch, "false",
+        "Try again what may not be by its method too, POST among them: an upstream may get it twice.");
+    BUDGET = row(Retry, "budget", PER_CENT, "20",
+        "Per cent of the requests that may be retries; above 100 is off.");
+    BUDGET_FLOOR = row(Retry, "budget_floor", Decimal(0.0, 1_000_000.0), "10",
+        "Retries per second that are allowed beside that, so that few requests can be repeated.");
+    MAX_BODY = row(Retry, "max_body", Bytes(0, 64 * 1024 * 1024), "64KiB",
+        "Bytes of a body that are kept for another attempt; a longer one has only one.");
+
+    SCOPE = row(CoolDown, "scope", Word(&["api", "host", "credential"]), "credential",
+        "What is left alone: all requests of the API, those to the same host, or those to the same host with the same credential.");
+    COOL_DOWN_MAX = row(CoolDown, "max", Time(Seconds, Zero::Refused), "600",
+        "The longest that is obeyed; what asks for more gets this.");
+    COOL_DOWN_DEFAULT = row(CoolDown, "default", Time(Seconds, Zero::Allowed), "1",
+        "For a 429 that says nothing about time; 0 lets it go unheard.");
+    RAMP = row(CoolDown, "ramp", Decimal(0.0, 1_000_000.0), "10",
+        "Requests per second of the whole fleet right after it, growing from there; 0 does not pace.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_is_there_twice_and_all_are_explained() {
+        for (at, key) in ALL.iter().enumerate() {
+            assert!(!ALL[..at].iter().any(|other| other.path() == key.path()), "{}", key.path());
+            assert!(key.help.ends_with('.'), "{}", key.path());
+        }
+    }
+}

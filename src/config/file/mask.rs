@@ -1,0 +1,66 @@
+//! What of a value may be told: in problems, and by `narrows config`.
+//!
+//! SECURITY: what came from a variable, the userinfo of a URL, and whatever a row of a table calls
+//! secret is told to nobody.
+
+/// Fields whose values say nothing that anybody would hide.
+const PLAIN_FIELDS: [&str; 7] = [
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "cache-control",
+    "content-type",
+    "pragma",
+    "user-agent",
+];
+
+/// What stands in the place of a secret.
+pub(crate) const SECRET: &str = "(secret)";
+
+/// A value in quotation marks, or what stands in its place.
+pub(crate) fn told(text: &str, secret: bool, referred: bool) -> String {
+    match secret || referred {
+        true => SECRET.to_owned(),
+        false => format!("{:?}", url(text)),
+    }
+}
+
+/// Text with the userinfo of a URL, if it is one that has some, left out.
+pub(crate) fn url(text: &str) -> String {
+    // Up to the last @: a password may hold what should have been escaped.
+    match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
+        Some((scheme, (_, rest))) => format!("{scheme}://***@{rest}"),
+        None => text.to_owned(),
+    }
+}
+
+/// The value of a field, if it may be told.
+pub(crate) fn field<'v>(name: &str, value: &'v str, referred: bool) -> &'v str {
+    let is_plain = PLAIN_FIELDS.iter().any(|plain| plain.eq_ignore_ascii_case(name));
+    if is_plain && !referred { value } else { SECRET }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_told_a_password() {
+        assert_eq!(url("http://a.test/x@y"), "http://***@y");
+        assert_eq!(url("http://u:p@a.test:1/x"), "http://***@a.test:1/x");
+        assert_eq!(url("http://u:p/w@a.test"), "http://***@a.test");
+        assert_eq!(url("http://u:p@w@a.test"), "http://***@a.test");
+        assert_eq!(url("http://a.test"), "http://a.test");
+        assert_eq!(url("u:p@a.test"), "u:p@a.test");
+        assert_eq!(told("x", true, false), SECRET);
+        assert_eq!(told("x", false, true), SECRET);
+        assert_eq!(told("x", false, false), "\"x\"");
+    }
+
+    #[test]
+    fn fields_are_told_if_they_are_known_to_be_harmless() {
+        assert_eq!(field("Accept", "text/html", false), "text/html");
+        assert_eq!(field("Accept", "text/html", true), SECRET);
+        assert_eq!(field("X-Api-Key", "1", false), SECRET);
+    }
+}

@@ -1,0 +1,84 @@
+//! The config file: settings and APIs, each where somebody wrote it.
+//!
+//! A file of YAML or TOML becomes one tree ([`tree`]) that knows the place of each key and value. The
+//! settings of the table of flags stand in it by their names, and are read as flags are; APIs are read
+//! by a table of their own ([`keys`]). Nothing is done with a file that has a problem, and all of its
+//! problems are told at once.
+
+mod api;
+mod claims;
+pub(super) mod keys;
+pub(super) mod mask;
+pub(super) mod parents;
+mod reader;
+pub(super) mod settings;
+mod toml;
+pub(super) mod tree;
+mod url;
+mod yaml;
+
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+pub(super) use self::reader::Notes;
+use self::tree::Node;
+use self::tree::Place;
+use self::tree::Value;
+use crate::policy;
+use crate::policy::parents::Parent;
+
+/// The longest file, in bytes.
+const LONGEST_FILE: u64 = 1024 * 1024;
+
+/// Reads a file; an empty map is what is left of one that cannot be read.
+pub(super) fn open(path: &Path, notes: &mut Notes) -> Node {
+    let place = Place::of(&path.display().to_string());
+    match text_of(path) {
+        Ok(text) if path.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("toml")) => {
+            toml::parse(&text, &place, &mut notes.problems)
+        }
+        Ok(text) => yaml::parse(&text, &place, &mut notes.problems),
+        Err(error) => {
+            notes.problems.push(format!("{place}: the config file cannot be read: {error}"));
+            Node::empty(place)
+        }
+    }
+}
+
+fn text_of(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    let length = File::open(path)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
+    if length as u64 > LONGEST_FILE {
+        return Err(io::Error::other("it is longer than 1 MiB"));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let lines = error.as_bytes()[..error.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|byte| **byte == b'\n');
+        io::Error::other(format!("line {} is not UTF-8", lines.count() + 1))
+    })?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+/// The APIs of a tree; `shared` are the parents of those that have none of their own.
+pub(super) fn apis(
+    root: &Node,
+    shared: &[Arc<Parent>],
+    notes: &mut Notes,
+) -> Vec<policy::api::Settings> {
+    let Some(entry) = root.find("api") else { return Vec::new() };
+    if !matches!(entry.node.value, Value::Map(_) | Value::Nothing) {
+        let words = format!("{} is not allowed: a map of names to APIs", entry.node.value.noun());
+        notes.problem(&entry.node.place, "api", &words);
+    }
+    let entries = entry.node.entries();
+    let mut apis: Vec<_> = entries.iter().map(|entry| api::read(entry, shared, notes)).collect();
+    claims::settle(&mut apis, entries, notes);
+    apis
+}
+
+#[cfg(test)]
+mod tests;
