@@ -62,6 +62,16 @@ pub(super) struct Order<'a> {
     pub(super) asked: Option<&'a HeaderMap>,
 }
 
+impl Order<'_> {
+    /// Until when a gate may be waited for.
+    fn until(&self) -> Option<Instant> {
+        match self.patience {
+            Patience::Until(until) => Some(self.deadline.map_or(until, |end| until.min(end))),
+            Patience::None => None,
+        }
+    }
+}
+
 /// Why there is no response.
 pub(super) enum Failed {
     /// The client left; there is nobody to answer.
@@ -123,15 +133,22 @@ async fn attempt(
     story: &mut Story,
 ) -> Result<Result<Sent, SendError>, Failed> {
     let host = order.authority.key();
-    let pass = match &api.breakers {
-        Some(breakers) => Some(obey(breakers.enter(host).await)?),
-        None => None,
-    };
     let cooldowns = api.cooldowns.as_ref();
     let subject = cooldowns.map(|cooldowns| (cooldowns, cooldowns.subject(host, &parts.headers)));
-    if let Some((cooldowns, subject)) = &subject {
-        obey(cooldowns.enter(subject))?;
-    }
+    let pass = loop {
+        let pass = match &api.breakers {
+            Some(breakers) => Some(obey(breakers.enter(host).await)?),
+            None => None,
+        };
+        let Some((cooldowns, subject)) = &subject else { break pass };
+        match cooldowns.enter(subject, order.until()) {
+            Decision::Pass(()) => break pass,
+            Decision::Refuse(refusal) => return Err(Reject::Policy(refusal).into()),
+            Decision::Wait(_) => drop(pass),
+        }
+        let waited = order.client.unless_left(cooldowns.wait(subject)).await;
+        waited.ok_or(Failed::Left)?;
+    };
     let client = order.client.peer().ip();
     let way = match &api.parents {
         Some(parents) => {
