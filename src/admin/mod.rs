@@ -1,6 +1,6 @@
 //! The second port: what narrows does, for operators and their tools.
 //!
-//! Everything here reads, but for [`limits`] and [`reload`]; nothing of the proxy's way waits for it.
+//! Everything here reads, but for [`limits`], [`reload`] and the DELETEs of [`apis`]; nothing of the proxy's way waits for it.
 //! It runs on the control thread, so a slow reader costs the relays nothing: a connection has one
 //! request and [`TIME`] to be done with it, and there are at most [`CONNECTIONS`] of them. Who is
 //! let in is decided in [`door`].
@@ -72,7 +72,7 @@ struct Endpoint {
 }
 
 /// All that can be asked, by GET or HEAD. Answers get the sources and the query (without `?`).
-const ENDPOINTS: [Endpoint; 6] = [
+const ENDPOINTS: [Endpoint; 10] = [
     Endpoint { path: "/", what: "this list", answer: index },
     Endpoint {
         path: "/healthz",
@@ -98,6 +98,26 @@ const ENDPOINTS: [Endpoint; 6] = [
         path: "/limits",
         what: "the fleet's table of limits; PUT and DELETE of /limits/PATTERN change it",
         answer: |sources, _| ready(limits::list(sources)),
+    },
+    Endpoint {
+        path: "/apis",
+        what: "APIs: what holds for them, and what was counted; POST of /-/reload reads settings again",
+        answer: |sources, _| ready(apis::list(sources)),
+    },
+    Endpoint {
+        path: "/circuit-status",
+        what: "circuit breakers; DELETE of /circuit-status/API, or /API/HOST, closes one",
+        answer: |sources, _| ready(apis::circuits::list(sources)),
+    },
+    Endpoint {
+        path: "/cool-downs",
+        what: "upstreams that asked not to be asked; DELETE of /cool-downs/API/NAME forgets one",
+        answer: |sources, _| ready(apis::cooldowns::list(sources)),
+    },
+    Endpoint {
+        path: "/parents",
+        what: "proxies on the way, and for which hosts they are not used now",
+        answer: |sources, _| ready(apis::parents::list(sources)),
     },
 ];
 
@@ -250,6 +270,7 @@ async fn answer(sources: &Sources, request: Request<Incoming>, at: Option<IpAddr
     let mut answer = match door::admit(&request, at, &sources.hosts) {
         Err(refusal) => *refusal,
         Ok(()) if uri.path() == reload::PATH => reload::ask(sources, request).await,
+        Ok(()) if apis::is_deletable(uri.path()) => apis::delete(sources, request).await,
         Ok(()) if uri.path().starts_with(limits::RULES) => limits::change(sources, request).await,
         Ok(()) => respond(sources, request.method(), uri.path(), uri.query()).await,
     };
@@ -275,7 +296,6 @@ fn index<'a>(_: &'a Sources, _: &'a str) -> BoxFuture<'a, Answer> {
     for Endpoint { path, what, .. } in ENDPOINTS {
         text.extend([&format!("{path:<16}"), what, "\n"]);
     }
-    text += "\nPOST /-/reload  reads the settings again and tells what has changed\n";
     ready(body(StatusCode::OK, "text/plain; charset=utf-8", text))
 }
 
@@ -432,6 +452,9 @@ mod tests {
         wanted.push(("POST /hosts".to_owned(), 405));
         wanted.push(("OPTIONS /limits".to_owned(), 405));
         wanted.push(("PUT /limits/a.test".to_owned(), 403));
+        wanted.push(("DELETE /circuit-status/a".to_owned(), 403));
+        wanted.push(("DELETE /cool-downs/a/b".to_owned(), 403));
+        wanted.push(("POST /-/reload".to_owned(), 403));
         for (begins, status) in wanted {
             for host in ["localhost", "evil.test"] {
                 let fields = "Origin: http://evil.test\r\nAccess-Control-Request-Method: GET";

@@ -54,6 +54,7 @@ static FIXED: &[Row] = &[
     (&[&flags::HTTP2_MAX_STREAMS, &flags::HTTP2_WINDOW, &flags::HTTP2_MAX_RESETS], |a, b| {
         a.proxy.http2 == b.proxy.http2
     }),
+    (&[&flags::GATEWAY_HOST], |a, b| a.proxy.gateway_hosts == b.proxy.gateway_hosts),
     (&[&flags::SHUTDOWN_TIMEOUT], |a, b| a.shutdown_timeout == b.shutdown_timeout),
     (&[&flags::PROXY_AUTH], |a, b| a.clients.users == b.clients.users),
     (&[&flags::PROXY_AUTH_QUEUE], |a, b| a.clients.queue == b.clients.queue),
@@ -170,6 +171,7 @@ mod tests {
 
     /// Those that are obeyed at once.
     static LIVE: &[&Setting] = &[
+        &flags::CONFIG,
         &flags::MAX_CONNECTIONS,
         &flags::HOST_LIMIT,
         &flags::IDENTITY_LIMIT,
