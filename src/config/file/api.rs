@@ -26,6 +26,7 @@ use crate::policy::api::DEFAULT;
 use crate::policy::api::Forwarded;
 use crate::policy::api::Gateway;
 use crate::policy::api::Settings;
+use crate::policy::api::is_settable;
 use crate::policy::breaker;
 use crate::policy::cooldown;
 use crate::policy::parents::Parent;
@@ -35,6 +36,8 @@ use crate::policy::retry;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Up to how many bytes `validate_json: true` looks at.
 const JSON_BODY: u64 = 1024 * 1024;
+/// What may be set and taken out of fields.
+const SETTABLE: &str = "a field that does not belong to the connection itself";
 /// The longest name of an API.
 const LONGEST_NAME: usize = 64;
 
@@ -66,6 +69,7 @@ pub(super) fn read(entry: &Entry, shared: &[Arc<Parent>], notes: &mut Notes) -> 
     });
     let timeout = map.time_or_off(notes, &keys::REQUEST_TIMEOUT).or(of_breaker);
     api.request_timeout = timeout.unwrap_or((!is_default).then_some(REQUEST_TIMEOUT));
+    api.total_timeout = map.time(notes, &keys::TOTAL_TIMEOUT);
     api.breaker =
         breaker.map(|map| map.map_or_else(Default::default, |map| self::breaker(&map, notes)));
     api.retry = retry(&map, notes);
@@ -103,7 +107,7 @@ fn gateway(map: &Map<'_>, notes: &mut Notes) -> Gateway {
     let method = |text: &str| Method::from_bytes(text.as_bytes()).map_err(|_bad| keys::METHOD.kind);
     set(&mut gateway.methods, map.list(notes, &keys::METHOD, method));
     set(&mut gateway.headers, fields(map, notes, &keys::HEADERS));
-    set(&mut gateway.remove_headers, map.list(notes, &keys::REMOVE_HEADERS, field_name));
+    set(&mut gateway.remove_headers, map.list(notes, &keys::REMOVE_HEADERS, removable));
     set(&mut gateway.response_headers, fields(map, notes, &keys::RESPONSE_HEADERS));
     gateway.forward_headers = match map.switch_or(&keys::FORWARD_HEADERS) {
         None | Some(Or::Switch(false)) => Forwarded::None,
@@ -113,6 +117,7 @@ fn gateway(map: &Map<'_>, notes: &mut Notes) -> Gateway {
             names.map_or(Forwarded::None, Forwarded::Listed)
         }
     };
+    set(&mut gateway.forwarded, map.switch(notes, &keys::FORWARDED));
     set(&mut gateway.requires_body, map.switch(notes, &keys::REQUIRES_BODY));
     gateway.validate_json = match map.switch_or(&keys::VALIDATE_JSON) {
         None | Some(Or::Switch(false)) => None,
@@ -127,23 +132,16 @@ fn field_name(text: &str) -> Result<HeaderName, &'static str> {
     text.parse().map_err(|_bad| "the name of a field, such as X-Api-Key")
 }
 
+fn removable(text: &str) -> Result<HeaderName, &'static str> {
+    field_name(text).and_then(|name| if is_settable(&name) { Ok(name) } else { Err(SETTABLE) })
+}
+
 /// Fields that are set. Those that say where a message ends or which way it goes are ours.
 fn fields(map: &Map<'_>, notes: &mut Notes, key: &Key) -> Option<Vec<(HeaderName, HeaderValue)>> {
-    const OURS: [&str; 9] = [
-        "connection",
-        "content-length",
-        "host",
-        "keep-alive",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
     let mut fields = Vec::new();
     for (name, value) in map.pairs(notes, key)? {
         match field_name(name.text) {
-            Ok(name) if !OURS.contains(&name.as_str()) => match HeaderValue::from_str(value.text) {
+            Ok(name) if is_settable(&name) => match HeaderValue::from_str(value.text) {
                 Ok(mut bytes) => {
                     // SECURITY: it may be a credential; nothing that is debugged shows it.
                     bytes.set_sensitive(true);
@@ -156,12 +154,7 @@ fn fields(map: &Map<'_>, notes: &mut Notes, key: &Key) -> Option<Vec<(HeaderName
                     &format!("a value that {name} can carry: one line of text"),
                 ),
             },
-            Ok(_) => map.refuse(
-                notes,
-                &plain(key),
-                name,
-                &"a field that does not belong to the connection itself",
-            ),
+            Ok(_) => map.refuse(notes, &plain(key), name, &SETTABLE),
             Err(allowed) => map.refuse(notes, &plain(key), name, &allowed),
         }
     }
@@ -225,6 +218,7 @@ fn only_forward(map: &Map<'_>, notes: &mut Notes) {
         &keys::VALIDATE_JSON,
         &keys::HEADERS,
         &keys::FORWARD_HEADERS,
+        &keys::FORWARDED,
         &keys::REMOVE_HEADERS,
         &keys::RESPONSE_HEADERS,
         &keys::REWRITE,
@@ -244,6 +238,7 @@ fn breaker(map: &Map<'_>, notes: &mut Notes) -> breaker::Settings {
     set(&mut settings.reset_timeout, map.time(notes, &keys::RESET_TIMEOUT));
     set(&mut settings.success_threshold, map.whole(notes, &keys::SUCCESS_THRESHOLD));
     set(&mut settings.probes, map.whole(notes, &keys::PROBES));
+    settings.probe_lease = map.time(notes, &keys::PROBE_LEASE);
     let mut rates = breaker::Rates { failure_rate: 101.0, ..breaker::Rates::default() };
     set(&mut rates.window, map.time(notes, &keys::WINDOW));
     set(&mut rates.minimum_calls, map.whole(notes, &keys::MINIMUM_CALLS));
