@@ -33,6 +33,7 @@ mod limit;
 mod listen;
 mod logs;
 mod oracle;
+mod parents;
 mod pool;
 mod resend;
 mod scripts;

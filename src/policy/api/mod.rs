@@ -22,6 +22,7 @@ use super::breaker;
 use super::breaker::Breakers;
 use super::cooldown;
 use super::cooldown::CoolDowns;
+use super::failures::Failures;
 use super::parents;
 use super::parents::Parents;
 use super::retry;
@@ -224,6 +225,7 @@ pub(crate) struct Api {
     pub(crate) retry: Option<Retry>,
     pub(crate) cooldowns: Option<CoolDowns>,
     pub(crate) parents: Option<Parents>,
+    pub(crate) failures: Arc<Failures>,
     pub(crate) counts: Counts,
 }
 
@@ -246,12 +248,14 @@ impl Api {
             }),
             cooldowns: settings.cooldown.as_ref().map(|cooldown| {
                 let former = former.and_then(|former| former.cooldowns.as_ref());
-                CoolDowns::new(name, cooldown.clone(), board, former)
+                let has_parents = settings.parents.is_some();
+                CoolDowns::new(name, cooldown.clone(), has_parents, board, former)
             }),
             parents: settings.parents.as_ref().map(|parents| {
                 let former = former.and_then(|former| former.parents.as_ref());
                 Parents::new(name, parents.clone(), board, former)
             }),
+            failures: former.map(|former| Arc::clone(&former.failures)).unwrap_or_default(),
             counts: Counts::new(
                 settings.parents.as_ref().map_or(&[], |parents| &parents.list),
                 former.map(|former| &former.counts),
