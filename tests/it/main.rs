@@ -34,6 +34,7 @@ mod logs;
 mod oracle;
 mod pool;
 mod resend;
+mod retry;
 mod scripts;
 mod secrets;
 mod settings;

@@ -229,6 +229,8 @@ keys! {
         "Certificates are verified in any case; false is refused.");
     REQUEST_TIMEOUT = row(Api, "request_timeout", Time(Milliseconds, Zero::Off), "10000",
         "How long one attempt may take to connect, and then to the head of its response.");
+    TOTAL_TIMEOUT = row(Api, "total_timeout", Time(Milliseconds, Zero::Off), "off",
+        "From the head of a request to the head of its answer, all attempts and all waits together.");
     RETRY_UNSAFE_OF_API = row(Api, "retry_unsafe", Switch, "false",
         "The same as retry.retry_unsafe.");
     ENABLE_CACHE = row(Api, "enable_cache", Switch, "false",
