@@ -11,6 +11,7 @@ use super::Step;
 use super::retrying;
 use super::retrying_with;
 use super::say;
+use super::say_with;
 use super::scripted;
 use crate::support::Certs;
 use crate::support::Closed;
@@ -50,7 +51,7 @@ async fn a_reset_and_a_close_are_tried_again() {
 
 #[tokio::test]
 async fn the_cause_of_the_last_attempt_is_told_to_the_client() {
-    let (origin, hits) = scripted(&[say(500), Step::Close]);
+    let (origin, hits) = scripted(&[say_with(500, "Connection: close\r\n", ""), Step::Close]);
     let proxy = retrying(FAST).await;
     let answer = proxy.get(origin.url("/")).await;
     answer.assert_refused(502, "connection_terminated");

@@ -61,7 +61,7 @@ async fn an_outage_is_not_multiplied() {
 
 #[tokio::test]
 async fn a_client_that_leaves_takes_its_retries_with_it() {
-    let (origin, hits) = scripted(&[say(500), say(200)]);
+    let (origin, hits) = scripted(&[say(500), say(500), say(200)]);
     let keys = "retry: {max_attempts: 3, initial_delay: 3s, jitter: 0, budget: 101}";
     let proxy = retrying_with(narrows().flags("--access-log stdout"), keys).await;
     let mut client = proxy.client().await;
@@ -81,6 +81,7 @@ async fn a_client_that_leaves_takes_its_retries_with_it() {
     drop(answer);
     let left = async || proxy.stdout.text().matches("client left").count() == 2;
     wait_until("both are logged", left).await;
+    assert_eq!(hits.count(), 2);
 }
 
 #[tokio::test]
