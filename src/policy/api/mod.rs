@@ -248,7 +248,8 @@ impl Api {
             }),
             cooldowns: settings.cooldown.as_ref().map(|cooldown| {
                 let former = former.and_then(|former| former.cooldowns.as_ref());
-                CoolDowns::new(name, cooldown.clone(), board, former)
+                let has_parents = settings.parents.is_some();
+                CoolDowns::new(name, cooldown.clone(), has_parents, board, former)
             }),
             parents: settings.parents.as_ref().map(|parents| {
                 let former = former.and_then(|former| former.parents.as_ref());
