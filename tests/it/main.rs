@@ -39,6 +39,7 @@ mod parents;
 mod pool;
 mod reload;
 mod resend;
+mod retry;
 mod scripts;
 mod secrets;
 mod settings;
