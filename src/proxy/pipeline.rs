@@ -32,6 +32,7 @@ use crate::policy::Decision;
 use crate::policy::End;
 use crate::policy::Facts;
 use crate::policy::api::Api;
+use crate::policy::cooldown::CoolDowns;
 use crate::policy::parents::Asked;
 use crate::policy::parents::Hop;
 use crate::policy::parents::Way;
@@ -63,11 +64,15 @@ pub(super) struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// Until when a gate may be waited for.
-    fn until(&self) -> Option<Instant> {
-        match self.patience {
-            Patience::Until(until) => Some(self.deadline.map_or(until, |end| until.min(end))),
+    /// Until when a gate may be waited for; the client's own word goes before the settings'.
+    fn until(&self, cooldowns: &CoolDowns) -> Option<Instant> {
+        let slot = match self.patience {
+            Patience::Until(until) => Some(until),
             Patience::None => None,
+        };
+        match self.deadline {
+            Some(deadline) => slot.map(|until| until.min(deadline)),
+            None => slot.max(clock::now().checked_add(cooldowns.patience())),
         }
     }
 }
@@ -135,13 +140,14 @@ async fn attempt(
     let host = order.authority.key();
     let cooldowns = api.cooldowns.as_ref();
     let subject = cooldowns.map(|cooldowns| (cooldowns, cooldowns.subject(host, &parts.headers)));
+    let until = cooldowns.and_then(|cooldowns| order.until(cooldowns));
     let pass = loop {
         let pass = match &api.breakers {
             Some(breakers) => Some(obey(breakers.enter(host).await)?),
             None => None,
         };
         let Some((cooldowns, subject)) = &subject else { break pass };
-        match cooldowns.enter(subject, order.until()) {
+        match cooldowns.enter(subject, until) {
             Decision::Pass(()) => break pass,
             Decision::Refuse(refusal) => return Err(Reject::Policy(refusal).into()),
             Decision::Wait(_) => drop(pass),

@@ -19,6 +19,7 @@ mod admin;
 mod answers;
 mod bench;
 mod clients;
+mod cooldown;
 mod deployments;
 mod egress;
 mod faults;

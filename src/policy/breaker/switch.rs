@@ -252,8 +252,7 @@ impl Switch {
         let was_closed = state.is_closed();
         if ticket.probe.is_some() {
             let bad = place.rates.is_some_and(|rates| is_slow && rates.slow_call_rate <= 100.0);
-            let outcome =
-                if call.failed || bad { Outcome::Failure } else { Outcome::Success };
+            let outcome = if call.failed || bad { Outcome::Failure } else { Outcome::Success };
             state.record(ticket, outcome, now, place.rules);
         } else if let Some(rates) = place.rates
             && was_closed
