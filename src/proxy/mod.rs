@@ -23,6 +23,7 @@ mod local;
 mod pipeline;
 mod reject;
 mod relay;
+mod send;
 mod status;
 mod story;
 mod tally;

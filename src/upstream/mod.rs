@@ -1,5 +1,6 @@
 //! The far side: connections to where requests are bound for.
 
+mod ahead;
 pub(crate) mod conn;
 pub(crate) mod dial;
 pub mod egress;
@@ -8,6 +9,7 @@ pub(crate) mod held;
 pub(crate) mod idle;
 pub(crate) mod parent;
 pub(crate) mod pool;
+pub(crate) mod replay;
 pub(crate) mod resolve;
 pub(crate) mod screen;
 pub(crate) mod source;
@@ -143,6 +145,14 @@ pub enum SendError {
 }
 
 impl SendError {
+    /// Whether nothing of the request has left.
+    pub(crate) fn is_unsent(&self) -> bool {
+        match self {
+            Self::Dial(_) => true,
+            Self::Exchange(_) => false,
+        }
+    }
+
     /// What this says about the upstream.
     pub(crate) fn end(&self) -> End {
         End::Failed(match self {

@@ -22,6 +22,7 @@ use super::breaker;
 use super::breaker::Breakers;
 use super::cooldown;
 use super::cooldown::CoolDowns;
+use super::failures::Failures;
 use super::parents;
 use super::parents::Parents;
 use super::retry;
@@ -224,6 +225,7 @@ pub(crate) struct Api {
     pub(crate) retry: Option<Retry>,
     pub(crate) cooldowns: Option<CoolDowns>,
     pub(crate) parents: Option<Parents>,
+    pub(crate) failures: Arc<Failures>,
     pub(crate) counts: Counts,
 }
 
@@ -255,6 +257,7 @@ impl Api {
                 let former = former.and_then(|former| former.parents.as_ref());
                 Parents::new(name, parents.clone(), board, former)
             }),
+            failures: former.map(|former| Arc::clone(&former.failures)).unwrap_or_default(),
             counts: Counts::new(
                 settings.parents.as_ref().map_or(&[], |parents| &parents.list),
                 former.map(|former| &former.counts),
