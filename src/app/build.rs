@@ -31,6 +31,7 @@ use crate::policy::access::BadUsers;
 use crate::policy::access::Gate;
 use crate::telemetry::access::Log;
 use crate::upstream::egress;
+use crate::upstream::shelf::Shelf;
 use crate::upstream::tls::Tls;
 
 impl App {
@@ -75,6 +76,7 @@ impl App {
         let deadline = watch::Sender::new(Duration::ZERO);
         let mut threads = Vec::new();
         let parts = Threads::new(bound.sockets.len()).into_iter().zip(bound.sockets).zip(ears);
+        let shelf = Arc::<Shelf>::default();
         for (number, (((view, handed), sockets), ear)) in parts.enumerate() {
             let runtime = runtime("a serving thread")?;
             let seed = Seed {
@@ -82,9 +84,11 @@ impl App {
                 limiter: self.limiter.clone(),
                 gate: gate.clone(),
                 apis: Arc::clone(&self.apis),
+                connects: self.connects.clone(),
                 metrics: Arc::clone(&self.metrics),
                 log: log.clone(),
                 tls: tls.clone(),
+                shelf: Arc::clone(&shelf),
                 config: config.clone(),
                 listeners: bound.listeners.clone(),
                 secure: secure.clone(),

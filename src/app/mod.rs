@@ -34,6 +34,7 @@ use crate::limit::shared;
 use crate::listen::Listener;
 use crate::policy::api;
 use crate::policy::api::Apis;
+use crate::policy::breaker::Breakers;
 use crate::store::board::Board;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Metrics;
@@ -72,6 +73,7 @@ pub struct App {
     config: Config,
     limiter: Limiter,
     apis: Arc<ArcSwap<Apis>>,
+    connects: Option<Arc<Breakers>>,
     board: Board,
     metrics: Arc<Metrics>,
     readiness: Arc<admin::Readiness>,
@@ -123,10 +125,15 @@ impl App {
         });
         let board = board.unwrap_or_else(Board::alone);
         let apis = Apis::new(&config.apis, &board, None);
+        let connects = config.proxy.connect_breaker.as_ref().map(|settings| {
+            let timeout = config.upstream.dns_timeout + config.upstream.connect_timeout;
+            Arc::new(Breakers::of_tunnels(settings.clone(), timeout, &board))
+        });
         Ok(Self {
             config,
             limiter,
             apis: Arc::new(ArcSwap::from_pointee(apis)),
+            connects,
             board,
             metrics,
             readiness: Arc::default(),

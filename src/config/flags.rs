@@ -25,6 +25,7 @@ pub(crate) enum Group {
     Fleet,
     Upstream,
     Egress,
+    Policies,
     Timeouts,
     Bounds,
     Admin,
@@ -32,13 +33,14 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Proxy,
         Self::Access,
         Self::Limits,
         Self::Fleet,
         Self::Upstream,
         Self::Egress,
+        Self::Policies,
         Self::Timeouts,
         Self::Bounds,
         Self::Admin,
@@ -53,6 +55,7 @@ impl Group {
             Self::Fleet => "Fleet",
             Self::Upstream => "Upstream",
             Self::Egress => "Egress",
+            Self::Policies => "Policies",
             Self::Timeouts => "Time-outs",
             Self::Bounds => "Bounds",
             Self::Admin => "Admin",
@@ -172,6 +175,7 @@ use Group::Egress;
 use Group::Fleet;
 use Group::Limits;
 use Group::Logs;
+use Group::Policies;
 use Group::Proxy;
 use Group::Timeouts;
 use Group::Upstream;
@@ -373,6 +377,14 @@ settings! {
         Text("80,443,1024-65535"),
         "Ports to which CONNECT may open tunnels: PORT or FIRST-LAST. Repeatable, or separated by \
          commas.").takes(Values::Many);
+
+    CONNECT_BREAKER_FAILURES = row(Policies, "connect-breaker-failures", "N|off",
+        &["NARROWS_CONNECT_BREAKER_FAILURES"], Text("off"),
+        "After so many tunnels in a row that could not be opened to a host (look-up, connection, \
+         time-out), of all instances, CONNECT to it is answered 503 at once for a while.");
+    CONNECT_BREAKER_RESET = row(Policies, "connect-breaker-reset", "TIME",
+        &["NARROWS_CONNECT_BREAKER_RESET"], Text("30s"),
+        "How long, before one tunnel is tried again; if that is opened, all are.");
 
     CONNECT_TIMEOUT = row(Timeouts, "connect-timeout", "TIME", &["NARROWS_CONNECT_TIMEOUT"],
         Text("10s"), "For a connection to an upstream, all its addresses together.");

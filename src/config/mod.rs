@@ -9,6 +9,7 @@ mod access;
 mod answers;
 mod bench;
 mod bounds;
+mod circuits;
 mod clients;
 mod egress;
 mod file;
@@ -305,6 +306,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let hosts = hosts::read(source);
     let queue_timeout_max = source.read(&flags::QUEUE_TIMEOUT_MAX, units::duration);
     let answers = answers::read(source);
+    let connect_breaker = circuits::connects(source);
     let refuse_status = source.read(&flags::REFUSE_STATUS, |text| whole(text, 400, 599, ""));
 
     let identities = access::identities(source);
@@ -410,6 +412,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             gateway_hosts: gateway_hosts?,
             bounds: bounds?,
             http2: http2?,
+            connect_breaker: connect_breaker?,
             refuse_status: refuse_status?,
             explain: answers?.explain,
             error_details: answers?.details,

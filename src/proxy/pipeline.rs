@@ -284,16 +284,10 @@ async fn attempt(
     let fields = order.asked.unwrap_or(&parts.headers);
     let asked = Asked { client, host, fields, before };
     let (pass, way) = loop {
-        // What waits holds nothing, and asks all gates again.
-        match enter(api, host, subject.as_ref().zip(Some(turn.cooled)), asked).await {
+        match enter(api, host, subject.as_ref(), asked, turn.cooled).await {
             Ok(passed) => break passed,
-            Err(Halt::Wait(Refusal { rule: Rule::CoolDown(_), .. })) => {
-                if let Some((cooldowns, subject)) = &subject {
-                    let waited = order.client.unless_left(cooldowns.wait(subject)).await;
-                    waited.ok_or(Failed::Left)?;
-                }
-            }
-            Err(Halt::Wait(refusal)) => wait(order, refusal, turn.until).await?,
+            // What waits holds nothing, and asks all gates again.
+            Err(Halt::Wait(refusal)) => wait(order, refusal, subject.as_ref(), turn.until).await?,
             Err(Halt::Refuse(refusal)) => return Err(Reject::Policy(refusal).into()),
         }
     };
@@ -306,7 +300,9 @@ async fn attempt(
         Err(error) => error.end(),
     };
     let facts = Facts { end, took: (clock::now() - started).saturating_sub(waited) };
-    let asked = sent.as_ref().ok().and_then(|sent| {
+    // Too much by one way is not too much by all: the others are not to wait for it.
+    let escapes = end == End::Status(429) && way.as_ref().is_some_and(Way::has_others);
+    let asked = sent.as_ref().ok().filter(|_| !escapes).and_then(|sent| {
         let (status, fields) = (sent.response.status().as_u16(), sent.response.headers());
         let (cooldowns, subject) = subject.as_ref()?;
         cooldowns.hear(subject, status, fields)
@@ -317,14 +313,17 @@ async fn attempt(
     let parent = way.as_ref().and_then(|way| way.parent.as_ref());
     story.attempted(api, end, parent.map(|parent| &**parent));
     let parent = parent.map(Arc::clone);
+    // A parent that is no good says nothing of what is behind it.
+    let is_ways = matches!(end, End::Failed(_)) && way.as_ref().is_some_and(Way::is_to_blame);
     if let Some(way) = way {
         way.record(facts);
     }
     if let Some(pass) = pass {
-        pass.record(facts).await;
+        let end = if is_ways { End::Neutral } else { end };
+        pass.record(Facts { end, ..facts }).await;
     }
     let asked = asked.or_else(|| {
-        let fields = sent.as_ref().ok()?.response.headers();
+        let fields = sent.as_ref().ok().filter(|_| !escapes)?.response.headers();
         retry::retry_after(fields, clock::wall)
     });
     tell(order, api, turn.former.map_or(1, |former| former.number), &sent, end);
@@ -335,14 +334,15 @@ async fn attempt(
 async fn enter<'a>(
     api: &'a Api,
     host: &'a HostKey,
-    subject: Option<(&(&CoolDowns, Subject), Option<Instant>)>,
+    subject: Option<&(&CoolDowns, Subject)>,
     asked: Asked<'_>,
+    until: Option<Instant>,
 ) -> Result<(Option<Pass<'a>>, Option<Way>), Halt> {
     let pass = match &api.breakers {
         Some(breakers) => Some(obey(breakers.enter(host).await)?),
         None => None,
     };
-    if let Some(((cooldowns, subject), until)) = subject {
+    if let Some((cooldowns, subject)) = subject {
         obey(cooldowns.enter(subject, until))?;
     }
     let way = match &api.parents {
@@ -368,7 +368,16 @@ fn obey<T>(decision: Decision<T>) -> Result<T, Halt> {
 }
 
 /// Waits for a gate, if there is time for that.
-async fn wait(order: &Order<'_>, refusal: Refusal, until: Option<Instant>) -> Result<(), Failed> {
+async fn wait(
+    order: &Order<'_>,
+    refusal: Refusal,
+    subject: Option<&(&CoolDowns, Subject)>,
+    until: Option<Instant>,
+) -> Result<(), Failed> {
+    if let (Rule::CoolDown(_), Some((cooldowns, subject))) = (refusal.rule, subject) {
+        // It has looked at the time, and may be over sooner or later than it said.
+        return order.client.unless_left(cooldowns.wait(subject)).await.ok_or(Failed::Left);
+    }
     let open = clock::now().checked_add(refusal.left.max(SHORTEST));
     match open.filter(|open| until.is_some_and(|until| *open <= until)) {
         Some(open) => order.client.unless_left(tokio::time::sleep_until(open)).await,

@@ -35,6 +35,7 @@ use tokio::time::Sleep;
 
 use super::ahead::Ahead;
 use super::conn::Conn;
+use super::conn::Link;
 use super::conn::Tally;
 use super::pool::Keep;
 use super::pool::Pool;
@@ -114,7 +115,7 @@ struct Halves {
     bond: Option<Seat>,
     /// How it is kept; none is as any.
     keep: Option<Keep>,
-    tally: Rc<Tally>,
+    tally: Arc<Tally>,
     stir: Arc<Stir>,
     /// Of `stir`: what the driver is always polled with.
     waker: Waker,
@@ -122,6 +123,12 @@ struct Halves {
     over: bool,
     /// Of whoever has a request on it. Behind the driver, which has the socket.
     share: Option<Box<Share>>,
+}
+
+/// A line on its way from one thread to another.
+pub(crate) struct Parcel {
+    link: Link,
+    keep: Option<Keep>,
 }
 
 /// Turns per poll in which a line may wake itself.
@@ -267,6 +274,21 @@ impl Line {
         self.0.driver.into_parts().io.into_inner().end();
     }
 
+    /// Takes an idle connection off this thread; none if it is of no use elsewhere.
+    pub(crate) fn leave(self) -> Option<Parcel> {
+        let keep = self.0.keep;
+        let parts = self.0.driver.into_parts();
+        let (conn, early) = parts.io.into_inner().into_parts(parts.read_buf);
+        early.is_empty().then(|| Parcel { link: conn.leave(), keep })
+    }
+
+    /// Takes it over.
+    pub(crate) async fn adopt(parcel: Parcel, bounds: Bounds) -> Option<Self> {
+        let mut line = Self::new(Conn::adopt(parcel.link).ok()?, bounds).await.ok()?;
+        line.keep(parcel.keep);
+        Some(line)
+    }
+
     /// Sends a request and waits for the head of its response.
     pub(crate) async fn exchange(
         mut self,
@@ -274,7 +296,7 @@ impl Line {
         pulse: &Pulse,
         timeout: Duration,
     ) -> Result<(Response<Incoming>, Self), Failed> {
-        let before = self.0.tally.received.get();
+        let before = self.0.tally.received();
         pulse.beat();
         self.0.brief.expect(Expected::new(
             *request.method() == Method::HEAD,
@@ -297,7 +319,7 @@ impl Line {
             })
             .await
         };
-        let silent = self.0.tally.received.get() == before;
+        let silent = self.0.tally.received() == before;
         match result {
             Ok(Ok(response)) => Ok((response, self)),
             Ok(Err(mut failed)) => {
