@@ -324,5 +324,7 @@ fn cooldown(map: &Map<'_>, notes: &mut Notes) -> cooldown::Settings {
     set(&mut settings.max, map.time(notes, &keys::COOL_DOWN_MAX));
     set(&mut settings.default, map.time(notes, &keys::COOL_DOWN_DEFAULT));
     set(&mut settings.ramp, map.decimal(notes, &keys::RAMP));
+    set(&mut settings.wait, map.time(notes, &keys::COOL_DOWN_WAIT));
+    set(&mut settings.on_exhausted, map.switch(notes, &keys::ON_EXHAUSTED));
     settings
 }

@@ -248,7 +248,9 @@ impl Api {
             }),
             cooldowns: settings.cooldown.as_ref().map(|cooldown| {
                 let former = former.and_then(|former| former.cooldowns.as_ref());
-                let has_parents = settings.parents.is_some();
+                let parents = settings.parents.as_ref();
+                let has_parents =
+                    parents.is_some_and(|parents| parents.strategy != parents::Strategy::Never);
                 CoolDowns::new(name, cooldown.clone(), has_parents, board, former)
             }),
             parents: settings.parents.as_ref().map(|parents| {
