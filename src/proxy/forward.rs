@@ -184,9 +184,7 @@ fn judge(
 }
 
 /// A response, or why we answer instead, unless there is nobody to answer.
-fn settled(
-    came: Result<Response<Kind>, Failed>,
-) -> Result<Result<Response<Kind>, Reject>, Left> {
+fn settled(came: Result<Response<Kind>, Failed>) -> Result<Result<Response<Kind>, Reject>, Left> {
     match came {
         Ok(response) => Ok(Ok(response)),
         Err(Failed::Rejected(reject)) => Ok(Err(reject)),

@@ -89,9 +89,7 @@ impl Held {
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
-        self.front.is_empty()
-            && self.trailers.is_none()
-            && (self.over || self.rest.is_end_stream())
+        self.front.is_empty() && self.trailers.is_none() && (self.over || self.rest.is_end_stream())
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {

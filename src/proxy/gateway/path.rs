@@ -19,11 +19,7 @@ pub(super) fn name(path: &str) -> &str {
 
 /// The target of what leaves: `asked`, path and query as they came, behind `base`, a path without a
 /// slash at its end. Of `rewrite` the longest beginning that fits is replaced.
-pub(super) fn join(
-    base: &str,
-    rewrite: &[(String, String)],
-    asked: &str,
-) -> Result<Uri, Reject> {
+pub(super) fn join(base: &str, rewrite: &[(String, String)], asked: &str) -> Result<Uri, Reject> {
     let (path, query) = asked.split_at(asked.find('?').unwrap_or(asked.len()));
     let rest = path.get(PREFIX.len() + name(path).len()..).unwrap_or_default();
     let (first, rest) = rewritten(rewrite, rest).unwrap_or(("", rest));
@@ -97,9 +93,8 @@ fn has_dots(path: &[u8]) -> bool {
             _ => None,
         }
     };
-    (0..path.len()).any(|at| {
-        is_dot(&path[at..]).is_some_and(|length| is_dot(&path[at + length..]).is_some())
-    })
+    (0..path.len())
+        .any(|at| is_dot(&path[at..]).is_some_and(|length| is_dot(&path[at + length..]).is_some()))
 }
 
 /// A segment's parts, by what some servers take for slashes.
@@ -127,7 +122,11 @@ mod tests {
             ("", "/api/a//x//y/", "//x//y/"),
             ("", "/api/a/../x/./y", "/../x/./y"),
             ("", "/api/a/%2F%2e%7e%41", "/%2F%2e%7e%41"),
-            ("", "/api/a/x?b=2&a=1&b=2&&%20=+?/../#"[..34].trim_end_matches('#'), "/x?b=2&a=1&b=2&&%20=+?/../"),
+            (
+                "",
+                "/api/a/x?b=2&a=1&b=2&&%20=+?/../#"[..34].trim_end_matches('#'),
+                "/x?b=2&a=1&b=2&&%20=+?/../",
+            ),
             ("/v1", "/api/a", "/v1"),
             ("/v1", "/api/a?q", "/v1?q"),
             ("/v1", "/api/a/", "/v1/"),
@@ -163,7 +162,10 @@ mod tests {
             "/x%2f../../y",
         ] {
             assert_eq!(joined("/v1", &format!("/api/a{path}")), None, "{path}");
-            assert!(joined("", &format!("/api/a{path}")).is_some(), "{path}: a root has no outside");
+            assert!(
+                joined("", &format!("/api/a{path}")).is_some(),
+                "{path}: a root has no outside"
+            );
         }
         for path in ["/x/..", "/x/y/../..", "/x?../../..", "/..x", "/x;..", "/..."] {
             assert!(joined("/v1", &format!("/api/a{path}")).is_some(), "{path}");
@@ -195,7 +197,9 @@ mod tests {
 
     #[test]
     fn a_name_ends_at_a_slash() {
-        for (path, wanted) in [("/api/a/b", "a"), ("/api/a.b-c_1", "a.b-c_1"), ("/api//x", ""), ("/api/", "")] {
+        for (path, wanted) in
+            [("/api/a/b", "a"), ("/api/a.b-c_1", "a.b-c_1"), ("/api//x", ""), ("/api/", "")]
+        {
             assert_eq!(name(path), wanted);
         }
     }

@@ -280,7 +280,8 @@ impl Reject {
                 400,
                 "http_request_error",
                 "bad target".to_owned(),
-                "the path would leave that of the API: it has too many dot segments (..)".to_owned(),
+                "the path would leave that of the API: it has too many dot segments (..)"
+                    .to_owned(),
             ),
             Self::LongBody(bound) => (
                 413,

@@ -15,8 +15,7 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    pub(super) const ALL: [Self; 4] =
-        [Self::Connect, Self::Forward, Self::Gateway, Self::Own];
+    pub(super) const ALL: [Self; 4] = [Self::Connect, Self::Forward, Self::Gateway, Self::Own];
 
     /// The word for metrics.
     pub(crate) fn as_str(self) -> &'static str {
