@@ -9,6 +9,7 @@ mod access;
 mod answers;
 mod bench;
 mod bounds;
+mod changes;
 mod circuits;
 mod clients;
 mod egress;
@@ -278,6 +279,13 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The flags of what is another in `new` and cannot change while narrows runs.
+    pub(crate) fn fixed_changes(&self, new: &Self) -> Vec<&'static str> {
+        changes::fixed(self, new)
+    }
+}
+
 fn finish(command: Result<Command, Noted>, problems: Vec<String>) -> Result<Command, Problems> {
     match command {
         Ok(command) if problems.is_empty() => Ok(command),
@@ -408,7 +416,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             keep_alive_timeout: keep_alive_timeout?,
             tunnel_idle_timeout: tunnel_idle_timeout?,
             idle_reclaim: idle_reclaim.map(|time| Some(time).filter(|t| *t < units::LONGEST))?,
-            via: via?.unwrap_or_else(|| Some(format!("narrows-{:08x}", fastrand::u32(..)))),
+            via: via?.unwrap_or_else(|| Some(format!("{MADE_UP}{:08x}", fastrand::u32(..)))),
             gateway_hosts: gateway_hosts?,
             bounds: bounds?,
             http2: http2?,
@@ -423,6 +431,9 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
         shutdown_timeout: shutdown_timeout?,
     })
 }
+
+/// What a name in Via begins with that nobody has given.
+const MADE_UP: &str = "narrows-";
 
 /// The shortest lease: with less, the delays of an ordinary scheduler look like a death.
 const SHORTEST_LEASE: Duration = Duration::from_millis(300);

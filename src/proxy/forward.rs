@@ -54,6 +54,8 @@ use crate::upstream::source::Source;
 
 /// RFC 7240.
 static PREFER: HeaderName = HeaderName::from_static("prefer");
+/// Attempts after the first, on an answer that took any.
+static RETRY_COUNT: HeaderName = HeaderName::from_static("x-retry-count");
 
 /// The client left; there is nobody to answer.
 #[derive(Debug, Error)]
@@ -101,10 +103,10 @@ pub(crate) async fn serve(
         }
     };
     client.begin_answer();
-    Ok(match result {
+    let mut response = match result {
         Ok(response) => {
             story.answered(response.status().as_u16(), None);
-            response.map(|kind| Body { kind, story })
+            response
         }
         Err(reject) => {
             let (mut response, error) = reject::respond(&reject, thread.settings.manner());
@@ -113,9 +115,13 @@ pub(crate) async fn serve(
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }
-            response.map(|body| Body { kind: Kind::Own(Some(body)), story })
+            response.map(|body| Kind::Own(Some(body)))
         }
-    })
+    };
+    if story.retries() > 0 {
+        response.headers_mut().insert(&RETRY_COUNT, story.retries().into());
+    }
+    Ok(response.map(|kind| Body { kind, story }))
 }
 
 /// Whether a target is ours: one without a host, or over HTTP/2, which has no other, one whose host

@@ -16,8 +16,8 @@ use super::front;
 use super::guard::Client;
 use super::guard::Detached;
 use super::head::Connect;
-use super::pipeline;
-use super::pipeline::Failed;
+use super::passage;
+use super::passage::Barred;
 use super::reject::Reject;
 use super::relay;
 use super::relay::End;
@@ -28,13 +28,10 @@ use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::base::clock::Pulse;
 use crate::base::identity::Identity;
-use crate::policy;
-use crate::policy::Facts;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Route;
 use crate::telemetry::metrics::Yielded;
-use crate::upstream::SendError;
 use crate::upstream::conn::Conn;
 use crate::upstream::dial::Errand;
 
@@ -101,16 +98,6 @@ pub(super) async fn open(
         }
     };
     line.host = Some(authority.key().clone());
-    let pass = match &thread.connects {
-        Some(connects) => {
-            match pipeline::obey(client.unless_left(connects.enter(authority.key())).await?) {
-                Ok(pass) => Some(pass),
-                Err(Failed::Rejected(reject)) => return Some(Err(reject)),
-                Err(Failed::Left) => return None,
-            }
-        }
-        None => None,
-    };
     let patience = thread.patience(wait);
     let errand = Errand {
         authority: &authority,
@@ -121,14 +108,14 @@ pub(super) async fn open(
         parent: None,
         request_timeout: None,
     };
-    let connected = client.unless_left(thread.upstream.connect(errand)).await?;
-    let connected = connected.map_err(SendError::from);
-    line.waited = connected.as_ref().map_or_else(SendError::waited, Conn::waited);
-    if let Some(pass) = pass {
-        let end = connected.as_ref().map_or_else(SendError::end, |_| policy::End::Status(200));
-        // No share of slow ones is judged.
-        pass.record(Facts { end, took: Duration::ZERO }).await;
-    }
+    let apis = thread.apis.load();
+    let api = apis.of_host(authority.key()).map(|api| &**api);
+    let connected = passage::connect(thread, client, api, errand).await?;
+    line.waited = match &connected {
+        Ok(conn) => conn.waited(),
+        Err(Barred::Dial(error)) => error.waited(),
+        Err(Barred::Policy(_)) => Duration::ZERO,
+    };
     Some(connected.map_err(Reject::from))
 }
 

@@ -62,6 +62,7 @@ use serde::Serialize;
 
 pub(crate) use self::response::respond;
 use super::head::Flaw;
+use super::passage::Barred;
 use super::status;
 use crate::base::authority::BadAuthority;
 use crate::base::clock;
@@ -134,6 +135,15 @@ pub(crate) enum Reject {
 impl From<SendError> for Reject {
     fn from(error: SendError) -> Self {
         Self::Send(error)
+    }
+}
+
+impl From<Barred> for Reject {
+    fn from(barred: Barred) -> Self {
+        match barred {
+            Barred::Dial(error) => error.into(),
+            Barred::Policy(refusal) => Self::Policy(refusal),
+        }
     }
 }
 
