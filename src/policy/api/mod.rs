@@ -6,6 +6,7 @@
 //! settings change meanwhile. What a policy has learned (failures, cool-downs) lives on with the
 //! API's name.
 
+mod circuits;
 pub(crate) mod counts;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 
+pub(crate) use self::circuits::Circuits;
 use self::counts::Counts;
 use super::breaker;
 use super::breaker::Breakers;

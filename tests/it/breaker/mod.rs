@@ -3,6 +3,7 @@
 mod connect;
 mod fleet;
 mod one;
+mod script;
 
 use std::net::SocketAddr;
 use std::time::Duration;
