@@ -37,6 +37,7 @@ mod logs;
 mod oracle;
 mod parents;
 mod pool;
+mod redis_hung;
 mod resend;
 mod scripts;
 mod secrets;
