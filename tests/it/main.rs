@@ -38,6 +38,7 @@ mod logs;
 mod oracle;
 mod parents;
 mod pool;
+mod redis_hung;
 mod reload;
 mod resend;
 mod retry;
