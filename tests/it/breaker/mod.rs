@@ -64,6 +64,14 @@ async fn wait_until_hit(origin: &Origin, hits: usize) {
     wait_until(&format!("{hits} hits"), async || origin.hits() >= hits).await;
 }
 
+/// What the admin port says of the one circuit there is.
+async fn circuit(proxy: &Proxy) -> serde_json::Value {
+    let mut told = proxy.admin("/circuit-status").await.json();
+    let circuits = told["circuits"].as_array_mut().unwrap();
+    assert_eq!(circuits.len(), 1, "{circuits:?}");
+    circuits.remove(0)
+}
+
 /// So many GETs at once, each on a connection of its own.
 async fn crowd(proxy: &Proxy, url: &str, count: usize) -> Vec<Response> {
     let asking: Vec<_> = (0..count)
