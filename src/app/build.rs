@@ -32,6 +32,7 @@ use crate::policy::access::BadUsers;
 use crate::policy::access::Gate;
 use crate::telemetry::access::Log;
 use crate::upstream::egress;
+use crate::upstream::shelf::Shelf;
 use crate::upstream::tls::Tls;
 
 impl App {
@@ -76,6 +77,7 @@ impl App {
         let deadline = watch::Sender::new(Duration::ZERO);
         let mut threads = Vec::new();
         let parts = Threads::new(bound.sockets.len()).into_iter().zip(bound.sockets).zip(ears);
+        let shelf = Arc::<Shelf>::default();
         for (number, (((view, handed), sockets), ear)) in parts.enumerate() {
             let runtime = runtime("a serving thread")?;
             let seed = Seed {
@@ -86,6 +88,7 @@ impl App {
                 metrics: Arc::clone(&self.metrics),
                 log: log.clone(),
                 tls: tls.clone(),
+                shelf: Arc::clone(&shelf),
                 config: config.clone(),
                 listeners: bound.listeners.clone(),
                 secure: secure.clone(),

@@ -34,6 +34,7 @@ use crate::proxy;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
+use crate::upstream::shelf::Shelf;
 use crate::upstream::tls::Tls;
 
 /// How often a draining thread looks whether it is done.
@@ -48,6 +49,7 @@ pub(super) struct Seed {
     pub(super) metrics: Arc<Metrics>,
     pub(super) log: Log,
     pub(super) tls: Tls,
+    pub(super) shelf: Arc<Shelf>,
     pub(super) config: Config,
     pub(super) listeners: Vec<Listener>,
     pub(super) secure: Option<Arc<tls::Tls>>,
@@ -90,6 +92,7 @@ impl Seed {
             self.limiter.clone(),
             self.tls,
             self.config.upstream.clone(),
+            self.shelf,
             Arc::clone(&cells),
         )?;
         tokio::task::spawn_local(Rc::clone(upstream.pool()).watch(ear));

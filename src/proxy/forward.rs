@@ -55,6 +55,8 @@ use crate::upstream::source::Source;
 
 /// RFC 7240.
 static PREFER: HeaderName = HeaderName::from_static("prefer");
+/// Attempts after the first, on an answer that took any.
+static RETRY_COUNT: HeaderName = HeaderName::from_static("x-retry-count");
 
 /// The client left; there is nobody to answer.
 #[derive(Debug, Error)]
@@ -102,10 +104,10 @@ pub(crate) async fn serve(
         }
     };
     client.begin_answer();
-    Ok(match result {
+    let mut response = match result {
         Ok(response) => {
             story.answered(response.status().as_u16(), None);
-            response.map(|kind| Body { kind, story })
+            response
         }
         Err(reject) => {
             let answer = reject.answer(thread.settings.manner());
@@ -115,9 +117,13 @@ pub(crate) async fn serve(
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }
-            response.map(|kind| Body { kind, story })
+            response
         }
-    })
+    };
+    if story.retries() > 0 {
+        response.headers_mut().insert(&RETRY_COUNT, story.retries().into());
+    }
+    Ok(response.map(|kind| Body { kind, story }))
 }
 
 /// Whether a target is ours: one without a host, or over HTTP/2, which has no other, one whose host

@@ -103,6 +103,8 @@ pub(super) struct Story {
     attempts: u32,
     route: Route,
     end: &'static str,
+    /// Those after the first that went out.
+    retries: u32,
     log: Option<Box<Told>>,
 }
 
@@ -146,6 +148,7 @@ impl Story {
             attempts: 0,
             route: Route::Own,
             end: "client left",
+            retries: 0,
             log,
         }
     }
@@ -170,6 +173,15 @@ impl Story {
             log.waited = waited;
             log.reused = reused;
         }
+    }
+
+    /// So many attempts were made after the first.
+    pub(super) fn retried(&mut self, retries: u32) {
+        self.retries = retries;
+    }
+
+    pub(super) fn retries(&self) -> u32 {
+        self.retries
     }
 
     /// Whose policies it meets.

@@ -26,6 +26,7 @@ use crate::policy::api::DEFAULT;
 use crate::policy::api::Forwarded;
 use crate::policy::api::Gateway;
 use crate::policy::api::Settings;
+use crate::policy::api::is_settable;
 use crate::policy::breaker;
 use crate::policy::cooldown;
 use crate::policy::parents::Parent;
@@ -101,9 +102,10 @@ fn part<'t>(map: &Map<'t>, notes: &mut Notes, key: &Key, unset: bool) -> Option<
 fn gateway(map: &Map<'_>, notes: &mut Notes) -> Gateway {
     let mut gateway = Gateway::default();
     let method = |text: &str| Method::from_bytes(text.as_bytes()).map_err(|_bad| keys::METHOD.kind);
-    set(&mut gateway.methods, map.list(notes, &keys::METHOD, method));
+    let _without_effect = map.list(notes, &keys::METHOD, method);
+    set(&mut gateway.methods, map.list(notes, &keys::METHODS, method));
     set(&mut gateway.headers, fields(map, notes, &keys::HEADERS));
-    set(&mut gateway.remove_headers, map.list(notes, &keys::REMOVE_HEADERS, field_name));
+    set(&mut gateway.remove_headers, map.list(notes, &keys::REMOVE_HEADERS, settable));
     set(&mut gateway.response_headers, fields(map, notes, &keys::RESPONSE_HEADERS));
     gateway.forward_headers = match map.switch_or(&keys::FORWARD_HEADERS) {
         None | Some(Or::Switch(false)) => Forwarded::None,
@@ -113,6 +115,7 @@ fn gateway(map: &Map<'_>, notes: &mut Notes) -> Gateway {
             names.map_or(Forwarded::None, Forwarded::Listed)
         }
     };
+    set(&mut gateway.forwarded, map.switch(notes, &keys::FORWARDED));
     set(&mut gateway.requires_body, map.switch(notes, &keys::REQUIRES_BODY));
     gateway.validate_json = match map.switch_or(&keys::VALIDATE_JSON) {
         None | Some(Or::Switch(false)) => None,
@@ -123,27 +126,25 @@ fn gateway(map: &Map<'_>, notes: &mut Notes) -> Gateway {
     gateway
 }
 
+fn settable(text: &str) -> Result<HeaderName, &'static str> {
+    let name = field_name(text)?;
+    if is_settable(&name) {
+        Ok(name)
+    } else {
+        Err("a field that does not belong to the connection itself")
+    }
+}
+
 fn field_name(text: &str) -> Result<HeaderName, &'static str> {
     text.parse().map_err(|_bad| "the name of a field, such as X-Api-Key")
 }
 
 /// Fields that are set. Those that say where a message ends or which way it goes are ours.
 fn fields(map: &Map<'_>, notes: &mut Notes, key: &Key) -> Option<Vec<(HeaderName, HeaderValue)>> {
-    const OURS: [&str; 9] = [
-        "connection",
-        "content-length",
-        "host",
-        "keep-alive",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
     let mut fields = Vec::new();
     for (name, value) in map.pairs(notes, key)? {
         match field_name(name.text) {
-            Ok(name) if !OURS.contains(&name.as_str()) => match HeaderValue::from_str(value.text) {
+            Ok(name) if is_settable(&name) => match HeaderValue::from_str(value.text) {
                 Ok(mut bytes) => {
                     // SECURITY: it may be a credential; nothing that is debugged shows it.
                     bytes.set_sensitive(true);
@@ -221,6 +222,8 @@ fn only_forward(map: &Map<'_>, notes: &mut Notes) {
         &keys::TARGET_URL,
         &keys::HOSTS,
         &keys::METHOD,
+        &keys::METHODS,
+        &keys::FORWARDED,
         &keys::REQUIRES_BODY,
         &keys::VALIDATE_JSON,
         &keys::HEADERS,

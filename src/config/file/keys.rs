@@ -210,7 +210,9 @@ keys! {
     HOSTS = row(Api, "hosts", Texts("HOST, HOST:PORT or *.SUFFIX"), "",
         "Hosts whose forward traffic meets these policies too; if it is not given, the host of target_url, and [] is none.");
     METHOD = row(Api, "method", Texts("methods, such as POST"), "",
-        "Methods that the gateway takes; without it all.");
+        "Without effect, as in resilient-proxy-out: a request keeps its method. See methods.");
+    METHODS = row(Api, "methods", Texts("methods, such as POST"), "",
+        "Methods that the gateway takes, others being answered with 405; without it all.");
     REQUIRES_BODY = row(Api, "requires_body", Switch, "false",
         "Answer a request without a body with 400.");
     VALIDATE_JSON = row(Api, "validate_json", SwitchOrBytes(1, 16 * 1024 * 1024), "false",
@@ -219,6 +221,8 @@ keys! {
         "Fields that requests get, in the place of the client's.").secret();
     FORWARD_HEADERS = row(Api, "forward_headers", SwitchOrTexts(NAMES), "false",
         "Fields of the client that go on: those that describe the body alone, or all but Host, those of the hop and credentials for proxies, or these.");
+    FORWARDED = row(Api, "forwarded", Switch, "false",
+        "Tell the target of the client: X-Forwarded-For (behind what stands there), X-Forwarded-Host and X-Forwarded-Proto.");
     REMOVE_HEADERS = row(Api, "remove_headers", Texts(NAMES), "[]",
         "Fields that are taken out of requests, whoever put them there.");
     RESPONSE_HEADERS = row(Api, "response_headers", Pairs(FIELD), "{}",

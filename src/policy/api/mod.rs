@@ -22,6 +22,7 @@ use super::breaker;
 use super::breaker::Breakers;
 use super::cooldown;
 use super::cooldown::CoolDowns;
+use super::failures::Failures;
 use super::parents;
 use super::parents::Parents;
 use super::retry;
@@ -224,6 +225,7 @@ pub(crate) struct Api {
     pub(crate) retry: Option<Retry>,
     pub(crate) cooldowns: Option<CoolDowns>,
     pub(crate) parents: Option<Parents>,
+    pub(crate) failures: Arc<Failures>,
     pub(crate) counts: Counts,
 }
 
@@ -254,6 +256,7 @@ impl Api {
                 Parents::new(name, parents.clone(), board, former)
             }),
             counts: Counts::new(former.map(|former| &former.counts)),
+            failures: former.map(|former| Arc::clone(&former.failures)).unwrap_or_default(),
             host: settings.target.as_ref().and_then(Target::host),
             settings,
         }

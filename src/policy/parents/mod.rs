@@ -197,7 +197,7 @@ pub(crate) struct Snapshot {
 /// A parent at one moment.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ParentSnapshot {
-    pub(crate) parent: Arc<str>,
+    pub(crate) parent: String,
     pub(crate) weight: u32,
     /// Attempts by it that wait for the head of their response.
     pub(crate) in_use: u32,
@@ -343,7 +343,7 @@ impl Parents {
         let parent = |slot: &Arc<Slot>| {
             let bans = of(&slot.id);
             ParentSnapshot {
-                parent: Arc::clone(&slot.id),
+                parent: slot.id.to_string(),
                 weight: slot.parent.weight,
                 in_use: slot.in_use.load(Relaxed),
                 requests: slot.requests.load(Relaxed),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Inner;
 use super::Parent;
 use super::Strategy;
+use super::memory::Standing;
 use super::memory::Why;
 use crate::base::authority::HostKey;
 use crate::base::clock;
@@ -47,7 +48,7 @@ struct Stake {
 /// What the parent itself had to say to an attempt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Reply {
-    /// Nothing: it was not reached, or nobody tried.
+    /// Nothing that makes sense: it was not reached, or nobody tried.
     #[default]
     None,
     /// It is there.
@@ -84,6 +85,11 @@ impl<'a> Hop<'a> {
         self.reply.set(Reply::Reached);
     }
 
+    /// It was, and then said nothing that makes sense.
+    pub(crate) fn failed(self) {
+        self.reply.set(Reply::None);
+    }
+
     /// It would open no tunnel, and said so with this status.
     pub(crate) fn answered(self, status: u16) {
         self.reply.set(Reply::Status(status));
@@ -112,6 +118,23 @@ impl Way {
         let parent = self.parent.as_ref()?;
         let id = self.stake.as_ref().map_or(&*parent.name, |stake| stake.id());
         Some(Hop { parent, terms: self.terms, tunnel: false, id, reply: &self.reply })
+    }
+
+    /// Whether an attempt that failed came to nothing by the parent's own doing: another could do.
+    pub(crate) fn is_to_blame(&self) -> bool {
+        let reply = self.reply.get();
+        self.parent.is_some() && matches!(reply, Reply::None | Reply::Status(403 | 407 | 429))
+    }
+
+    /// Whether the host could be reached by another way at the moment.
+    pub(crate) fn has_others(&self) -> bool {
+        let Some(Stake { inner, at, host, .. }) = &self.stake else { return false };
+        let memory = inner.memory().look(host, clock::now());
+        let is_good = |other: usize| {
+            let standing = memory.as_ref().map(|view| view.standing(&inner.slots[other].id));
+            matches!(standing, None | Some(Standing::Free | Standing::Due))
+        };
+        (0..inner.slots.len()).any(|other| Some(other) != *at && is_good(other))
     }
 
     /// What came of it.

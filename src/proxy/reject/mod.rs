@@ -59,6 +59,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use super::head::Flaw;
+use super::passage::Barred;
 use super::status;
 use crate::base::authority::BadAuthority;
 use crate::base::clock;
@@ -131,6 +132,15 @@ pub(crate) enum Reject {
 impl From<SendError> for Reject {
     fn from(error: SendError) -> Self {
         Self::Send(error)
+    }
+}
+
+impl From<Barred> for Reject {
+    fn from(barred: Barred) -> Self {
+        match barred {
+            Barred::Dial(error) => error.into(),
+            Barred::Policy(refusal) => Self::Policy(refusal),
+        }
     }
 }
 
