@@ -129,15 +129,6 @@ fn gateway(map: &Map<'_>, notes: &mut Notes) -> Gateway {
     gateway
 }
 
-fn settable(text: &str) -> Result<HeaderName, &'static str> {
-    let name = field_name(text)?;
-    if is_settable(&name) {
-        Ok(name)
-    } else {
-        Err("a field that does not belong to the connection itself")
-    }
-}
-
 fn field_name(text: &str) -> Result<HeaderName, &'static str> {
     text.parse().map_err(|_bad| "the name of a field, such as X-Api-Key")
 }
@@ -225,7 +216,6 @@ fn only_forward(map: &Map<'_>, notes: &mut Notes) {
         &keys::HOSTS,
         &keys::METHOD,
         &keys::METHODS,
-        &keys::FORWARDED,
         &keys::REQUIRES_BODY,
         &keys::VALIDATE_JSON,
         &keys::HEADERS,
