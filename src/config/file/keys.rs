@@ -272,6 +272,8 @@ keys! {
         "Connections at once to one host through one proxy, of the whole fleet; 0 is unlimited.");
     PROXY_QUOTA = row(Api, "proxy_quota", Text("off, or N/TIME such as 600/1m"), "off",
         "Requests to one host through one proxy in a time, of the whole fleet.");
+    NO_PROXY = row(Api, "no_proxy", Texts("hosts such as a.test, a.test:8443 or *.a.test"), "[]",
+        "Hosts that are gone to directly.");
 
     PARENT_URL = row(Parent, "url", Text("a URL such as http://USER:PASSWORD@HOST:PORT, or with https"), "",
         "The proxy.").secret();
