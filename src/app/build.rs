@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::App;
 use super::Error;
 use super::Running;
+use super::reload::ByAdmin;
 use super::thread::Seed;
 use crate::admin;
 use crate::limit::Reclaim;
@@ -84,6 +85,7 @@ impl App {
                 limiter: self.limiter.clone(),
                 gate: gate.clone(),
                 apis: Arc::clone(&self.apis),
+                connects: self.connects.clone(),
                 metrics: Arc::clone(&self.metrics),
                 log: log.clone(),
                 tls: tls.clone(),
@@ -137,6 +139,7 @@ impl App {
             metrics: Arc::clone(&self.metrics),
             readiness: Arc::clone(&self.readiness),
             access,
+            reload: Box::new(ByAdmin(Arc::clone(&self.reloader))),
             instances: Box::new(limiter.clone()),
             token: self.config.admin.as_ref().and_then(|admin| admin.token.clone()),
             hosts: self.config.admin.as_ref().map_or_else(Vec::new, |admin| admin.hosts.clone()),
@@ -209,6 +212,6 @@ fn set_up_users(source: BadUsers) -> Error {
     Error::SetUp { what: "the users file", source: io::Error::other(source) }
 }
 
-fn set_up(what: &'static str) -> impl Fn(io::Error) -> Error {
+pub(super) fn set_up(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::SetUp { what, source }
 }

@@ -300,9 +300,6 @@ async fn attempt(
         let (cooldowns, subject) = subject.as_ref()?;
         cooldowns.hear(subject, status, fields)
     });
-    if asked.is_some() {
-        api.counts.cooled();
-    }
     let parent = way.as_ref().and_then(|way| way.parent.as_ref());
     story.attempted(api, end, parent.map(|parent| &**parent));
     let parent = parent.map(Arc::clone);

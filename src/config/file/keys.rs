@@ -288,6 +288,8 @@ keys! {
         "The same as request_timeout of the API, where that is not given.");
     PROBES = row(Breaker, "probes", Whole(1, 1000), "1",
         "Requests of the whole fleet that may try at once whether it can be closed.");
+    PROBE_LEASE = row(Breaker, "probe_lease", Time(Seconds, Zero::Refused), "",
+        "How long the place of such a request is kept if nothing is heard of it; without it as long as request_timeout, or 10 s, and two seconds more.");
     WINDOW = row(Breaker, "window", Time(Seconds, Zero::Refused), "60",
         "The time that is looked back over for the rates.");
     MINIMUM_CALLS = row(Breaker, "minimum_calls", Whole(1, TIMES), "20",
