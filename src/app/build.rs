@@ -85,6 +85,7 @@ impl App {
                 limiter: self.limiter.clone(),
                 gate: gate.clone(),
                 apis: Arc::clone(&self.apis),
+                connects: self.connects.clone(),
                 metrics: Arc::clone(&self.metrics),
                 log: log.clone(),
                 tls: tls.clone(),

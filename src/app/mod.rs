@@ -38,6 +38,7 @@ use crate::limit::Reclaim;
 use crate::limit::shared;
 use crate::listen::Listener;
 use crate::policy::api::Apis;
+use crate::policy::breaker::Breakers;
 use crate::store::board::Board;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Metrics;
@@ -76,6 +77,7 @@ pub struct App {
     config: Config,
     limiter: Limiter,
     apis: Arc<ArcSwap<Apis>>,
+    connects: Option<Arc<Breakers>>,
     board: Board,
     reloader: Arc<Reloader>,
     metrics: Arc<Metrics>,
@@ -129,6 +131,10 @@ impl App {
         });
         let board = board.unwrap_or_else(Board::alone);
         let apis = Apis::new(&config.apis, &board, None);
+        let connects = config.proxy.connect_breaker.as_ref().map(|settings| {
+            let timeout = config.upstream.dns_timeout + config.upstream.connect_timeout;
+            Arc::new(Breakers::of_tunnels(settings.clone(), timeout, &board))
+        });
         let apis = Arc::new(ArcSwap::from_pointee(apis));
         let reloader = Reloader::new(
             config.clone(),
@@ -142,6 +148,7 @@ impl App {
             limiter,
             reloader: Arc::new(reloader),
             apis,
+            connects,
             board,
             metrics,
             readiness: Arc::default(),

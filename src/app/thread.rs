@@ -30,6 +30,7 @@ use crate::listen::greet::Greeter;
 use crate::listen::tls;
 use crate::policy::access::Gate;
 use crate::policy::api::Apis;
+use crate::policy::breaker::Breakers;
 use crate::proxy;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Metrics;
@@ -46,6 +47,7 @@ pub(super) struct Seed {
     pub(super) limiter: Limiter,
     pub(super) gate: Option<Arc<Gate>>,
     pub(super) apis: Arc<ArcSwap<Apis>>,
+    pub(super) connects: Option<Arc<Breakers>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) log: Log,
     pub(super) tls: Tls,
@@ -109,6 +111,7 @@ impl Seed {
             limiter: self.limiter,
             gate: self.gate,
             apis: self.apis,
+            connects: self.connects,
             upstream: Rc::clone(&upstream),
             cells,
             log: self.log,

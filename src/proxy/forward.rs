@@ -18,7 +18,6 @@ use http::header;
 use http::request::Parts;
 use http::uri::Scheme;
 use http_body::Body as _;
-use hyper::ext::ReasonPhrase;
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -34,7 +33,7 @@ use super::local::Forwards;
 use super::pipeline;
 use super::pipeline::Failed;
 use super::pipeline::Order;
-use super::reject::Answer;
+use super::reject;
 use super::reject::Reject;
 use super::status;
 use super::story::Body;
@@ -110,14 +109,13 @@ pub(crate) async fn serve(
             response
         }
         Err(reject) => {
-            let answer = reject.answer(thread.settings.manner());
-            story.answered(answer.status.as_u16(), Some(answer.error));
-            let mut response = respond(answer);
+            let (mut response, error) = reject::respond(&reject, thread.settings.manner());
+            story.answered(response.status().as_u16(), Some(error));
             if reject.closes() && matches!(client, Asker::Connection(_)) {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }
-            response
+            response.map(|body| Kind::Own(Some(body)))
         }
     };
     if story.retries() > 0 {
@@ -331,19 +329,4 @@ fn prepare(parts: &mut Parts, client: &Asker, thread: &Thread) -> Option<HeaderV
     };
     parts.version = Version::HTTP_11;
     upgrade
-}
-
-/// An answer of our own, for hyper to write.
-fn respond(answer: Answer) -> Response<Kind> {
-    let mut response = Response::new(Kind::Empty);
-    *response.status_mut() = answer.status;
-    for (name, value) in answer.fields() {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            response.headers_mut().insert(name, value);
-        }
-    }
-    if let Ok(phrase) = ReasonPhrase::try_from(answer.phrase.into_bytes()) {
-        response.extensions_mut().insert(phrase);
-    }
-    response.map(|_empty| Kind::Own(Some(Bytes::from(answer.body))))
 }

@@ -1,7 +1,10 @@
-//! The connection for a tunnel, by the way that its API says: directly, or by a parent.
+//! The connection for a tunnel: if the circuit of its host lets it be tried, and by the way that its
+//! API says, directly or by a parent.
 //!
 //! Nothing of a tunnel is sent before it is there, so where a parent itself was no good another is
 //! tried at once, [`TRIES`] in all. What the destination had to say is not tried again.
+
+use std::time::Duration;
 
 use http::HeaderMap;
 
@@ -29,6 +32,30 @@ pub(super) enum Barred {
 
 /// Opens the connection; none if the client left.
 pub(super) async fn connect(
+    thread: &Thread,
+    client: &Asker,
+    api: Option<&Api>,
+    errand: Errand<'_>,
+) -> Option<Result<Conn, Barred>> {
+    let Some(circuits) = &thread.connects else { return dial(thread, client, api, errand).await };
+    let pass = match client.unless_left(circuits.enter(errand.authority.key())).await? {
+        Decision::Pass(pass) => pass,
+        Decision::Wait(refusal) | Decision::Refuse(refusal) => {
+            return Some(Err(Barred::Policy(refusal)));
+        }
+    };
+    let connected = dial(thread, client, api, errand).await?;
+    let end = match &connected {
+        Ok(_conn) => End::Status(200),
+        Err(Barred::Dial(error)) => error.end(),
+        Err(Barred::Policy(_)) => End::Neutral,
+    };
+    // No share of slow ones is judged.
+    pass.record(Facts { end, took: Duration::ZERO }).await;
+    Some(connected)
+}
+
+async fn dial(
     thread: &Thread,
     client: &Asker,
     api: Option<&Api>,

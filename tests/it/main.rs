@@ -19,6 +19,7 @@ mod admin;
 mod answers;
 mod apis_admin;
 mod bench;
+mod breaker;
 mod clients;
 mod deployments;
 mod egress;

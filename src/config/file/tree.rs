@@ -10,19 +10,27 @@ use std::sync::Arc;
 pub(crate) struct Place {
     /// The file, or the expression.
     name: Arc<str>,
-    /// Line and column, both from 1; none in what has no lines.
+    /// Whether it has lines: an expression has none.
+    has_lines: bool,
+    /// Line and column, both from 1; none for all of it.
     position: Option<(usize, usize)>,
 }
 
 impl Place {
-    /// All of a file, or an expression.
-    pub(crate) fn of(name: &str) -> Self {
-        Self { name: name.into(), position: None }
+    /// All of a file.
+    pub(crate) fn of(file: &str) -> Self {
+        Self { name: file.into(), has_lines: true, position: None }
+    }
+
+    /// An expression of the command line, a flag, or a variable.
+    pub(crate) fn of_expression(expression: &str) -> Self {
+        Self { name: expression.into(), has_lines: false, position: None }
     }
 
     /// A position in it.
     pub(crate) fn at(&self, line: usize, column: usize) -> Self {
-        Self { name: Arc::clone(&self.name), position: Some((line, column)) }
+        let position = self.has_lines.then_some((line, column));
+        Self { name: Arc::clone(&self.name), has_lines: self.has_lines, position }
     }
 }
 

@@ -255,8 +255,8 @@ impl Api {
                 let former = former.and_then(|former| former.parents.as_ref());
                 Parents::new(name, parents.clone(), board, former)
             }),
-            counts: Counts::new(former.map(|former| &former.counts)),
             failures: former.map(|former| Arc::clone(&former.failures)).unwrap_or_default(),
+            counts: Counts::new(former.map(|former| &former.counts)),
             host: settings.target.as_ref().and_then(Target::host),
             settings,
         }

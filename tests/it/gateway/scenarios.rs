@@ -137,14 +137,14 @@ async fn forward_headers_in_a_file_is_a_switch_or_a_list() {
 }
 
 #[tokio::test]
-async fn a_key_from_the_environment_reaches_the_api_and_no_log() {
+async fn a_key_from_the_file_reaches_the_api_and_no_log() {
     let origin = Origin::start();
     let text = format!(
-        "api:\n  a:\n    target_url: {}\n    headers: {{Authorization: 'Bearer ${{KEY}}'}}\n",
+        "api:\n  a:\n    target_url: {}\n    headers: {{Authorization: Bearer cAnArY}}\n",
         origin.url("")
     );
     let file = File::new("narrows.yaml", &text);
-    let setup = file.setup().env("KEY", "cAnArY").flags("--log-level trace --access-log stdout");
+    let setup = file.setup().flags("--log-level trace --access-log stdout");
     let proxy = setup.start().await;
     assert_eq!(curl(&proxy, "/api/a/x", &[]).await.0, 200);
     assert_eq!(curl(&proxy, "/api/a/die", &[]).await.0, 502);
