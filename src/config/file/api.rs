@@ -69,7 +69,7 @@ pub(super) fn read(entry: &Entry, shared: &[Arc<Parent>], notes: &mut Notes) -> 
     });
     let timeout = map.time_or_off(notes, &keys::REQUEST_TIMEOUT).or(of_breaker);
     api.request_timeout = timeout.unwrap_or((!is_default).then_some(REQUEST_TIMEOUT));
-    api.total_timeout = map.time(notes, &keys::TOTAL_TIMEOUT);
+    api.total_timeout = map.time_or_off(notes, &keys::TOTAL_TIMEOUT).flatten();
     api.breaker =
         breaker.map(|map| map.map_or_else(Default::default, |map| self::breaker(&map, notes)));
     api.retry = retry(&map, notes);
@@ -324,5 +324,7 @@ fn cooldown(map: &Map<'_>, notes: &mut Notes) -> cooldown::Settings {
     set(&mut settings.max, map.time(notes, &keys::COOL_DOWN_MAX));
     set(&mut settings.default, map.time(notes, &keys::COOL_DOWN_DEFAULT));
     set(&mut settings.ramp, map.decimal(notes, &keys::RAMP));
+    set(&mut settings.wait, map.time(notes, &keys::COOL_DOWN_WAIT));
+    set(&mut settings.on_exhausted, map.switch(notes, &keys::ON_EXHAUSTED));
     settings
 }

@@ -332,6 +332,10 @@ keys! {
         "For a 429 that says nothing about time; 0 lets it go unheard.");
     RAMP = row(CoolDown, "ramp", Decimal(0.0, 1_000_000.0), "10",
         "Requests per second of the whole fleet right after it, growing from there; 0 does not pace.");
+    COOL_DOWN_WAIT = row(CoolDown, "wait", Time(Seconds, Zero::Allowed), "10",
+        "How long a request waits it out at most that does not say itself (Prefer: wait=SECONDS); 0 refuses at once.");
+    ON_EXHAUSTED = row(CoolDown, "on_exhausted", Switch, "false",
+        "Begin one too when a success says that it was the last for now (RateLimit, X-RateLimit-Remaining: 0).");
 }
 
 #[cfg(test)]
