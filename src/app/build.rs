@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::App;
 use super::Error;
 use super::Running;
+use super::reload::ByAdmin;
 use super::thread::Seed;
 use crate::admin;
 use crate::limit::Reclaim;
@@ -31,6 +32,7 @@ use crate::policy::access::BadUsers;
 use crate::policy::access::Gate;
 use crate::telemetry::access::Log;
 use crate::upstream::egress;
+use crate::upstream::shelf::Shelf;
 use crate::upstream::tls::Tls;
 
 impl App {
@@ -75,6 +77,7 @@ impl App {
         let deadline = watch::Sender::new(Duration::ZERO);
         let mut threads = Vec::new();
         let parts = Threads::new(bound.sockets.len()).into_iter().zip(bound.sockets).zip(ears);
+        let shelf = Arc::<Shelf>::default();
         for (number, (((view, handed), sockets), ear)) in parts.enumerate() {
             let runtime = runtime("a serving thread")?;
             let seed = Seed {
@@ -82,9 +85,11 @@ impl App {
                 limiter: self.limiter.clone(),
                 gate: gate.clone(),
                 apis: Arc::clone(&self.apis),
+                connects: self.connects.clone(),
                 metrics: Arc::clone(&self.metrics),
                 log: log.clone(),
                 tls: tls.clone(),
+                shelf: Arc::clone(&shelf),
                 config: config.clone(),
                 listeners: bound.listeners.clone(),
                 secure: secure.clone(),
@@ -134,6 +139,7 @@ impl App {
             metrics: Arc::clone(&self.metrics),
             readiness: Arc::clone(&self.readiness),
             access,
+            reload: Box::new(ByAdmin(Arc::clone(&self.reloader))),
             instances: Box::new(limiter.clone()),
             token: self.config.admin.as_ref().and_then(|admin| admin.token.clone()),
             hosts: self.config.admin.as_ref().map_or_else(Vec::new, |admin| admin.hosts.clone()),
@@ -206,6 +212,6 @@ fn set_up_users(source: BadUsers) -> Error {
     Error::SetUp { what: "the users file", source: io::Error::other(source) }
 }
 
-fn set_up(what: &'static str) -> impl Fn(io::Error) -> Error {
+pub(super) fn set_up(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::SetUp { what, source }
 }

@@ -30,10 +30,12 @@ use crate::listen::greet::Greeter;
 use crate::listen::tls;
 use crate::policy::access::Gate;
 use crate::policy::api::Apis;
+use crate::policy::breaker::Breakers;
 use crate::proxy;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
+use crate::upstream::shelf::Shelf;
 use crate::upstream::tls::Tls;
 
 /// How often a draining thread looks whether it is done.
@@ -45,9 +47,11 @@ pub(super) struct Seed {
     pub(super) limiter: Limiter,
     pub(super) gate: Option<Arc<Gate>>,
     pub(super) apis: Arc<ArcSwap<Apis>>,
+    pub(super) connects: Option<Arc<Breakers>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) log: Log,
     pub(super) tls: Tls,
+    pub(super) shelf: Arc<Shelf>,
     pub(super) config: Config,
     pub(super) listeners: Vec<Listener>,
     pub(super) secure: Option<Arc<tls::Tls>>,
@@ -90,6 +94,7 @@ impl Seed {
             self.limiter.clone(),
             self.tls,
             self.config.upstream.clone(),
+            self.shelf,
             Arc::clone(&cells),
         )?;
         tokio::task::spawn_local(Rc::clone(upstream.pool()).watch(ear));
@@ -106,6 +111,7 @@ impl Seed {
             limiter: self.limiter,
             gate: self.gate,
             apis: self.apis,
+            connects: self.connects,
             upstream: Rc::clone(&upstream),
             cells,
             log: self.log,

@@ -26,8 +26,8 @@ pub(crate) enum Group {
     Fleet,
     Upstream,
     Egress,
-    Timeouts,
     Policies,
+    Timeouts,
     Bounds,
     Admin,
     Logs,
@@ -41,8 +41,8 @@ impl Group {
         Self::Fleet,
         Self::Upstream,
         Self::Egress,
-        Self::Timeouts,
         Self::Policies,
+        Self::Timeouts,
         Self::Bounds,
         Self::Admin,
         Self::Logs,
@@ -56,8 +56,8 @@ impl Group {
             Self::Fleet => "Fleet",
             Self::Upstream => "Upstream",
             Self::Egress => "Egress",
-            Self::Timeouts => "Time-outs",
             Self::Policies => "Policies",
+            Self::Timeouts => "Time-outs",
             Self::Bounds => "Bounds",
             Self::Admin => "Admin",
             Self::Logs => "Logs",
@@ -403,6 +403,14 @@ settings! {
         Text("80,443,1024-65535"),
         "Ports to which CONNECT may open tunnels: PORT or FIRST-LAST. Repeatable, or separated by \
          commas.").takes(Values::Many);
+
+    CONNECT_BREAKER_FAILURES = row(Policies, "connect-breaker-failures", "N|off",
+        &["NARROWS_CONNECT_BREAKER_FAILURES"], Text("off"),
+        "After so many tunnels in a row that could not be opened to a host (look-up, connection, \
+         time-out), of all instances, CONNECT to it is answered 503 at once for a while.");
+    CONNECT_BREAKER_RESET = row(Policies, "connect-breaker-reset", "TIME",
+        &["NARROWS_CONNECT_BREAKER_RESET"], Text("30s"),
+        "How long, before one tunnel is tried again; if that is opened, all are.");
 
     CONNECT_TIMEOUT = row(Timeouts, "connect-timeout", "TIME", &["NARROWS_CONNECT_TIMEOUT"],
         Text("10s"), "For a connection to an upstream, all its addresses together.");

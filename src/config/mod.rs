@@ -9,6 +9,8 @@ mod access;
 mod answers;
 mod bench;
 mod bounds;
+mod changes;
+mod circuits;
 mod clients;
 mod egress;
 mod file;
@@ -41,6 +43,8 @@ use rustls_pki_types::pem::PemObject;
 
 pub use self::access::Passwd;
 pub use self::bench::Bench;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::file::said_of;
 use self::flags::Group;
 pub use self::flags::markdown_table;
 pub use self::limits::Action;
@@ -286,6 +290,13 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The flags of what is another in `new` and cannot change while narrows runs.
+    pub(crate) fn fixed_changes(&self, new: &Self) -> Vec<&'static str> {
+        changes::fixed(self, new)
+    }
+}
+
 fn finish<T>(read: Result<T, Noted>, problems: Vec<String>) -> Result<T, Problems> {
     match read {
         Ok(read) if problems.is_empty() => Ok(read),
@@ -314,6 +325,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let hosts = hosts::read(source);
     let queue_timeout_max = source.read(&flags::QUEUE_TIMEOUT_MAX, units::duration);
     let answers = answers::read(source);
+    let connect_breaker = circuits::connects(source);
     let refuse_status = source.read(&flags::REFUSE_STATUS, |text| whole(text, 400, 599, ""));
 
     let identities = access::identities(source);
@@ -415,10 +427,11 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             keep_alive_timeout: keep_alive_timeout?,
             tunnel_idle_timeout: tunnel_idle_timeout?,
             idle_reclaim: idle_reclaim.map(|time| Some(time).filter(|t| *t < units::LONGEST))?,
-            via: via?.unwrap_or_else(|| Some(format!("narrows-{:08x}", fastrand::u32(..)))),
+            via: via?.unwrap_or_else(|| Some(format!("{MADE_UP}{:08x}", fastrand::u32(..)))),
             gateway_hosts: gateway_hosts?,
             bounds: bounds?,
             http2: http2?,
+            connect_breaker: connect_breaker?,
             refuse_status: refuse_status?,
             explain: answers?.explain,
             error_details: answers?.details,
@@ -429,6 +442,9 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
         shutdown_timeout: shutdown_timeout?,
     })
 }
+
+/// What a name in Via begins with that nobody has given.
+const MADE_UP: &str = "narrows-";
 
 /// The shortest lease: with less, the delays of an ordinary scheduler look like a death.
 const SHORTEST_LEASE: Duration = Duration::from_millis(300);

@@ -12,6 +12,7 @@ pub mod access;
 pub mod api;
 pub mod breaker;
 pub mod cooldown;
+pub(crate) mod failures;
 pub mod parents;
 pub mod retry;
 
@@ -65,6 +66,16 @@ pub(crate) enum End {
     Failed(Cause),
     /// It says nothing about the upstream: the client left or was at fault, or we refused ourselves.
     Neutral,
+}
+
+impl End {
+    /// The status, or 0.
+    pub(crate) fn status(self) -> u16 {
+        match self {
+            Self::Status(status) => status,
+            Self::Failed(_) | Self::Neutral => 0,
+        }
+    }
 }
 
 /// Why there was no response.

@@ -18,7 +18,6 @@ use http::header;
 use http::request::Parts;
 use http::uri::Scheme;
 use http_body::Body as _;
-use hyper::ext::ReasonPhrase;
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -34,7 +33,7 @@ use super::local::Forwards;
 use super::pipeline;
 use super::pipeline::Failed;
 use super::pipeline::Order;
-use super::reject::Answer;
+use super::reject;
 use super::reject::Reject;
 use super::status;
 use super::story::Body;
@@ -55,6 +54,8 @@ use crate::upstream::source::Source;
 
 /// RFC 7240.
 static PREFER: HeaderName = HeaderName::from_static("prefer");
+/// Attempts after the first, on an answer that took any.
+static RETRY_COUNT: HeaderName = HeaderName::from_static("x-retry-count");
 
 /// The client left; there is nobody to answer.
 #[derive(Debug, Error)]
@@ -102,22 +103,25 @@ pub(crate) async fn serve(
         }
     };
     client.begin_answer();
-    Ok(match result {
+    let mut response = match result {
         Ok(response) => {
             story.answered(response.status().as_u16(), None);
-            response.map(|kind| Body { kind, story })
+            response
         }
         Err(reject) => {
-            let answer = reject.answer(thread.settings.manner());
-            story.answered(answer.status.as_u16(), Some(answer.error));
-            let mut response = respond(answer);
+            let (mut response, error) = reject::respond(&reject, thread.settings.manner());
+            story.answered(response.status().as_u16(), Some(error));
             if reject.closes() && matches!(client, Asker::Connection(_)) {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }
-            response.map(|kind| Body { kind, story })
+            response.map(|body| Kind::Own(Some(body)))
         }
-    })
+    };
+    if story.retries() > 0 {
+        response.headers_mut().insert(&RETRY_COUNT, story.retries().into());
+    }
+    Ok(response.map(|kind| Body { kind, story }))
 }
 
 /// Whether a target is ours: one without a host, or over HTTP/2, which has no other, one whose host
@@ -325,19 +329,4 @@ fn prepare(parts: &mut Parts, client: &Asker, thread: &Thread) -> Option<HeaderV
     };
     parts.version = Version::HTTP_11;
     upgrade
-}
-
-/// An answer of our own, for hyper to write.
-fn respond(answer: Answer) -> Response<Kind> {
-    let mut response = Response::new(Kind::Empty);
-    *response.status_mut() = answer.status;
-    for (name, value) in answer.fields() {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            response.headers_mut().insert(name, value);
-        }
-    }
-    if let Ok(phrase) = ReasonPhrase::try_from(answer.phrase.into_bytes()) {
-        response.extensions_mut().insert(phrase);
-    }
-    response.map(|_empty| Kind::Own(Some(Bytes::from(answer.body))))
 }

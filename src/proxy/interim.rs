@@ -1,5 +1,6 @@
 //! The 1xx answers of an upstream, on their way to the client.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -16,9 +17,12 @@ use crate::upstream::exchange::Gate;
 use crate::upstream::exchange::RequestBody;
 
 /// The 1xx answers of one request's upstream, on their way to the client.
-pub(super) struct Interim {
+pub(super) struct Interim<'a> {
     heads: Arc<Mutex<Heads>>,
     bound: u32,
+    /// Whether a 100 has gone to the client, and whether one had before this attempt.
+    continued: &'a Cell<bool>,
+    had_continued: bool,
     /// HTTP/1.0 knows no such answers (RFC 9110 §15.2).
     is_wanted: bool,
 }
@@ -29,14 +33,15 @@ struct Heads {
     waiting: Vec<(StatusCode, HeaderMap)>,
 }
 
-impl Interim {
+impl<'a> Interim<'a> {
     /// Hears the 1xx answers to `request`. 100 opens the gate, and need not be passed on where it
-    /// `continues` by itself. 101 is the answer itself.
+    /// `continues` by itself, or where another attempt's was. 101 is the answer itself.
     pub(super) fn listen(
         request: &mut Request<RequestBody>,
         gate: Option<Arc<Gate>>,
         continues: bool,
         (version, bound): (Version, u32),
+        continued: &'a Cell<bool>,
     ) -> Self {
         let heads = Arc::<Mutex<Heads>>::default();
         let queue = Arc::clone(&heads);
@@ -53,7 +58,8 @@ impl Interim {
                 heads.waiting.push((interim.status(), interim.headers().clone()));
             }
         });
-        Self { heads, bound, is_wanted: version != Version::HTTP_10 }
+        let (had_continued, is_wanted) = (continued.get(), version != Version::HTTP_10);
+        Self { heads, bound, continued, had_continued, is_wanted }
     }
 
     /// Writes to the client what has come; whether there were not too many.
@@ -63,6 +69,12 @@ impl Interim {
             return false;
         }
         for (status, mut fields) in heads.waiting.drain(..).filter(|_| self.is_wanted) {
+            if status == StatusCode::CONTINUE {
+                if self.had_continued {
+                    continue;
+                }
+                self.continued.set(true);
+            }
             headers::strip(&mut fields, Version::HTTP_11);
             if let Some(via) = &thread.via {
                 via.add(&mut fields, Version::HTTP_11);

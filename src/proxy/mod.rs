@@ -20,9 +20,11 @@ mod headers;
 mod http2;
 mod interim;
 mod local;
+mod passage;
 mod pipeline;
 mod reject;
 mod relay;
+mod send;
 mod status;
 mod story;
 mod tally;
@@ -75,6 +77,8 @@ use crate::listen::greet::Greeter;
 use crate::listen::tls;
 use crate::policy::access::Gate;
 use crate::policy::api::Apis;
+use crate::policy::breaker;
+use crate::policy::breaker::Breakers;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Cells;
@@ -104,6 +108,8 @@ pub struct Settings {
     pub http2: Http2,
     /// How much a request may have of everything.
     pub bounds: Bounds,
+    /// When a host to which no tunnel can be opened is left alone; none goes on trying.
+    pub connect_breaker: Option<breaker::Settings>,
     /// The status of a refusal by the cap, 400 to 599.
     pub refuse_status: u16,
     /// Whether `Proxy-Status` of what was forwarded tells how that went.
@@ -126,6 +132,8 @@ pub(crate) struct Thread {
     pub(crate) gate: Option<Arc<Gate>>,
     /// Which requests meet which policies.
     pub(crate) apis: Arc<ArcSwap<Apis>>,
+    /// Whether a tunnel to a host is tried at all; none always tries.
+    pub(crate) connects: Option<Arc<Breakers>>,
     pub(crate) upstream: Rc<Upstream>,
     pub(crate) cells: Arc<Cells>,
     pub(crate) log: Log,

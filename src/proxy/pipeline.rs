@@ -3,46 +3,58 @@
 //!
 //! The order is the product. The breaker is asked before the cool-down and both before any slot is
 //! waited for, so that nobody queues for a host that is known to be down; a slot comes last, and is
-//! held for the shortest time. What a gate decides ([`Decision`]) is done in one place, [`obey`].
+//! held for the shortest time. All of them are asked anew before each attempt, and hear of each. What
+//! a gate decides ([`Decision`]) is done in one place, [`obey`].
+//!
+//! Between attempts nothing is held but the request, and the answer before if that is small: the
+//! client gets it if a gate says no then.
 
-use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::time::Duration;
 
 use http::HeaderMap;
-use http::Request;
+use http::Response;
 use http::Version;
 use http::request::Parts;
-use http_body::Body as _;
 use tokio::time::Instant;
 
 use super::Thread;
 use super::asker::Asker;
 use super::head::Flaw;
-use super::headers;
-use super::interim::Interim;
 use super::reject::Reject;
+use super::send::Course;
+use super::send::send;
 use super::story::Story;
 use super::tally::Tally;
 use crate::base::authority::Authority;
+use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::base::identity::Identity;
 use crate::limit::Patience;
 use crate::policy::Decision;
 use crate::policy::End;
 use crate::policy::Facts;
+use crate::policy::Refusal;
+use crate::policy::Rule;
 use crate::policy::api::Api;
+use crate::policy::breaker::Pass;
+use crate::policy::cooldown::CoolDowns;
+use crate::policy::cooldown::Subject;
 use crate::policy::parents::Asked;
-use crate::policy::parents::Hop;
+use crate::policy::parents::Parent;
 use crate::policy::parents::Way;
-use crate::telemetry::metrics::Bound;
+use crate::policy::retry;
+use crate::policy::retry::Attempt;
+use crate::policy::retry::Verdict;
 use crate::upstream::SendError;
 use crate::upstream::Sent;
-use crate::upstream::dial::Errand;
 use crate::upstream::exchange::ExchangeError;
-use crate::upstream::exchange::Gate;
-use crate::upstream::exchange::RequestBody;
+use crate::upstream::replay::Replay;
+use crate::upstream::replay::Supply;
 use crate::upstream::source::Source;
+
+/// The shortest wait for a gate.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// A request that is to be answered.
 pub(super) struct Order<'a> {
@@ -76,6 +88,11 @@ impl From<Reject> for Failed {
     }
 }
 
+/// The longest body of an answer that is kept while another attempt is made, and how long it may
+/// take to come.
+const HELD: usize = 64 * 1024;
+const HELD_TIME: Duration = Duration::from_millis(100);
+
 /// Has a request answered, in as many attempts as its API allows.
 pub(super) async fn answer(
     order: &Order<'_>,
@@ -99,8 +116,9 @@ async fn answered(
     story: &mut Story,
 ) -> Result<Sent, Failed> {
     let sent = match order.api {
-        Some(api) => attempt(order, api, parts, body, story).await?,
-        None => send(order, None, parts, body).await?,
+        // PERF: boxed, so that a request without policies does not carry the room for them.
+        Some(api) => Box::pin(attempts(order, api, parts, body, story)).await?,
+        None => send(order, None, parts, body.into(), &Course::default()).await?,
     };
     match sent {
         Ok(sent) => {
@@ -114,105 +132,260 @@ async fn answered(
     }
 }
 
-/// One attempt, and what its API's gates say to it.
+/// Makes attempts until the outcome of one is to be delivered.
+async fn attempts(
+    order: &Order<'_>,
+    api: &Api,
+    mut parts: Parts,
+    body: Source,
+    story: &mut Story,
+) -> Result<Result<Sent, SendError>, Failed> {
+    let all = api.settings.total_timeout;
+    let end = all.and_then(|all| Some((clock::now().checked_add(all)?, all)));
+    let course = Course { end, ..Course::default() };
+    let deadline = order.deadline.into_iter().chain(end.map(|(end, _)| end)).min();
+    let attempts = api.retry.as_ref().and_then(|retry| {
+        let attempts = retry.begin(&parts.method, &parts.headers, deadline);
+        (!attempts.is_last()).then_some(attempts)
+    });
+    let Some(mut attempts) = attempts else {
+        let until = until(order.patience, None, deadline);
+        let turn = Turn { course: &course, former: None, until };
+        return Ok(attempt(order, api, parts, body.into(), turn, story).await?.sent);
+    };
+    let body = Replay::new(body, attempts.keeps());
+    let mut former: Option<Former> = None;
+    loop {
+        let again = (!attempts.is_last()).then(|| parts.clone());
+        // Who has waited for another attempt waits a little longer for its turn.
+        let patience = former.as_ref().map(|_| clock::now() + attempts.patience());
+        let until = until(order.patience, patience, deadline);
+        let turn = Turn { course: &course, former: former.as_ref(), until };
+        let tried = match attempt(order, api, parts, body.view(), turn, story).await {
+            Ok(tried) => tried,
+            Err(Failed::Left) => return Err(Failed::Left),
+            // What the upstream said itself tells more than that it may not be asked again.
+            Err(Failed::Rejected(reject)) => {
+                let answer = former.and_then(|former| former.answer);
+                return answer.map(Ok).ok_or(Failed::Rejected(reject));
+            }
+        };
+        let verdict = attempts.judge(tried.judged(body.is_whole()), clock::now());
+        story.retried(attempts.count());
+        let (Verdict::After(delay), Some(next)) = (verdict, again) else {
+            let answer = former.and_then(|former| former.answer);
+            return Ok(answer.filter(|_| tried.is_refused()).map_or(tried.sent, Ok));
+        };
+        let number = former.map_or(1, |former| former.number) + 1;
+        let (parent, status) = (tried.parent, tried.end.status());
+        let answer = pause(order, delay, tried.sent.ok()).await?;
+        former = Some(Former { number, parent, status, answer });
+        parts = next;
+    }
+}
+
+/// What is known of the attempt before.
+struct Former {
+    /// Of the attempt that follows it.
+    number: u32,
+    parent: Option<Arc<Parent>>,
+    /// 0 where there was none.
+    status: u16,
+    /// Its answer, if that was small enough to be kept.
+    answer: Option<Sent>,
+}
+
+/// The place of an attempt among those of its request.
+struct Turn<'a> {
+    course: &'a Course,
+    former: Option<&'a Former>,
+    /// Until when it may wait for a gate.
+    until: Option<Instant>,
+}
+
+/// An attempt that is over.
+struct Tried {
+    sent: Result<Sent, SendError>,
+    end: End,
+    /// How long the upstream asked not to be asked.
+    asked: Option<Duration>,
+    parent: Option<Arc<Parent>>,
+}
+
+impl Tried {
+    fn judged(&self, has_body: bool) -> Attempt {
+        let is_unsent = self.sent.as_ref().is_err_and(SendError::is_unsent);
+        Attempt { end: self.end, is_unsent, has_body, asked: self.asked }
+    }
+
+    /// Whether it was we who said no.
+    fn is_refused(&self) -> bool {
+        self.end == End::Neutral && self.sent.as_ref().is_err_and(SendError::is_unsent)
+    }
+}
+
+/// Until when a gate may be waited for: as long as the client would, or this attempt.
+fn until(patience: Patience, own: Option<Instant>, deadline: Option<Instant>) -> Option<Instant> {
+    let client = match patience {
+        Patience::Until(until) => Some(until),
+        Patience::None => None,
+    };
+    let until = client.max(own)?;
+    Some(deadline.map_or(until, |deadline| until.min(deadline)))
+}
+
+/// Waits before the next attempt. Meanwhile a small answer is read away, so that its connection can
+/// be kept, and is still to be had should there be no other.
+async fn pause(
+    order: &Order<'_>,
+    delay: Duration,
+    sent: Option<Sent>,
+) -> Result<Option<Sent>, Failed> {
+    let client = order.client;
+    let until = clock::now() + delay;
+    let mut held = None;
+    if let Some(Sent { response, reused, waited, attempts }) = sent {
+        let (head, body) = response.into_parts();
+        let holding = body.hold(HELD);
+        let holding = tokio::time::timeout_at(until.min(clock::now() + HELD_TIME), holding);
+        let body = client.unless_left(holding).await.ok_or(Failed::Left)?;
+        held = body.ok().flatten().map(|body| {
+            let response = Response::from_parts(head, body);
+            Sent { response, reused, waited, attempts }
+        });
+    }
+    // Nobody reads the request's body now, who would see the client leave.
+    client.pulse().upload(0, false);
+    client.unless_left(tokio::time::sleep_until(until)).await.ok_or(Failed::Left)?;
+    Ok(held)
+}
+
+/// One attempt, and what its API's gates say to it and hear of it.
 async fn attempt(
     order: &Order<'_>,
     api: &Api,
     parts: Parts,
-    body: Source,
+    body: Supply,
+    turn: Turn<'_>,
     story: &mut Story,
-) -> Result<Result<Sent, SendError>, Failed> {
+) -> Result<Tried, Failed> {
     let host = order.authority.key();
-    let pass = match &api.breakers {
-        Some(breakers) => Some(obey(breakers.enter(host).await)?),
-        None => None,
-    };
     let cooldowns = api.cooldowns.as_ref();
     let subject = cooldowns.map(|cooldowns| (cooldowns, cooldowns.subject(host, &parts.headers)));
-    if let Some((cooldowns, subject)) = &subject {
-        obey(cooldowns.enter(subject))?;
-    }
+    let before = turn.former.map(|former| (former.parent.as_ref(), former.status));
     let client = order.client.peer().ip();
-    let way = match &api.parents {
-        Some(parents) => {
-            let fields = order.asked.unwrap_or(&parts.headers);
-            let asked = Asked { client, host, fields, before: None };
-            Some(obey(parents.choose(asked))?)
+    let fields = order.asked.unwrap_or(&parts.headers);
+    let asked = Asked { client, host, fields, before };
+    let (pass, way) = loop {
+        match enter(api, host, subject.as_ref(), asked, turn.until).await {
+            Ok(passed) => break passed,
+            // What waits holds nothing, and asks all gates again.
+            Err(Halt::Wait(refusal)) => wait(order, refusal, subject.as_ref(), turn.until).await?,
+            Err(Halt::Refuse(refusal)) => return Err(Reject::Policy(refusal).into()),
         }
-        None => None,
     };
     let started = clock::now();
     let hop = way.as_ref().and_then(Way::hop);
-    let sent = send(order, hop, parts, body).await?;
+    let sent = send(order, hop, parts, body, turn.course).await?;
     let waited = sent.as_ref().map_or_else(SendError::waited, |sent| sent.waited);
     let end = match &sent {
         Ok(sent) => End::Status(sent.response.status().as_u16()),
         Err(error) => error.end(),
     };
     let facts = Facts { end, took: (clock::now() - started).saturating_sub(waited) };
-    if let (Some((cooldowns, subject)), Ok(sent)) = (&subject, &sent) {
-        let response = &sent.response;
-        let asked = cooldowns.hear(subject, response.status().as_u16(), response.headers());
-        if asked.is_some() {
-            api.counts.cooled();
-        }
-    }
-    story.attempted(api, end, way.as_ref().and_then(|way| way.parent.as_deref()));
+    // Too much by one way is not too much by all: the others are not to wait for it.
+    let escapes = end == End::Status(429) && way.as_ref().is_some_and(Way::has_others);
+    let asked = sent.as_ref().ok().filter(|_| !escapes).and_then(|sent| {
+        let (status, fields) = (sent.response.status().as_u16(), sent.response.headers());
+        let (cooldowns, subject) = subject.as_ref()?;
+        cooldowns.hear(subject, status, fields)
+    });
+    let parent = way.as_ref().and_then(|way| way.parent.as_ref());
+    story.attempted(api, end, parent.map(|parent| &**parent));
+    let parent = parent.map(Arc::clone);
+    // A parent that is no good says nothing of what is behind it.
+    let is_ways = matches!(end, End::Failed(_)) && way.as_ref().is_some_and(Way::is_to_blame);
     if let Some(way) = way {
         way.record(facts);
     }
     if let Some(pass) = pass {
-        pass.record(facts).await;
+        let end = if is_ways { End::Neutral } else { end };
+        pass.record(Facts { end, ..facts }).await;
     }
-    Ok(sent)
+    let asked = asked.or_else(|| {
+        let fields = sent.as_ref().ok().filter(|_| !escapes)?.response.headers();
+        retry::retry_after(fields, clock::wall)
+    });
+    tell(order, api, turn.former.map_or(1, |former| former.number), &sent, end);
+    Ok(Tried { sent, end, asked, parent })
+}
+
+/// Asks the gates, in this order.
+async fn enter<'a>(
+    api: &'a Api,
+    host: &'a HostKey,
+    subject: Option<&(&CoolDowns, Subject)>,
+    asked: Asked<'_>,
+    until: Option<Instant>,
+) -> Result<(Option<Pass<'a>>, Option<Way>), Halt> {
+    let pass = match &api.breakers {
+        Some(breakers) => Some(obey(breakers.enter(host).await)?),
+        None => None,
+    };
+    if let Some((cooldowns, subject)) = subject {
+        obey(cooldowns.enter(subject, until))?;
+    }
+    let way = match &api.parents {
+        Some(parents) => Some(obey(parents.choose(asked))?),
+        None => None,
+    };
+    Ok((pass, way))
+}
+
+/// A gate that does not let pass.
+enum Halt {
+    Wait(Refusal),
+    Refuse(Refusal),
 }
 
 /// Does what a gate says.
-fn obey<T>(decision: Decision<T>) -> Result<T, Failed> {
+fn obey<T>(decision: Decision<T>) -> Result<T, Halt> {
     match decision {
         Decision::Pass(guard) => Ok(guard),
-        Decision::Wait(refusal) | Decision::Refuse(refusal) => Err(Reject::Policy(refusal).into()),
+        Decision::Wait(refusal) => Err(Halt::Wait(refusal)),
+        Decision::Refuse(refusal) => Err(Halt::Refuse(refusal)),
     }
 }
 
-/// Sends a request and waits for the head of its response, for as long as the client wants it.
-async fn send(
+/// Waits for a gate, if there is time for that.
+async fn wait(
     order: &Order<'_>,
-    parent: Option<Hop<'_>>,
-    parts: Parts,
-    body: Source,
-) -> Result<Result<Sent, SendError>, Failed> {
-    let Order { thread, client, identity, authority, tls, patience, version, .. } = *order;
-    let expects = headers::expects_continue(&parts.headers) == Ok(true);
-    let gate = (expects && !body.is_end_stream()).then(Arc::<Gate>::default);
-    let body = RequestBody::new(body, gate.clone(), Rc::clone(client.pulse()));
-    let mut request = Request::from_parts(parts, body);
-    let bound = thread.settings.bounds.interim;
-    let continues = client.continues_by_itself();
-    let interim = Interim::listen(&mut request, gate, continues, (version, bound));
-    let request_timeout = order.api.and_then(|api| api.settings.request_timeout);
-    let client_address = client.peer();
-    let errand = Errand {
-        authority,
-        tls,
-        patience,
-        client: client_address,
-        identity,
-        parent,
-        request_timeout,
-    };
-    let mut sending = std::pin::pin!(thread.upstream.send(errand, request, client.pulse()));
-    let sent = client.unless_left(std::future::poll_fn(|cx| {
-        let sent = sending.as_mut().poll(cx);
-        if interim.pass_on(client, thread) { sent.map(Some) } else { Poll::Ready(None) }
-    }));
-    match sent.await {
-        Some(Some(sent)) => Ok(sent),
-        Some(None) => {
-            thread.cells.bounded(Bound::Interim);
-            Err(Reject::Interim.into())
+    refusal: Refusal,
+    subject: Option<&(&CoolDowns, Subject)>,
+    until: Option<Instant>,
+) -> Result<(), Failed> {
+    if let (Rule::CoolDown(_), Some((cooldowns, subject))) = (refusal.rule, subject) {
+        // It has looked at the time, and may be over sooner or later than it said.
+        return order.client.unless_left(cooldowns.wait(subject)).await.ok_or(Failed::Left);
+    }
+    let open = clock::now().checked_add(refusal.left.max(SHORTEST));
+    match open.filter(|open| until.is_some_and(|until| *open <= until)) {
+        Some(open) => order.client.unless_left(tokio::time::sleep_until(open)).await,
+        None => return Err(Reject::Policy(refusal).into()),
+    }
+    .ok_or(Failed::Left)
+}
+
+/// Tells of an attempt that failed.
+fn tell(order: &Order<'_>, api: &Api, attempt: u32, sent: &Result<Sent, SendError>, end: End) {
+    let (End::Failed(cause), Err(error)) = (end, sent) else { return };
+    let (api, failures) = (&**api.name(), &api.failures);
+    let (host, cause_name) = (order.authority.key().as_str(), cause.as_str());
+    match failures.note(cause, clock::now()) {
+        Some(count) => {
+            tracing::warn!(api, host, attempt, cause = cause_name, count, %error, "attempt failed");
         }
-        None => Err(Failed::Left),
+        None => tracing::debug!(api, host, attempt, cause = cause_name, %error, "attempt failed"),
     }
 }
 

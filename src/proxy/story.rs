@@ -103,6 +103,8 @@ pub(super) struct Story {
     attempts: u32,
     route: Route,
     end: &'static str,
+    /// Those after the first that went out.
+    retries: u32,
     log: Option<Box<Told>>,
 }
 
@@ -146,6 +148,7 @@ impl Story {
             attempts: 0,
             route: Route::Own,
             end: "client left",
+            retries: 0,
             log,
         }
     }
@@ -172,6 +175,15 @@ impl Story {
         }
     }
 
+    /// So many attempts were made after the first.
+    pub(super) fn retried(&mut self, retries: u32) {
+        self.retries = retries;
+    }
+
+    pub(super) fn retries(&self) -> u32 {
+        self.retries
+    }
+
     /// Whose policies it meets.
     pub(super) fn meets(&mut self, api: &Api) {
         if let Some(log) = &mut self.log {
@@ -181,7 +193,7 @@ impl Story {
 
     /// An attempt has ended, by way of this parent.
     pub(super) fn attempted(&mut self, api: &Api, end: End, parent: Option<&Parent>) {
-        api.counts.attempted(end, self.attempts > 0, parent);
+        api.counts.attempted(end, self.attempts > 0);
         self.attempts += 1;
         if let Some(log) = &mut self.log {
             log.parent = parent.map(|parent| Arc::clone(&parent.name));

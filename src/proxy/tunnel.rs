@@ -16,6 +16,8 @@ use super::front;
 use super::guard::Client;
 use super::guard::Detached;
 use super::head::Connect;
+use super::passage;
+use super::passage::Barred;
 use super::reject::Reject;
 use super::relay;
 use super::relay::End;
@@ -31,7 +33,6 @@ use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Route;
 use crate::telemetry::metrics::Yielded;
 use crate::upstream::conn::Conn;
-use crate::upstream::dial::DialError;
 use crate::upstream::dial::Errand;
 
 /// No Content-Length, no Transfer-Encoding: what follows is the tunnel's.
@@ -107,8 +108,14 @@ pub(super) async fn open(
         parent: None,
         request_timeout: None,
     };
-    let connected = client.unless_left(thread.upstream.connect(errand)).await?;
-    line.waited = connected.as_ref().map_or_else(DialError::waited, Conn::waited);
+    let apis = thread.apis.load();
+    let api = apis.of_host(authority.key()).map(|api| &**api);
+    let connected = passage::connect(thread, client, api, errand).await?;
+    line.waited = match &connected {
+        Ok(conn) => conn.waited(),
+        Err(Barred::Dial(error)) => error.waited(),
+        Err(Barred::Policy(_)) => Duration::ZERO,
+    };
     Some(connected.map_err(Reject::from))
 }
 

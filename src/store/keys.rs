@@ -34,6 +34,7 @@ pub(crate) const POLICIES: u16 = 0;
 /// The keys under one prefix.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
+    prefix: String,
     shards: Vec<Shard>,
     limits: String,
     policies: String,
@@ -55,12 +56,18 @@ impl Keys {
         };
         let limits = format!("{prefix}:{{{LIMITS}}}:@limits");
         let policies = format!("{prefix}:{{{POLICIES}}}:@p");
-        Self { shards: (0..shards.max(1)).map(shard).collect(), limits, policies }
+        let shards = (0..shards.max(1)).map(shard).collect();
+        Self { prefix: prefix.to_owned(), shards, limits, policies }
     }
 
     /// The fleet's table of limits: one, in the shard [`LIMITS`].
     pub(crate) fn limits(&self) -> &str {
         &self.limits
+    }
+
+    /// The first part of every key.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// What one policy (the topic) keeps under this name.

@@ -30,8 +30,11 @@ pub(crate) static BREAKER: Script = Script::new(include_str!("../../lua/breaker.
 /// `lua/cooldown.lua`, for the policy of that name.
 pub(crate) static COOLDOWN: Script = Script::new(include_str!("../../lua/cooldown.lua"));
 
+/// `lua/parents.lua`, for the policy of that name.
+pub(crate) static PARENTS: Script = Script::new(include_str!("../../lua/parents.lua"));
+
 /// All that run by way of [`super::board`].
-const POLICIES: [&Script; 2] = [&BREAKER, &COOLDOWN];
+const POLICIES: [&Script; 3] = [&BREAKER, &COOLDOWN, &PARENTS];
 
 /// A file of `lua/`.
 #[derive(Debug)]

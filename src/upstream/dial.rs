@@ -41,6 +41,8 @@ use crate::limit::Permit;
 use crate::limit::Reason;
 use crate::limit::Refused;
 use crate::limit::Share;
+use crate::policy::Cause;
+use crate::policy::End;
 use crate::policy::parents::Hop;
 use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Cells;
@@ -96,6 +98,23 @@ impl DialError {
             | Self::Tls(_)
             | Self::TlsTimedOut(_) => Duration::ZERO,
         }
+    }
+
+    /// What this says about the upstream.
+    pub(crate) fn end(&self) -> End {
+        End::Failed(match self {
+            Self::Denied(_) | Self::Refused(_) => return End::Neutral,
+            Self::Resolve(ResolveError::Failed(_)) => Cause::Dns,
+            Self::Resolve(ResolveError::TimedOut(_)) | Self::TimedOut(_) | Self::TlsTimedOut(_) => {
+                Cause::Timeout
+            }
+            Self::Connect { .. } => Cause::Refused,
+            Self::Tls(_) => Cause::Tls,
+            // 504 is a gateway's word for the same (RFC 9110 §15.6.5).
+            Self::Parent(ParentError::TimedOut(_) | ParentError::Status(504)) => Cause::Timeout,
+            Self::Parent(ParentError::Status(_)) => Cause::Refused,
+            Self::Parent(ParentError::Closed | ParentError::Fault(_)) => Cause::Reset,
+        })
     }
 
     fn result(&self) -> Option<DialResult> {
@@ -297,8 +316,8 @@ impl Dialer {
         } else {
             Socket::Plain(stream)
         };
+        hop.reached();
         if !errand.tls && !hop.tunnel {
-            hop.reached();
             return Ok(near);
         }
         let timeout = self.connect_timeout;
@@ -307,11 +326,11 @@ impl Dialer {
             Ok(far) => far,
             Err(_elapsed) => Err(ParentError::TimedOut(timeout)),
         };
-        if let Ok(_) | Err(ParentError::Status(_)) = &far {
-            hop.reached();
-        }
-        if let Err(ParentError::Status(status)) = &far {
-            hop.answered(*status);
+        match &far {
+            Err(ParentError::Status(status)) => hop.answered(*status),
+            Err(ParentError::Closed | ParentError::Fault(_)) => hop.failed(),
+            // The destination may be what it waits for.
+            Ok(_) | Err(ParentError::TimedOut(_)) => {}
         }
         let far = far?;
         if !errand.tls {

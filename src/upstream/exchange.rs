@@ -33,17 +33,19 @@ use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::time::Sleep;
 
+use super::ahead::Ahead;
 use super::conn::Conn;
+use super::conn::Link;
 use super::conn::Tally;
 use super::pool::Keep;
 use super::pool::Pool;
 use super::pool::PoolKey;
+use super::replay::Supply;
 use super::screen::Bounds;
 use super::screen::Brief;
 use super::screen::Expected;
 use super::screen::Fault;
 use super::screen::Screened;
-use super::source::Source;
 use super::source::SourceError;
 use crate::base::clock::Pulse;
 use crate::limit::Seat;
@@ -113,7 +115,7 @@ struct Halves {
     bond: Option<Seat>,
     /// How it is kept; none is as any.
     keep: Option<Keep>,
-    tally: Rc<Tally>,
+    tally: Arc<Tally>,
     stir: Arc<Stir>,
     /// Of `stir`: what the driver is always polled with.
     waker: Waker,
@@ -121,6 +123,12 @@ struct Halves {
     over: bool,
     /// Of whoever has a request on it. Behind the driver, which has the socket.
     share: Option<Box<Share>>,
+}
+
+/// A line on its way from one thread to another.
+pub(crate) struct Parcel {
+    link: Link,
+    keep: Option<Keep>,
 }
 
 /// Turns per poll in which a line may wake itself.
@@ -266,6 +274,21 @@ impl Line {
         self.0.driver.into_parts().io.into_inner().end();
     }
 
+    /// Takes an idle connection off this thread; none if it is of no use elsewhere.
+    pub(crate) fn leave(self) -> Option<Parcel> {
+        let keep = self.0.keep;
+        let parts = self.0.driver.into_parts();
+        let (conn, early) = parts.io.into_inner().into_parts(parts.read_buf);
+        early.is_empty().then(|| Parcel { link: conn.leave(), keep })
+    }
+
+    /// Takes it over.
+    pub(crate) async fn adopt(parcel: Parcel, bounds: Bounds) -> Option<Self> {
+        let mut line = Self::new(Conn::adopt(parcel.link).ok()?, bounds).await.ok()?;
+        line.keep(parcel.keep);
+        Some(line)
+    }
+
     /// Sends a request and waits for the head of its response.
     pub(crate) async fn exchange(
         mut self,
@@ -273,7 +296,7 @@ impl Line {
         pulse: &Pulse,
         timeout: Duration,
     ) -> Result<(Response<Incoming>, Self), Failed> {
-        let before = self.0.tally.received.get();
+        let before = self.0.tally.received();
         pulse.beat();
         self.0.brief.expect(Expected::new(
             *request.method() == Method::HEAD,
@@ -296,7 +319,7 @@ impl Line {
             })
             .await
         };
-        let silent = self.0.tally.received.get() == before;
+        let silent = self.0.tally.received() == before;
         match result {
             Ok(Ok(response)) => Ok((response, self)),
             Ok(Err(mut failed)) => {
@@ -374,14 +397,14 @@ pub(crate) enum RequestBody {
 /// A body that streams, with what holds it back and what times it.
 #[derive(Debug)]
 pub(crate) struct Upload {
-    source: Source,
+    source: Supply,
     gate: Option<(Arc<Gate>, Pin<Box<Sleep>>)>,
     pulse: Rc<Pulse>,
 }
 
 impl RequestBody {
     /// `gate` holds the body back until it opens, or [`CONTINUE_TIMEOUT`] has passed.
-    pub(crate) fn new(source: Source, gate: Option<Arc<Gate>>, pulse: Rc<Pulse>) -> Self {
+    pub(crate) fn new(source: Supply, gate: Option<Arc<Gate>>, pulse: Rc<Pulse>) -> Self {
         if source.is_end_stream() {
             return Self::Empty;
         }
@@ -412,6 +435,8 @@ impl Body for RequestBody {
             Poll::Ready(frame) => {
                 let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
                 let more = frame.is_some() && !upload.source.is_end_stream();
+                // What is sent again is no more of the client's.
+                let bytes = bytes.filter(|_| !upload.source.is_again());
                 upload.pulse.upload(bytes.map_or(0, |bytes| bytes.len() as u64), more);
             }
         }
@@ -442,6 +467,8 @@ pub(crate) struct ResponseBody {
     pulse: Rc<Pulse>,
     idle_timeout: Duration,
     over: bool,
+    /// All of it, read before anybody wanted it.
+    held: Option<Box<Ahead>>,
 }
 
 /// Why a response's body broke off.
@@ -464,12 +491,35 @@ impl ResponseBody {
         pulse: Rc<Pulse>,
         idle_timeout: Duration,
     ) -> Self {
-        Self { incoming, line: Some(line), key, pool, pulse, idle_timeout, over: false }
+        let line = Some(line);
+        Self { incoming, line, key, pool, pulse, idle_timeout, over: false, held: None }
     }
 
     /// Whether all of it has come.
     pub(crate) fn is_over(&self) -> bool {
-        self.over || self.incoming.is_end_stream()
+        match &self.held {
+            Some(held) => held.is_over(),
+            None => self.over || self.incoming.is_end_stream(),
+        }
+    }
+
+    /// Reads all of it ahead, and so frees its connection. One that is longer than `bound` or breaks
+    /// off is of no use any more.
+    pub(crate) async fn hold(mut self, bound: usize) -> Option<Self> {
+        let hint = self.incoming.size_hint();
+        if hint.lower() > bound as u64 {
+            return None;
+        }
+        let mut held = Ahead::new(hint);
+        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut self).poll_frame(cx)).await
+        {
+            held.add(frame.ok()?, bound)?;
+        }
+        if let Some(line) = self.line.take() {
+            self.pool.put(self.key.clone(), line);
+        }
+        self.held = Some(Box::new(held));
+        Some(self)
     }
 
     /// Takes the connection out, after a 101.
@@ -487,6 +537,9 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if let Some(held) = &mut this.held {
+            return Poll::Ready(held.take().map(Ok));
+        }
         let incoming = &mut this.incoming;
         let frame = match &mut this.line {
             Some(line) => {
@@ -523,11 +576,17 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.held {
+            Some(held) => held.is_over(),
+            None => self.incoming.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.held {
+            Some(held) => held.size_hint(),
+            None => self.incoming.size_hint(),
+        }
     }
 }
 

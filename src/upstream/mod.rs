@@ -1,5 +1,6 @@
 //! The far side: connections to where requests are bound for.
 
+mod ahead;
 pub(crate) mod conn;
 pub(crate) mod dial;
 pub mod egress;
@@ -8,8 +9,10 @@ pub(crate) mod held;
 pub(crate) mod idle;
 pub(crate) mod parent;
 pub(crate) mod pool;
+pub(crate) mod replay;
 pub(crate) mod resolve;
 pub(crate) mod screen;
+pub(crate) mod shelf;
 pub(crate) mod source;
 pub(crate) mod tls;
 
@@ -35,11 +38,10 @@ use self::exchange::Failed;
 use self::exchange::Line;
 use self::exchange::RequestBody;
 use self::exchange::ResponseBody;
-use self::parent::ParentError;
 use self::pool::Keep;
 use self::pool::Pool;
 use self::pool::PoolKey;
-use self::resolve::ResolveError;
+use self::shelf::Shelf;
 use self::tls::Tls;
 use crate::base::clock;
 use crate::base::clock::Pulse;
@@ -143,24 +145,18 @@ pub enum SendError {
 }
 
 impl SendError {
+    /// Whether nothing of the request has left.
+    pub(crate) fn is_unsent(&self) -> bool {
+        match self {
+            Self::Dial(_) => true,
+            Self::Exchange(_) => false,
+        }
+    }
+
     /// What this says about the upstream.
     pub(crate) fn end(&self) -> End {
         End::Failed(match self {
-            Self::Dial(error) => match error {
-                DialError::Denied(_) | DialError::Refused(_) => return End::Neutral,
-                DialError::Resolve(ResolveError::Failed(_)) => Cause::Dns,
-                DialError::Resolve(ResolveError::TimedOut(_))
-                | DialError::TimedOut(_)
-                | DialError::TlsTimedOut(_) => Cause::Timeout,
-                DialError::Connect { .. } => Cause::Refused,
-                DialError::Tls(_) => Cause::Tls,
-                // 504 is a gateway's word for the same (RFC 9110 §15.6.5).
-                DialError::Parent(ParentError::TimedOut(_) | ParentError::Status(504)) => {
-                    Cause::Timeout
-                }
-                DialError::Parent(ParentError::Status(_)) => Cause::Refused,
-                DialError::Parent(ParentError::Closed | ParentError::Fault(_)) => Cause::Reset,
-            },
+            Self::Dial(error) => return error.end(),
             Self::Exchange(error) => match error {
                 ExchangeError::Request => return End::Neutral,
                 ExchangeError::TimedOut(_) => Cause::Timeout,
@@ -188,10 +184,12 @@ impl Upstream {
         limiter: Limiter,
         tls: Tls,
         settings: Settings,
+        shelf: Arc<Shelf>,
         cells: Arc<Cells>,
     ) -> io::Result<Rc<Self>> {
         let dialer = Dialer::new(limiter, tls, &settings, Arc::clone(&cells))?;
-        let pool = Pool::new(thread, settings.pool_idle, settings.pool_size, Arc::clone(&cells));
+        let (idle, size) = (settings.pool_idle, settings.pool_size);
+        let pool = Pool::new(thread, idle, size, shelf, Arc::clone(&cells));
         Ok(Rc::new(Self { dialer, pool, settings, cells }))
     }
 
@@ -246,7 +244,12 @@ impl Upstream {
             // Before a kept connection is taken: while this waits, others may use that.
             own = Box::pin(self.dialer.share(errand)).await?;
         }
-        if let Some(mut line) = self.pool.take(&key, fresh) {
+        let mut kept = self.pool.take(&key, fresh);
+        if kept.is_none() && key.parent.is_some() {
+            // PERF: boxed, as a dial is.
+            kept = Box::pin(self.pool.fetch(&key, self.settings.bounds.responses)).await;
+        }
+        if let Some(mut line) = kept {
             self.cells.reused();
             if let Some(hop) = errand.parent {
                 hop.reached();

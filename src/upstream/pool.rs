@@ -20,6 +20,9 @@ use tokio::time::Instant;
 
 use super::exchange::Line;
 use super::idle::Tunnels;
+use super::screen::Bounds;
+use super::shelf::Shelf;
+use super::shelf::Wanted;
 use crate::base::authority::Authority;
 use crate::base::authority::HostKey;
 use crate::base::clock;
@@ -76,6 +79,9 @@ pub(crate) struct Pool {
     watching: Cell<bool>,
     /// The shortest time that any is kept.
     shortest: Cell<Duration>,
+    /// What threads have kept by parents, and who asks this one for that.
+    shelf: Arc<Shelf>,
+    wanted: Cell<Option<mpsc::UnboundedReceiver<Wanted>>>,
     cells: Arc<Cells>,
 }
 
@@ -84,8 +90,10 @@ impl Pool {
         thread: usize,
         idle_timeout: Duration,
         size: usize,
+        shelf: Arc<Shelf>,
         cells: Arc<Cells>,
     ) -> Rc<Self> {
+        let wanted = Cell::new(Some(shelf.enter(thread)));
         Rc::new(Self {
             thread,
             idle_timeout,
@@ -96,6 +104,8 @@ impl Pool {
             watcher: RefCell::new(Waker::noop().clone()),
             watching: Cell::new(false),
             shortest: Cell::new(idle_timeout),
+            shelf,
+            wanted,
             cells,
         })
     }
@@ -112,7 +122,7 @@ impl Pool {
                 }
                 kept.pop()?
             };
-            self.left(&idle);
+            self.left(key, &idle);
             // What the upstream said meanwhile (a FIN, most likely) is seen now.
             if !idle.line.is_spent(Waker::noop()) {
                 return Some(idle.line);
@@ -127,10 +137,9 @@ impl Pool {
             return;
         }
         let keep = line.kept();
-        let is_full = |keep: Keep| self.idle.borrow().get(&key).map_or(0, Vec::len) >= keep.size;
         if line.seats().any(Seat::is_wanted)
             || self.count.get() >= self.size
-            || keep.is_some_and(is_full)
+            || keep.is_some_and(|keep| !self.shelf.put(&key, self.thread, keep.size))
         {
             line.end();
             return;
@@ -153,6 +162,19 @@ impl Pool {
         }
     }
 
+    /// The same from another thread's, for a connection by a parent.
+    pub(crate) async fn fetch(&self, key: &PoolKey, bounds: Bounds) -> Option<Line> {
+        let parcel = self.shelf.ask(key, self.thread).await?;
+        Line::adopt(parcel, bounds).await
+    }
+
+    /// Another thread asks for a kept connection.
+    fn hand_over(&self, Wanted { key, answer }: Wanted) {
+        let parcel = self.take(&key, Duration::MAX).and_then(Line::leave);
+        // Who has given up meanwhile does without, and it closes.
+        drop(answer.send(parcel));
+    }
+
     /// An upstream met a bound while its response was on its way.
     pub(crate) fn note_bounded(&self, what: Bound) {
         self.cells.bounded(what);
@@ -167,6 +189,7 @@ impl Pool {
     pub(crate) async fn watch(self: Rc<Self>, mut asks: mpsc::UnboundedReceiver<Reclaim>) {
         let mut sweep = clock::Alarm::new();
         let mut due = clock::now();
+        let mut wanted = self.wanted.take();
         poll_fn(|cx| {
             let step = (self.shortest.get() / 4).max(Duration::from_millis(5));
             due = due.min(clock::now() + step);
@@ -177,6 +200,11 @@ impl Pool {
                     Poll::Ready(None) => return Poll::Ready(()),
                     Poll::Pending => break,
                 }
+            }
+            while let Some(ear) = &mut wanted
+                && let Poll::Ready(Some(wanted)) = ear.poll_recv(cx)
+            {
+                self.hand_over(wanted);
             }
             self.close(|idle, _| idle.line.has_stirred() && idle.line.is_spent(cx.waker()));
             if !self.watching.get() {
@@ -207,7 +235,7 @@ impl Pool {
         {
             let taken = self.idle.borrow_mut().get_mut(&key).map(|kept| kept.remove(at));
             if let Some(idle) = taken {
-                self.left(&idle);
+                self.left(&key, &idle);
                 self.cells.yielded(Yielded::Pooled);
                 tracing::debug!(host = ask.key().as_str(), idle = ?(clock::now() - since), "kept connection yields");
                 ask.granted();
@@ -254,17 +282,28 @@ impl Pool {
     fn close(&self, mut which: impl FnMut(&mut Idle, Instant) -> bool) {
         let now = clock::now();
         let mut closing = Vec::new();
-        self.idle.borrow_mut().retain(|_, kept| {
+        self.idle.borrow_mut().retain(|key, kept| {
+            let before = closing.len();
             closing.extend(kept.extract_if(.., |idle| which(idle, now)));
+            if key.parent.is_some() {
+                closing[before..].iter().for_each(|_| self.shelf.left(key, self.thread));
+            }
             !kept.is_empty()
         });
         for idle in closing {
-            self.left(&idle);
+            self.gone(&idle);
             idle.line.end();
         }
     }
 
-    fn left(&self, idle: &Idle) {
+    fn left(&self, key: &PoolKey, idle: &Idle) {
+        if key.parent.is_some() {
+            self.shelf.left(key, self.thread);
+        }
+        self.gone(idle);
+    }
+
+    fn gone(&self, idle: &Idle) {
         self.count.set(self.count.get() - 1);
         self.cells.unparked();
         for seat in idle.line.seats() {

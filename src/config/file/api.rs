@@ -105,9 +105,10 @@ fn part<'t>(map: &Map<'t>, notes: &mut Notes, key: &Key, unset: bool) -> Option<
 fn gateway(map: &Map<'_>, notes: &mut Notes) -> Gateway {
     let mut gateway = Gateway::default();
     let method = |text: &str| Method::from_bytes(text.as_bytes()).map_err(|_bad| keys::METHOD.kind);
-    set(&mut gateway.methods, map.list(notes, &keys::METHOD, method));
+    let _without_effect = map.list(notes, &keys::METHOD, method);
+    set(&mut gateway.methods, map.list(notes, &keys::METHODS, method));
     set(&mut gateway.headers, fields(map, notes, &keys::HEADERS));
-    set(&mut gateway.remove_headers, map.list(notes, &keys::REMOVE_HEADERS, removable));
+    set(&mut gateway.remove_headers, map.list(notes, &keys::REMOVE_HEADERS, settable));
     set(&mut gateway.response_headers, fields(map, notes, &keys::RESPONSE_HEADERS));
     gateway.forward_headers = match map.switch_or(&keys::FORWARD_HEADERS) {
         None | Some(Or::Switch(false)) => Forwarded::None,
@@ -128,12 +129,17 @@ fn gateway(map: &Map<'_>, notes: &mut Notes) -> Gateway {
     gateway
 }
 
-fn field_name(text: &str) -> Result<HeaderName, &'static str> {
-    text.parse().map_err(|_bad| "the name of a field, such as X-Api-Key")
+fn settable(text: &str) -> Result<HeaderName, &'static str> {
+    let name = field_name(text)?;
+    if is_settable(&name) {
+        Ok(name)
+    } else {
+        Err("a field that does not belong to the connection itself")
+    }
 }
 
-fn removable(text: &str) -> Result<HeaderName, &'static str> {
-    field_name(text).and_then(|name| if is_settable(&name) { Ok(name) } else { Err(SETTABLE) })
+fn field_name(text: &str) -> Result<HeaderName, &'static str> {
+    text.parse().map_err(|_bad| "the name of a field, such as X-Api-Key")
 }
 
 /// Fields that are set. Those that say where a message ends or which way it goes are ours.
@@ -214,6 +220,8 @@ fn only_forward(map: &Map<'_>, notes: &mut Notes) {
         &keys::TARGET_URL,
         &keys::HOSTS,
         &keys::METHOD,
+        &keys::METHODS,
+        &keys::FORWARDED,
         &keys::REQUIRES_BODY,
         &keys::VALIDATE_JSON,
         &keys::HEADERS,

@@ -20,9 +20,6 @@ pub(crate) enum Section {
 }
 
 impl Section {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Api, Self::Breaker, Self::Retry, Self::CoolDown, Self::Parent];
-
     /// The key that it is the value of.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -210,7 +207,9 @@ keys! {
     HOSTS = row(Api, "hosts", Texts("HOST, HOST:PORT or *.SUFFIX"), "",
         "Hosts whose forward traffic meets these policies too; if it is not given, the host of target_url, and [] is none.");
     METHOD = row(Api, "method", Texts("methods, such as POST"), "",
-        "Methods that the gateway takes; without it all.");
+        "Without effect, as in resilient-proxy-out: a request keeps its method. See methods.");
+    METHODS = row(Api, "methods", Texts("methods, such as POST"), "",
+        "Methods that the gateway takes, others being answered with 405; without it all.");
     REQUIRES_BODY = row(Api, "requires_body", Switch, "false",
         "Answer a request without a body with 400.");
     VALIDATE_JSON = row(Api, "validate_json", SwitchOrBytes(1, 16 * 1024 * 1024), "false",
@@ -220,7 +219,7 @@ keys! {
     FORWARD_HEADERS = row(Api, "forward_headers", SwitchOrTexts(NAMES), "false",
         "Fields of the client that go on: those that describe the body alone, or all but Host, those of the hop and credentials for proxies, or these.");
     FORWARDED = row(Api, "forwarded", Switch, "false",
-        "Tell the upstream of the client: X-Forwarded-For, X-Forwarded-Host and X-Forwarded-Proto.");
+        "Tell the target of the client: X-Forwarded-For (behind what stands there), X-Forwarded-Host and X-Forwarded-Proto.");
     REMOVE_HEADERS = row(Api, "remove_headers", Texts(NAMES), "[]",
         "Fields that are taken out of requests, whoever put them there.");
     RESPONSE_HEADERS = row(Api, "response_headers", Pairs(FIELD), "{}",
@@ -287,7 +286,7 @@ keys! {
     PROBES = row(Breaker, "probes", Whole(1, 1000), "1",
         "Requests of the whole fleet that may try at once whether it can be closed.");
     PROBE_LEASE = row(Breaker, "probe_lease", Time(Seconds, Zero::Refused), "",
-        "How long the place of such a request is kept if nothing is heard of it; without it as long as request_timeout, or 10 s, and two seconds more.");
+        "How long the place of one is kept if nothing is heard of it, as after a crash; two seconds more than request_timeout, if nothing is given.");
     WINDOW = row(Breaker, "window", Time(Seconds, Zero::Refused), "60",
         "The time that is looked back over for the rates.");
     MINIMUM_CALLS = row(Breaker, "minimum_calls", Whole(1, TIMES), "20",

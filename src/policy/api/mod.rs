@@ -22,6 +22,7 @@ use super::breaker;
 use super::breaker::Breakers;
 use super::cooldown;
 use super::cooldown::CoolDowns;
+use super::failures::Failures;
 use super::parents;
 use super::parents::Parents;
 use super::retry;
@@ -36,7 +37,7 @@ use crate::store::board::Board;
 pub const DEFAULT: &str = "default";
 
 /// What holds for one API.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Its name: letters, digits, `-`, `_` and `.`.
     pub name: Arc<str>,
@@ -85,7 +86,7 @@ pub enum Forwarded {
 
 /// What is done to the messages of one API. `headers`, `remove_headers` and `response_headers` hold
 /// by whichever route a request comes, all else by the gateway's path alone.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Gateway {
     /// Methods it takes; empty takes all. Where GET is taken, HEAD is.
     pub methods: Vec<Method>,
@@ -224,6 +225,7 @@ pub(crate) struct Api {
     pub(crate) retry: Option<Retry>,
     pub(crate) cooldowns: Option<CoolDowns>,
     pub(crate) parents: Option<Parents>,
+    pub(crate) failures: Arc<Failures>,
     pub(crate) counts: Counts,
 }
 
@@ -246,16 +248,15 @@ impl Api {
             }),
             cooldowns: settings.cooldown.as_ref().map(|cooldown| {
                 let former = former.and_then(|former| former.cooldowns.as_ref());
-                CoolDowns::new(name, cooldown.clone(), board, former)
+                let has_parents = settings.parents.is_some();
+                CoolDowns::new(name, cooldown.clone(), has_parents, board, former)
             }),
             parents: settings.parents.as_ref().map(|parents| {
                 let former = former.and_then(|former| former.parents.as_ref());
                 Parents::new(name, parents.clone(), board, former)
             }),
-            counts: Counts::new(
-                settings.parents.as_ref().map_or(&[], |parents| &parents.list),
-                former.map(|former| &former.counts),
-            ),
+            failures: former.map(|former| Arc::clone(&former.failures)).unwrap_or_default(),
+            counts: Counts::new(former.map(|former| &former.counts)),
             host: settings.target.as_ref().and_then(Target::host),
             settings,
         }

@@ -64,6 +64,8 @@ use crate::store::board::Listener;
 
 /// What the board knows circuits by.
 const TOPIC: &str = "breaker";
+/// What stands in the place of an API's name for CONNECT, which no API can be called.
+pub(crate) const TUNNELS: &str = "@connect";
 /// Hosts that one API, or CONNECT, has circuits for.
 const HOSTS: usize = 4096;
 /// How often room is made among them.
@@ -239,6 +241,11 @@ impl Breakers {
             None => Table::begin(api, by_host, board),
         };
         Self { settings, rules, board: board.clone(), table }
+    }
+
+    /// Those of hosts to which tunnels are opened, whose dial may take so long.
+    pub(crate) fn of_tunnels(settings: Settings, timeout: Duration, board: &Board) -> Self {
+        Self::new(&TUNNELS.into(), settings, true, Some(timeout), board, None)
     }
 
     /// Whether an attempt at this host may be made.

@@ -1,12 +1,38 @@
 //! Cool-downs: an upstream that asks not to be asked for a while is obeyed, by all instances.
+//!
+//! A 429, or a 503 that says when, begins one ([`fields`] reads the time). It holds for what the
+//! [`Scope`] says ([`subject`]), here at once and at the other instances by the board ([`book`]).
+//! Requests wait it out, in turn, if they have the time; the others are refused with the status that
+//! was heard and the time that is left. When it is over they go at a pace that begins slowly
+//! ([`pause`]), so that the upstream is not met by all who waited.
+//!
+//! It is not a queue for slots: who waits here holds none. It does not repeat requests either; that
+//! is [`super::retry`], which is told how long the upstream wants.
+//!
+//! Invariants: the longest end wins, and none is longer than [`Settings::max`]. Another credential
+//! is not held up by what is asked of one. Redis is asked for nothing on the way of a request; while
+//! it is away, each instance keeps to what it heard itself.
+
+mod book;
+mod fields;
+mod pause;
+mod subject;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
+use tokio::time::Instant;
 
+use self::book::Book;
+pub(crate) use self::book::Counted;
+pub(crate) use self::book::Seen;
+pub(crate) use self::subject::Subject;
 use super::Decision;
 use crate::base::authority::HostKey;
+use crate::base::clock;
 use crate::store::board::Board;
 
 /// What is heard, and how it is kept to.
@@ -16,10 +42,12 @@ pub struct Settings {
     pub scope: Scope,
     /// The longest that is obeyed; what asks for more gets this.
     pub max: Duration,
-    /// For a 429 that says nothing about time; zero lets it go unheard.
+    /// For a 429 that says nothing about time, or none at all; zero lets it go unheard.
     pub default: Duration,
     /// Requests per second of the whole fleet right after it, growing from there; 0 does not pace.
     pub ramp: f64,
+    /// Whether a success that says that it was the last one for now begins one too.
+    pub on_exhausted: bool,
 }
 
 /// What a cool-down is for.
@@ -41,45 +69,110 @@ impl Default for Settings {
             max: Duration::from_mins(10),
             default: Duration::from_secs(1),
             ramp: 10.0,
+            on_exhausted: false,
         }
     }
 }
 
-/// What one API's cool-downs are.
+/// The cool-downs of one API.
 #[derive(Debug)]
-pub(crate) struct CoolDowns {}
-
-/// What a request is as far as cool-downs go: what is heard by its answer holds for others like it.
-#[derive(Clone, Debug)]
-pub(crate) struct Subject {}
+pub(crate) struct CoolDowns {
+    settings: Settings,
+    /// Whether its requests may go by another way when one is limited.
+    has_parents: bool,
+    book: Arc<Book>,
+}
 
 impl CoolDowns {
+    /// Those of `former` live on.
     pub(crate) fn new(
-        _api: &Arc<str>,
-        _settings: Settings,
-        _board: &Board,
-        _former: Option<&Self>,
+        api: &Arc<str>,
+        settings: Settings,
+        has_parents: bool,
+        board: &Board,
+        former: Option<&Self>,
     ) -> Self {
-        Self {}
+        let book = match former {
+            Some(former) => {
+                former.book.obey(settings.clone());
+                Arc::clone(&former.book)
+            }
+            None => Book::open(api, settings.clone(), board),
+        };
+        Self { settings, has_parents, book }
     }
 
     /// What a request with these fields is.
-    pub(crate) fn subject(&self, _host: &HostKey, _fields: &HeaderMap) -> Subject {
-        Subject {}
+    pub(crate) fn subject(&self, host: &HostKey, fields: &HeaderMap) -> Subject {
+        Subject::new(self.settings.scope, host, fields)
     }
 
-    /// Whether an attempt may be made now.
-    pub(crate) fn enter(&self, _subject: &Subject) -> Decision<()> {
-        Decision::Pass(())
+    /// Whether an attempt may be made now. If not, it may [wait](CoolDowns::wait) and ask again,
+    /// provided that its turn comes until `latest`; without one it does not wait.
+    pub(crate) fn enter(&self, subject: &Subject, latest: Option<Instant>) -> Decision<()> {
+        self.book.enter(subject, latest)
+    }
+
+    /// Waits until it is worth asking again: its turn has come, or the cool-down has become longer
+    /// or has been forgotten. Dropping it leaves the place; so does dropping the subject.
+    pub(crate) async fn wait(&self, subject: &Subject) {
+        self.book.wait(subject).await;
     }
 
     /// An answer; how long it asks not to be asked, if it does.
     pub(crate) fn hear(
         &self,
-        _subject: &Subject,
-        _status: u16,
-        _fields: &HeaderMap,
+        subject: &Subject,
+        status: u16,
+        fields: &HeaderMap,
     ) -> Option<Duration> {
-        None
+        let asked = self.asked(status, fields)?;
+        // A limit that is no credential's is one of an address, and another parent has another.
+        if self.has_parents && self.settings.scope == Scope::Credential && !subject.has_credential()
+        {
+            return Some(asked.min(self.settings.max));
+        }
+        let status = if status == 503 { 503 } else { 429 };
+        Some(self.book.hear(subject, status, asked)).filter(|left| !left.is_zero())
+    }
+
+    fn asked(&self, status: u16, fields: &HeaderMap) -> Option<Duration> {
+        match status {
+            200..400 if !self.settings.on_exhausted => None,
+            200..400 => fields::after_last(fields, clock::wall()),
+            429 => {
+                let told = fields::after_refusal(fields, clock::wall());
+                // Many round down to nothing what is some milliseconds.
+                Some(told.filter(|told| !told.is_zero()).unwrap_or(self.settings.default))
+            }
+            503 => fields::retry_after(fields, clock::wall()),
+            _ => None,
+        }
+        .filter(|asked| !asked.is_zero())
+    }
+
+    /// Ends one, by the name that [`CoolDowns::seen`] gives it, on all instances; whether it was
+    /// known here.
+    pub(crate) fn forget(&self, name: &str) -> bool {
+        self.book.forget(name)
+    }
+
+    /// All that hold or whose ramp lasts, the longest first.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.book.seen()
+    }
+
+    /// What happened since the start.
+    pub(crate) fn counted(&self) -> Counted {
+        self.book.counted()
+    }
+}
+
+/// How long an answer asks not to be asked, if it says so; for who has no cool-downs to ask.
+pub(crate) fn asked(status: u16, fields: &HeaderMap) -> Option<Duration> {
+    match status {
+        429 => fields::after_refusal(fields, clock::wall()),
+        503 => fields::retry_after(fields, clock::wall()),
+        _ => None,
     }
 }

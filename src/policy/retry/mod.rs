@@ -11,10 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+use std::time::SystemTime;
 
 use http::HeaderMap;
 use http::HeaderName;
 use http::Method;
+use http::header;
 use tokio::time::Instant;
 
 use self::budget::Budget;
@@ -83,7 +85,6 @@ pub(crate) struct Retry {
 #[derive(Debug)]
 struct Ledger {
     budget: Budget,
-    made: AtomicU64,
     withheld: AtomicU64,
 }
 
@@ -144,8 +145,8 @@ impl Retry {
     pub(crate) fn new(settings: Settings, former: Option<&Self>) -> Self {
         let ledger = former.map_or_else(
             || {
-                let (made, withheld) = (AtomicU64::new(0), AtomicU64::new(0));
-                Arc::new(Ledger { budget: Budget::new(), made, withheld })
+                let (budget, withheld) = (Budget::new(), AtomicU64::new(0));
+                Arc::new(Ledger { budget, withheld })
             },
             |former| Arc::clone(&former.ledger),
         );
@@ -170,12 +171,8 @@ impl Retry {
         Attempts { retry: self, made: 0, is_repeatable, deadline }
     }
 
-    /// Attempts that were made after others.
-    pub(crate) fn made(&self) -> u64 {
-        self.ledger.made.load(Relaxed)
-    }
-
     /// Attempts that were not made because the budget was spent.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the metrics per API"))]
     pub(crate) fn withheld(&self) -> u64 {
         self.ledger.withheld.load(Relaxed)
     }
@@ -183,16 +180,23 @@ impl Retry {
     fn may_spend(&self, now: Instant) -> bool {
         let ledger = &*self.ledger;
         let may = self.terms.is_none_or(|terms| ledger.budget.spend(terms, now));
-        let count = if may { &ledger.made } else { &ledger.withheld };
-        count.fetch_add(1, Relaxed);
+        if !may {
+            ledger.withheld.fetch_add(1, Relaxed);
+        }
         may
     }
 }
 
 impl Attempts<'_> {
-    /// Bytes of the body to be kept for another attempt.
+    /// Bytes of the body to be kept for another attempt. What may not be repeated is tried again
+    /// only if nothing of it has left.
     pub(crate) fn keeps(&self) -> usize {
-        self.retry.settings.max_body
+        if self.is_repeatable { self.retry.settings.max_body } else { 0 }
+    }
+
+    /// How long another attempt may wait for a gate.
+    pub(crate) fn patience(&self) -> Duration {
+        self.retry.settings.max_delay
     }
 
     /// Whether no other attempt follows the next one, whatever comes of it.
@@ -229,6 +233,19 @@ impl Attempts<'_> {
     pub(crate) fn count(&self) -> u32 {
         self.made.saturating_sub(1)
     }
+}
+
+/// What a Retry-After (RFC 9110 §10.2.3) asks for, at `wall`. More than can be told is forever.
+pub(crate) fn retry_after(
+    fields: &HeaderMap,
+    wall: impl FnOnce() -> SystemTime,
+) -> Option<Duration> {
+    let text = fields.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(text.parse().map_or(Duration::MAX, Duration::from_secs));
+    }
+    let until = httpdate::parse_http_date(text).ok()?;
+    Some(until.duration_since(wall()).unwrap_or_default())
 }
 
 #[cfg(test)]

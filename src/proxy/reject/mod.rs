@@ -52,13 +52,17 @@
 //! or of the system, unless `--error-details` asks for that (RFC 9209 §4); nor does it repeat the
 //! userinfo or query of a target.
 
+mod response;
+
 use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
 use serde::Serialize;
 
+pub(crate) use self::response::respond;
 use super::head::Flaw;
+use super::passage::Barred;
 use super::status;
 use crate::base::authority::BadAuthority;
 use crate::base::clock;
@@ -131,6 +135,15 @@ pub(crate) enum Reject {
 impl From<SendError> for Reject {
     fn from(error: SendError) -> Self {
         Self::Send(error)
+    }
+}
+
+impl From<Barred> for Reject {
+    fn from(barred: Barred) -> Self {
+        match barred {
+            Barred::Dial(error) => error.into(),
+            Barred::Policy(refusal) => Self::Policy(refusal),
+        }
     }
 }
 
@@ -373,9 +386,13 @@ fn failure(error: &SendError, status: u16, word: &'static str, details: bool) ->
     Answer { details: details.then_some(told), ..answer }
 }
 
+/// Rounded up, so that nobody comes too early; never 0, which would say now.
+fn seconds_left(left: Duration) -> u64 {
+    u64::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
+}
+
 fn by_policy(refusal: Refusal) -> Answer {
-    // Rounded up, so that nobody comes too early; never 0, which would say now.
-    let seconds = u64::try_from(refusal.left.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1);
+    let seconds = seconds_left(refusal.left);
     let (status, title, why) = match refusal.rule {
         Rule::Breaker => (503, "circuit open", "the upstream has failed too often"),
         Rule::CoolDown(status) => {

@@ -192,6 +192,11 @@ impl Board {
         self.shared.as_ref().map_or(1, |shared| (shared.instances)().max(1))
     }
 
+    /// What all instances that share it have in common, and others have not.
+    pub(crate) fn prefix(&self) -> &str {
+        self.shared.as_ref().map_or("", |shared| shared.keys.prefix())
+    }
+
     /// How it is doing; none for one that is alone.
     pub(crate) fn snapshot(&self) -> Option<Snapshot> {
         let shared = self.shared.as_ref()?;

@@ -1,0 +1,94 @@
+//! The connection for a tunnel: if the circuit of its host lets it be tried, and by the way that its
+//! API says, directly or by a parent.
+//!
+//! Nothing of a tunnel is sent before it is there, so where a parent itself was no good another is
+//! tried at once, [`TRIES`] in all. What the destination had to say is not tried again.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use super::Thread;
+use super::asker::Asker;
+use crate::base::clock;
+use crate::policy::Decision;
+use crate::policy::End;
+use crate::policy::Facts;
+use crate::policy::Refusal;
+use crate::policy::api::Api;
+use crate::policy::parents::Asked;
+use crate::upstream::conn::Conn;
+use crate::upstream::dial::DialError;
+use crate::upstream::dial::Errand;
+
+/// Ways that are tried for one tunnel.
+const TRIES: u32 = 3;
+
+/// Why there is no connection.
+pub(super) enum Barred {
+    Dial(DialError),
+    Policy(Refusal),
+}
+
+/// Opens the connection; none if the client left.
+pub(super) async fn connect(
+    thread: &Thread,
+    client: &Asker,
+    api: Option<&Api>,
+    errand: Errand<'_>,
+) -> Option<Result<Conn, Barred>> {
+    let Some(circuits) = &thread.connects else { return dial(thread, client, api, errand).await };
+    let pass = match client.unless_left(circuits.enter(errand.authority.key())).await? {
+        Decision::Pass(pass) => pass,
+        Decision::Wait(refusal) | Decision::Refuse(refusal) => {
+            return Some(Err(Barred::Policy(refusal)));
+        }
+    };
+    let connected = dial(thread, client, api, errand).await?;
+    let end = match &connected {
+        Ok(_conn) => End::Status(200),
+        Err(Barred::Dial(error)) => error.end(),
+        Err(Barred::Policy(_)) => End::Neutral,
+    };
+    // No share of slow ones is judged.
+    pass.record(Facts { end, took: Duration::ZERO }).await;
+    Some(connected)
+}
+
+async fn dial(
+    thread: &Thread,
+    client: &Asker,
+    api: Option<&Api>,
+    errand: Errand<'_>,
+) -> Option<Result<Conn, Barred>> {
+    let Some(parents) = api.and_then(|api| api.parents.as_ref()) else {
+        let connected = client.unless_left(thread.upstream.connect(errand)).await?;
+        return Some(connected.map_err(Barred::Dial));
+    };
+    let (fields, host) = (HeaderMap::new(), errand.authority.key());
+    let mut before = None;
+    let mut tries = 0;
+    loop {
+        let before_it = before.as_ref().map(|parent| (Some(parent), 0));
+        let ip = errand.client.ip();
+        let way =
+            match parents.choose(Asked { client: ip, host, fields: &fields, before: before_it }) {
+                Decision::Pass(way) => way,
+                Decision::Wait(refusal) | Decision::Refuse(refusal) => {
+                    return Some(Err(Barred::Policy(refusal)));
+                }
+            };
+        tries += 1;
+        let started = clock::now();
+        let errand = Errand { parent: way.hop(), ..errand };
+        let connected = client.unless_left(thread.upstream.connect(errand)).await?;
+        let waited = connected.as_ref().map_or_else(DialError::waited, Conn::waited);
+        let end = connected.as_ref().map_or_else(DialError::end, |_conn| End::Status(200));
+        let is_ways = matches!(end, End::Failed(_)) && way.is_to_blame();
+        before = way.parent.clone();
+        way.record(Facts { end, took: (clock::now() - started).saturating_sub(waited) });
+        if !is_ways || tries >= TRIES {
+            return Some(connected.map_err(Barred::Dial));
+        }
+    }
+}

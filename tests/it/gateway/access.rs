@@ -1,0 +1,109 @@
+//! Who may use the gateway, and by which field they say so.
+
+use http::Request;
+use narrows::Config;
+use narrows::policy::api::Forwarded;
+use narrows::policy::api::Gateway;
+
+use super::Served;
+use super::with;
+use crate::support::Origin;
+use crate::support::Response;
+use crate::support::Users;
+use crate::support::users::credentials;
+use crate::support::users::own;
+
+const CHALLENGE: &str = "Basic realm=\"narrows\", charset=\"UTF-8\"";
+
+/// A gateway for alice alone.
+fn guarded(origin: &Origin, users: &Users, forward_headers: Forwarded) -> Served {
+    let gateway = Gateway { forward_headers, ..Gateway::default() };
+    Served::with([with(origin, gateway)], |config: &mut Config| {
+        config.clients.users = Some(users.path.clone());
+    })
+}
+
+fn basic(user: &str) -> String {
+    format!("Authorization: {}", credentials(user, &format!("{user}'s")))
+}
+
+fn assert_asked(answer: &Response) {
+    answer.assert_refused(401, "http_request_error");
+    assert_eq!(answer.head.field("www-authenticate"), Some(CHALLENGE));
+    assert_eq!(answer.head.field("proxy-authenticate"), None);
+}
+
+#[tokio::test]
+async fn a_stranger_is_asked_by_401_and_learns_of_no_api() {
+    let (origin, users) = (Origin::start(), Users::new(&["alice"]));
+    let served = guarded(&origin, &users, Forwarded::None);
+    let wrong = format!("Authorization: {}", credentials("alice", "x"));
+    for path in ["/api/a/x", "/api/nope/x"] {
+        for fields in [&[][..], &[&*wrong], &["Authorization: Bearer x"], &[&*basic("bob")]] {
+            assert_asked(&served.request("GET", path, fields).await);
+        }
+        let answer = served.http2().await.get(&served.url(path)).await;
+        answer.assert_refused(401, "http_request_error");
+        assert_eq!(answer.field("www-authenticate"), Some(CHALLENGE));
+    }
+    let forward = served.client().await.get(origin.url("/x")).await;
+    forward.assert_refused(407, "http_request_error");
+    assert_eq!(served.get("/health").await.status(), 200);
+    assert_eq!(origin.accepted(), 0);
+}
+
+#[tokio::test]
+async fn a_client_says_who_it_is_by_either_field_and_neither_goes_on() {
+    let (origin, users) = (Origin::start(), Users::new(&["alice"]));
+    for forward_headers in [Forwarded::None, Forwarded::All] {
+        let served = guarded(&origin, &users, forward_headers);
+        for field in [basic("alice"), own("alice")] {
+            assert_eq!(served.request("GET", "/api/a/x", &[&field]).await.status(), 200, "{field}");
+            let seen = origin.seen().pop().unwrap().head;
+            assert!(seen.all("authorization").is_empty(), "{seen:?}");
+            assert!(seen.all("proxy-authorization").is_empty(), "{seen:?}");
+        }
+        let request = Request::get(served.url("/api/a/x"));
+        let request = request.header("authorization", credentials("alice", "alice's"));
+        let answer = served.http2().await.request(request.body(()).unwrap(), b"").await;
+        assert_eq!(answer.status, 200);
+        assert!(origin.seen().pop().unwrap().head.all("authorization").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_authorization_beside_our_own_field_is_the_apis() {
+    let (origin, users) = (Origin::start(), Users::new(&["alice"]));
+    let served = guarded(&origin, &users, Forwarded::All);
+    let fields = [&*own("alice"), "Authorization: Bearer api"];
+    assert_eq!(served.request("GET", "/api/a/x", &fields).await.status(), 200);
+    assert_eq!(origin.only().head.field("authorization"), Some("Bearer api"));
+    // Ours counts first, whatever the other says.
+    let fields = [&*own("bob"), &*basic("alice")];
+    assert_asked(&served.request("GET", "/api/a/x", &fields).await);
+}
+
+#[tokio::test]
+async fn where_nobody_is_asked_for_a_password_authorization_is_the_apis() {
+    let origin = Origin::start();
+    let gateway = Gateway { forward_headers: Forwarded::All, ..Gateway::default() };
+    for networks in [vec![], vec!["127.0.0.0/8".parse().unwrap()]] {
+        let served = Served::with([with(&origin, gateway.clone())], |config: &mut Config| {
+            config.clients.networks = networks;
+        });
+        let fields = ["Authorization: Basic eDp5"];
+        assert_eq!(served.request("GET", "/api/a/x", &fields).await.status(), 200);
+        let seen = origin.seen().pop().unwrap().head;
+        assert_eq!(seen.field("authorization"), Some("Basic eDp5"));
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_another_network_is_refused_by_403() {
+    let origin = Origin::start();
+    let served = Served::with([with(&origin, Gateway::default())], |config: &mut Config| {
+        config.clients.networks = vec!["10.0.0.0/8".parse().unwrap()];
+    });
+    served.get("/api/a/x").await.assert_refused(403, "http_request_denied");
+    assert_eq!(origin.accepted(), 0);
+}
