@@ -17,6 +17,7 @@ mod file;
 mod flags;
 mod hosts;
 mod http2;
+mod inspect;
 mod limits;
 mod policies;
 mod redis;
@@ -237,11 +238,15 @@ impl Config {
             Some((limits::NAME, middle)) => {
                 let (name, inner) = middle.subcommand().unwrap_or(("", middle));
                 let mut source = Source::new(vec![inner, &matches], environment);
+                source.open_file_for_some();
                 let limits = limits::read(&mut source, name, inner);
                 return finish(
                     limits.map(|limits| Command::Limits(Box::new(limits))),
                     source.problems,
                 );
+            }
+            Some((name @ (inspect::CHECK | inspect::CONFIG), inner)) => {
+                return inspect::run(name, inner, &matches, environment).map(Command::Say);
             }
             Some((access::PASSWD, inner)) => {
                 let mut source = Source::new(vec![inner, &matches], environment);
@@ -251,6 +256,7 @@ impl Config {
             Some((flags::REDIS, redis)) => {
                 let inner = redis.subcommand_matches(flags::CHECK).unwrap_or(redis);
                 let mut source = Source::new(vec![inner, &matches], environment);
+                source.open_file_for_some();
                 let check = check(&mut source, inner);
                 return finish(
                     check.map(|check| Command::RedisCheck(Box::new(check))),
@@ -259,6 +265,9 @@ impl Config {
             }
             Some((_, inner)) => {
                 let mut source = Source::new(vec![inner, &matches], environment);
+                source.open_file_for_some();
+                // A file that went wrong later is no reason to call the narrows that runs unwell.
+                source.problems.clear();
                 let health = health(&mut source, inner);
                 return finish(health.map(Command::Health), source.problems);
             }
@@ -286,9 +295,9 @@ impl Config {
     }
 }
 
-fn finish(command: Result<Command, Noted>, problems: Vec<String>) -> Result<Command, Problems> {
-    match command {
-        Ok(command) if problems.is_empty() => Ok(command),
+fn finish<T>(read: Result<T, Noted>, problems: Vec<String>) -> Result<T, Problems> {
+    match read {
+        Ok(read) if problems.is_empty() => Ok(read),
         _ => Err(Problems(problems)),
     }
 }

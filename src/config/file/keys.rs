@@ -233,6 +233,8 @@ keys! {
         "Certificates are verified in any case; false is refused.");
     REQUEST_TIMEOUT = row(Api, "request_timeout", Time(Milliseconds, Zero::Off), "10000",
         "How long one attempt may take to connect, and then to the head of its response.");
+    TOTAL_TIMEOUT = row(Api, "total_timeout", Time(Milliseconds, Zero::Off), "off",
+        "From the head of a request to the head of its answer, all attempts and all waits together.");
     RETRY_UNSAFE_OF_API = row(Api, "retry_unsafe", Switch, "false",
         "The same as retry.retry_unsafe.");
     ENABLE_CACHE = row(Api, "enable_cache", Switch, "false",
@@ -289,7 +291,7 @@ keys! {
     PROBES = row(Breaker, "probes", Whole(1, 1000), "1",
         "Requests of the whole fleet that may try at once whether it can be closed.");
     PROBE_LEASE = row(Breaker, "probe_lease", Time(Seconds, Zero::Refused), "",
-        "How long the place of one is kept if nothing is heard of it, as after a crash; two seconds more than request_timeout, if nothing is given.");
+        "How long the place of such a request is kept if nothing is heard of it; without it as long as request_timeout, or 10 s, and two seconds more.");
     WINDOW = row(Breaker, "window", Time(Seconds, Zero::Refused), "60",
         "The time that is looked back over for the rates.");
     MINIMUM_CALLS = row(Breaker, "minimum_calls", Whole(1, TIMES), "20",
@@ -332,6 +334,10 @@ keys! {
         "For a 429 that says nothing about time; 0 lets it go unheard.");
     RAMP = row(CoolDown, "ramp", Decimal(0.0, 1_000_000.0), "10",
         "Requests per second of the whole fleet right after it, growing from there; 0 does not pace.");
+    COOL_DOWN_WAIT = row(CoolDown, "wait", Time(Seconds, Zero::Allowed), "10",
+        "How long a request waits it out at most that does not say itself (Prefer: wait=SECONDS); 0 refuses at once.");
+    ON_EXHAUSTED = row(CoolDown, "on_exhausted", Switch, "false",
+        "Begin one too when a success says that it was the last for now (RateLimit, X-RateLimit-Remaining: 0).");
 }
 
 #[cfg(test)]

@@ -39,8 +39,10 @@ pub(super) fn read(map: &Map<'_>, shared: &[Arc<Parent>], notes: &mut Notes) -> 
         }
         return None;
     }
+    let is_given = own.is_some();
     settings.list = own.unwrap_or_else(|| shared.to_vec());
-    if settings.list.is_empty() && settings.strategy != Strategy::Never {
+    // What is wrong with those that are given is told already.
+    if settings.list.is_empty() && !is_given && settings.strategy != Strategy::Never {
         let words =
             "true is not allowed: there are no proxies; give some in proxies, or in PROXY_URLS";
         map.complain(notes, &keys::USE_PROXY, words);

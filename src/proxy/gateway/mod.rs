@@ -69,15 +69,15 @@ pub(super) fn find(thread: &Thread, request: &Request<Source>) -> Result<Arc<Api
 
 /// Whether a request calls the gateway by a name that it has. SECURITY: a web page whose name has been
 /// made to lead here would read an API's answers through its visitor's browser, by its key.
-fn is_called(names: &[Host], request: &Request<Source>) -> bool {
-    let named = request.uri().authority().map(|named| named.as_str());
+fn is_called(known: &[Host], request: &Request<Source>) -> bool {
+    let authority = request.uri().authority().map(http::uri::Authority::as_str);
     let field = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     // What has no Host is HTTP/1.0, and no browser.
-    let Some(named) = named.or(field).filter(|_| !names.is_empty()) else { return true };
-    match Authority::parse(named, Some(80)) {
+    let Some(text) = authority.or(field).filter(|_| !known.is_empty()) else { return true };
+    match Authority::parse(text, Some(80)) {
         Ok(authority) => match authority.host() {
             Host::Address(_) => true,
-            Host::Name(name) => &**name == "localhost" || names.contains(authority.host()),
+            Host::Name(name) => &**name == "localhost" || known.contains(authority.host()),
         },
         Err(_) => false,
     }

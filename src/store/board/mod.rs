@@ -24,7 +24,7 @@
 //! when a connection breaks: whether it ran is not known then.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
