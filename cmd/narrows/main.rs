@@ -11,6 +11,7 @@ mod redis;
 mod signals;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -20,6 +21,8 @@ use narrows::config::Command;
 use narrows::config::Config;
 use narrows::config::Serve;
 use narrows::telemetry::trace;
+
+use self::signals::Signal;
 
 // PERF: connections come and go on every core; the system's allocator would make them wait for
 // each other, and keep what idle tunnels had used at their birth.
@@ -61,7 +64,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(Serve { config, warnings, .. }: Serve) -> anyhow::Result<()> {
+fn serve(Serve { config, warnings, sources }: Serve) -> anyhow::Result<()> {
     trace::init(&config.trace);
     for warning in warnings {
         tracing::warn!("{warning}");
@@ -70,13 +73,33 @@ fn serve(Serve { config, warnings, .. }: Serve) -> anyhow::Result<()> {
     let signals = signals::listen().context("cannot listen for signals")?;
     let shutdown_timeout = config.shutdown_timeout;
     let app = App::new(config)?;
+    let file = sources.file().map(Path::to_owned);
+    app.reread_by(move || {
+        let Serve { config, warnings, .. } = sources.read()?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(config)
+    });
     app.start()?;
+    if let Some(file) = file {
+        app.watch(&file)?;
+    }
     let admin = app.admin_addr().map_or_else(|| "off".to_owned(), |address| address.to_string());
     let listeners: Vec<String> = app.listeners().iter().map(ToString::to_string).collect();
     let proxy = listeners.join(",");
     say(&format!("narrows ready proxy={proxy} admin={admin}"));
 
-    let signal = signals.recv().context("nobody listens for signals any more")?;
+    let signal = loop {
+        match signals.recv().context("nobody listens for signals any more")? {
+            Signal::Hangup => {
+                tracing::info!("reading the settings again, as SIGHUP asks for");
+                // What came of it has been told.
+                let _told = app.reread();
+            }
+            signal @ (Signal::Interrupt | Signal::Terminate) => break signal,
+        }
+    };
     tracing::info!(%signal, ?shutdown_timeout, "stopping");
     let stopped = app.stop(shutdown_timeout);
     tracing::info!(?stopped, "stopped");

@@ -68,10 +68,12 @@ pub(super) fn ready(sources: &Sources, query: &str) -> Answer {
         },
     };
     let verbose = query.split('&').any(|pair| pair.split('=').next() == Some("verbose"));
+    let (is_current, since) = sources.metrics.config();
     let told = if verbose {
         serde_json::json!({
             "status": word,
             "redis": redis.as_str(),
+            "settings": { "current": is_current, "since": since },
             "version": env!("CARGO_PKG_VERSION"),
         })
     } else {

@@ -1,6 +1,6 @@
 //! `/limits`: the fleet's table of limits, for all to read, and to change for who has the token.
 //!
-//! SECURITY: the one place on this port that changes anything. Without a token in the settings
+//! SECURITY: one of few places on this port that change anything. Without a token in the settings
 //! nobody can; one that is given is compared in a time that does not depend on it.
 
 use std::fmt::Display;
@@ -138,9 +138,9 @@ fn rule(pattern: Pattern, body: impl Buf) -> Result<Rule, Box<Answer>> {
 }
 
 /// Whether whoever asks has the token (RFC 6750 §2.1).
-fn authorise(sources: &Sources, fields: &HeaderMap) -> Result<(), Box<Answer>> {
+pub(super) fn authorise(sources: &Sources, fields: &HeaderMap) -> Result<(), Box<Answer>> {
     let Some(token) = &sources.token else {
-        let detail = "limits cannot be changed here: this instance has no --admin-token";
+        let detail = "nothing can be changed here: this instance has no --admin-token";
         return Err(Box::new(problem(StatusCode::FORBIDDEN, detail)));
     };
     let given = fields.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
@@ -154,7 +154,7 @@ fn authorise(sources: &Sources, fields: &HeaderMap) -> Result<(), Box<Answer>> {
         Some(_) => "Bearer realm=\"narrows\", error=\"invalid_token\"",
         None => "Bearer realm=\"narrows\"",
     };
-    let detail = "a change of limits needs the admin token: Authorization: Bearer TOKEN";
+    let detail = "a change needs the admin token: Authorization: Bearer TOKEN";
     let mut answer = problem(StatusCode::UNAUTHORIZED, detail);
     let challenge = HeaderValue::from_static(challenge);
     answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);

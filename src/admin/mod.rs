@@ -1,6 +1,6 @@
 //! The second port: what narrows does, for operators and their tools.
 //!
-//! Everything here reads, but for [`limits`]; nothing of the proxy's way waits for it.
+//! Everything here reads, but for [`limits`], [`reload`] and the DELETEs of [`apis`]; nothing of the proxy's way waits for it.
 //! It runs on the control thread, so a slow reader costs the relays nothing: a connection has one
 //! request and [`TIME`] to be done with it, and there are at most [`CONNECTIONS`] of them. Who is
 //! let in is decided in [`door`].
@@ -13,6 +13,7 @@ mod health;
 mod hosts;
 mod limits;
 mod metrics;
+mod reload;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,10 +42,13 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 pub use self::health::Readiness;
+pub use self::reload::Reload;
+pub use self::reload::Reloaded;
 use crate::base::authority::Host;
 use crate::base::authority::HostKey;
 use crate::limit::Limiter;
 use crate::policy::api::Apis;
+use crate::policy::breaker::Breakers;
 use crate::store::Fleet;
 use crate::store::Secret;
 use crate::telemetry::access::Log;
@@ -69,7 +73,7 @@ struct Endpoint {
 }
 
 /// All that can be asked, by GET or HEAD. Answers get the sources and the query (without `?`).
-const ENDPOINTS: [Endpoint; 6] = [
+const ENDPOINTS: [Endpoint; 10] = [
     Endpoint { path: "/", what: "this list", answer: index },
     Endpoint {
         path: "/healthz",
@@ -78,7 +82,7 @@ const ENDPOINTS: [Endpoint; 6] = [
     },
     Endpoint {
         path: "/readyz",
-        what: "200 while it serves, 503 before and while it stops; ?verbose tells of Redis",
+        what: "200 while it serves, 503 before and while it stops; ?verbose tells of Redis and settings",
         answer: |sources, query| ready(health::ready(sources, query)),
     },
     Endpoint {
@@ -95,6 +99,26 @@ const ENDPOINTS: [Endpoint; 6] = [
         path: "/limits",
         what: "the fleet's table of limits; PUT and DELETE of /limits/PATTERN change it",
         answer: |sources, _| ready(limits::list(sources)),
+    },
+    Endpoint {
+        path: "/apis",
+        what: "APIs: what holds for them, and what was counted; POST of /-/reload reads settings again",
+        answer: |sources, _| ready(apis::list(sources)),
+    },
+    Endpoint {
+        path: "/circuit-status",
+        what: "circuit breakers; DELETE of /circuit-status/API, or /API/HOST, closes one",
+        answer: |sources, _| ready(apis::circuits::list(sources)),
+    },
+    Endpoint {
+        path: "/cool-downs",
+        what: "upstreams that asked not to be asked; DELETE of /cool-downs/API/NAME forgets one",
+        answer: |sources, _| ready(apis::cooldowns::list(sources)),
+    },
+    Endpoint {
+        path: "/parents",
+        what: "proxies on the way, and for which hosts they are not used now",
+        answer: |sources, _| ready(apis::parents::list(sources)),
     },
 ];
 
@@ -180,12 +204,16 @@ pub struct Sources {
     pub limiter: Limiter,
     /// APIs, and what their policies have learned.
     pub(crate) apis: Arc<ArcSwap<Apis>>,
+    /// Circuits of CONNECT.
+    pub(crate) connects: Option<Arc<Breakers>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Whether it serves.
     pub readiness: Arc<Readiness>,
     /// The access log, for the lines that it dropped.
     pub access: Log,
+    /// Who reads the settings again.
+    pub reload: Box<dyn Reload>,
     /// The other instances: a clone of the limiter, outside tests.
     pub instances: Box<dyn Instances>,
     /// As in [`Settings`].
@@ -244,6 +272,8 @@ async fn answer(sources: &Sources, request: Request<Incoming>, at: Option<IpAddr
     let uri = request.uri();
     let mut answer = match door::admit(&request, at, &sources.hosts) {
         Err(refusal) => *refusal,
+        Ok(()) if uri.path() == reload::PATH => reload::ask(sources, request).await,
+        Ok(()) if apis::is_deletable(uri.path()) => apis::delete(sources, request).await,
         Ok(()) if uri.path().starts_with(limits::RULES) => limits::change(sources, request).await,
         Ok(()) => respond(sources, request.method(), uri.path(), uri.query()).await,
     };
@@ -267,7 +297,7 @@ async fn respond(sources: &Sources, method: &Method, path: &str, query: Option<&
 fn index<'a>(_: &'a Sources, _: &'a str) -> BoxFuture<'a, Answer> {
     let mut text = format!("narrows {}\n\n", env!("CARGO_PKG_VERSION"));
     for Endpoint { path, what, .. } in ENDPOINTS {
-        text.extend([&format!("{path:<10}"), what, "\n"]);
+        text.extend([&format!("{path:<16}"), what, "\n"]);
     }
     ready(body(StatusCode::OK, "text/plain; charset=utf-8", text))
 }
@@ -325,14 +355,26 @@ mod tests {
     use super::*;
     use crate::limit;
 
+    /// Reads nothing again.
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Reload for Nobody {
+        fn reload(&self) -> BoxFuture<'_, Result<Reloaded, Vec<String>>> {
+            ready(Ok(Reloaded::default()))
+        }
+    }
+
     /// Sources of a narrows that counts alone, with this limit.
     pub(super) fn sources(limit: limit::rules::Limit) -> Sources {
         let settings = limit::Settings { default_limit: limit, ..limit::Settings::default() };
         let limiter = Limiter::local(settings);
         Sources {
             instances: Box::new(limiter.clone()),
+            reload: Box::new(Nobody),
             limiter,
             apis: Arc::default(),
+            connects: None,
             metrics: Arc::new(Metrics::new(1, false)),
             readiness: Arc::default(),
             access: Log::off(),
@@ -414,6 +456,9 @@ mod tests {
         wanted.push(("POST /hosts".to_owned(), 405));
         wanted.push(("OPTIONS /limits".to_owned(), 405));
         wanted.push(("PUT /limits/a.test".to_owned(), 403));
+        wanted.push(("DELETE /circuit-status/a".to_owned(), 403));
+        wanted.push(("DELETE /cool-downs/a/b".to_owned(), 403));
+        wanted.push(("POST /-/reload".to_owned(), 403));
         for (begins, status) in wanted {
             for host in ["localhost", "evil.test"] {
                 let fields = "Origin: http://evil.test\r\nAccess-Control-Request-Method: GET";

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::App;
 use super::Error;
 use super::Running;
+use super::reload::ByAdmin;
 use super::thread::Seed;
 use crate::admin;
 use crate::limit::Reclaim;
@@ -135,9 +136,11 @@ impl App {
         let sources = Arc::new(admin::Sources {
             limiter: limiter.clone(),
             apis: Arc::clone(&self.apis),
+            connects: self.connects.clone(),
             metrics: Arc::clone(&self.metrics),
             readiness: Arc::clone(&self.readiness),
             access,
+            reload: Box::new(ByAdmin(Arc::clone(&self.reloader))),
             instances: Box::new(limiter.clone()),
             token: self.config.admin.as_ref().and_then(|admin| admin.token.clone()),
             hosts: self.config.admin.as_ref().map_or_else(Vec::new, |admin| admin.hosts.clone()),
@@ -210,6 +213,6 @@ fn set_up_users(source: BadUsers) -> Error {
     Error::SetUp { what: "the users file", source: io::Error::other(source) }
 }
 
-fn set_up(what: &'static str) -> impl Fn(io::Error) -> Error {
+pub(super) fn set_up(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::SetUp { what, source }
 }

@@ -5,8 +5,11 @@
 //! heartbeat. Wiring only: nothing is decided here.
 
 mod build;
+mod circuits;
 mod error;
+mod file;
 mod limits;
+mod reload;
 mod thread;
 
 use std::fmt;
@@ -26,13 +29,15 @@ use tokio::sync::watch;
 
 use self::build::runtime;
 pub use self::error::Error;
+use self::file::Watch;
+pub use self::reload::Reloaded;
+use self::reload::Reloader;
 use crate::admin;
 use crate::config::Config;
 use crate::limit::Limiter;
 use crate::limit::Reclaim;
 use crate::limit::shared;
 use crate::listen::Listener;
-use crate::policy::api;
 use crate::policy::api::Apis;
 use crate::policy::breaker::Breakers;
 use crate::store::board::Board;
@@ -75,9 +80,11 @@ pub struct App {
     apis: Arc<ArcSwap<Apis>>,
     connects: Option<Arc<Breakers>>,
     board: Board,
+    reloader: Arc<Reloader>,
     metrics: Arc<Metrics>,
     readiness: Arc<admin::Readiness>,
     stage: Mutex<Stage>,
+    watch: Mutex<Option<Watch>>,
     /// Told when the proxy has stopped.
     stopped: watch::Sender<bool>,
 }
@@ -129,14 +136,24 @@ impl App {
             let timeout = config.upstream.dns_timeout + config.upstream.connect_timeout;
             Arc::new(Breakers::of_tunnels(settings.clone(), timeout, &board))
         });
+        let apis = Arc::new(ArcSwap::from_pointee(apis));
+        let reloader = Reloader::new(
+            config.clone(),
+            limiter.clone(),
+            Arc::clone(&apis),
+            board.clone(),
+            Arc::clone(&metrics),
+        );
         Ok(Self {
             config,
             limiter,
-            apis: Arc::new(ArcSwap::from_pointee(apis)),
+            reloader: Arc::new(reloader),
+            apis,
             connects,
             board,
             metrics,
             readiness: Arc::default(),
+            watch: Mutex::default(),
             stage: Mutex::new(Stage::Built { ears }),
             stopped: watch::Sender::new(false),
         })
@@ -211,13 +228,6 @@ impl App {
     /// The same of each of [`App::listeners`]; `https://` where clients speak TLS with the proxy.
     pub fn proxy_urls(&self) -> Vec<String> {
         self.listeners().into_iter().map(url).collect()
-    }
-
-    /// Puts these APIs in the place of all there are. What is under way goes on as it began, and
-    /// what policies have learned of an API of the same name stays.
-    pub fn set_apis(&self, settings: &[api::Settings]) {
-        let former = self.apis.load();
-        self.apis.store(Arc::new(Apis::new(settings, &self.board, Some(&former))));
     }
 
     fn running<T>(&self, read: impl FnOnce(&Running) -> T) -> Option<T> {

@@ -14,6 +14,7 @@ use clap::builder::OsStringValueParser;
 
 use super::access;
 use super::bench;
+use super::inspect;
 use super::limits;
 
 /// Where a setting stands in `--help` and in the README.
@@ -25,29 +26,29 @@ pub(crate) enum Group {
     Fleet,
     Upstream,
     Egress,
-    Policies,
     Timeouts,
+    Policies,
     Bounds,
     Admin,
     Logs,
 }
 
 impl Group {
-    const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Proxy,
         Self::Access,
         Self::Limits,
         Self::Fleet,
         Self::Upstream,
         Self::Egress,
-        Self::Policies,
         Self::Timeouts,
+        Self::Policies,
         Self::Bounds,
         Self::Admin,
         Self::Logs,
     ];
 
-    fn title(self) -> &'static str {
+    pub(super) fn title(self) -> &'static str {
         match self {
             Self::Proxy => "Proxy",
             Self::Access => "Access",
@@ -55,8 +56,8 @@ impl Group {
             Self::Fleet => "Fleet",
             Self::Upstream => "Upstream",
             Self::Egress => "Egress",
-            Self::Policies => "Policies",
             Self::Timeouts => "Time-outs",
+            Self::Policies => "Policies",
             Self::Bounds => "Bounds",
             Self::Admin => "Admin",
             Self::Logs => "Logs",
@@ -94,6 +95,18 @@ pub(crate) enum Values {
     Many,
     /// Any number: flag repeated (a value may hold a comma), or separated by commas in a variable.
     Files,
+    /// Any number: flag repeated, or separated by semicolons in a variable.
+    Parts,
+}
+
+impl Values {
+    /// What stands between several in one text; for values that may hold anything what none can.
+    pub(super) fn separator(self) -> &'static str {
+        match self {
+            Self::One | Self::Many => ",",
+            Self::Files | Self::Parts => "\0",
+        }
+    }
 }
 
 /// One row of the table.
@@ -134,6 +147,15 @@ impl Setting {
         self
     }
 
+    pub(super) fn help(&self) -> &'static str {
+        self.help
+    }
+
+    /// Whether its value is a length of time.
+    pub(super) fn is_time(&self) -> bool {
+        self.metavar.starts_with("TIME")
+    }
+
     /// Whether its value may be this word.
     pub(super) fn takes_word(&self, word: &str) -> bool {
         self.metavar.split('|').any(|other| other == word)
@@ -147,7 +169,7 @@ impl Setting {
         let help = format!("{}\n[variable: {}]{default}", self.help, self.variables.join(", "));
         let action = match self.values {
             Values::One => ArgAction::Set,
-            Values::Many | Values::Files => ArgAction::Append,
+            Values::Many | Values::Files | Values::Parts => ArgAction::Append,
         };
         Arg::new(self.name)
             .long(self.name)
@@ -187,6 +209,10 @@ settings! {
     CONFIG = row(Proxy, "config", "FILE", &["NARROWS_CONFIG"], Nothing,
         "File of settings and APIs, YAML or (if its name ends in .toml) TOML. All settings of this \
          list may stand in it by their flag's name, with _ for -; flags and variables beat it.");
+    SET = row(Proxy, "set", "KEY=VALUE", &["NARROWS_SET"], Nothing,
+        "Any key of the config file, over what it says, such as \
+         api.NAME.retry.max_attempts=5; VALUE is YAML. Repeatable, or separated by semicolons in \
+         the variable, which flags add to.").takes(Values::Parts).secret();
     PORT = row(Proxy, "port", "PORT", &["NARROWS_PORT", "DPRL_PORT"], Text("8080"),
         "Where clients connect; 0 picks a free port, told by the ready line.");
     BIND = row(Proxy, "bind", "ADDR", &["NARROWS_BIND"], Text("127.0.0.1"),
@@ -411,6 +437,51 @@ settings! {
         &["NARROWS_KEEP_ALIVE_TIMEOUT"], Text("75s"),
         "How long a client's connection may stay without a request.");
 
+    REQUEST_TIMEOUT = row(Policies, "request-timeout", "TIME|off", &["NARROWS_REQUEST_TIMEOUT"],
+        Said("off"),
+        "For one attempt of a plain request to connect, and then to the head of its response. This \
+         and the others of this group are for requests that no API of the config file claims.");
+    TOTAL_TIMEOUT = row(Policies, "total-timeout", "TIME|off", &["NARROWS_TOTAL_TIMEOUT"],
+        Said("off"),
+        "From the head of such a request to the head of its answer, all attempts and all waits \
+         together.");
+    RETRY_ATTEMPTS = row(Policies, "retry-attempts", "N", &["NARROWS_RETRY_ATTEMPTS"], Said("1"),
+        "Attempts in all, 1 to 100, where it failed or was answered with a status of \
+         --retry-on-status; 1 is no retry.");
+    RETRY_DELAY = row(Policies, "retry-delay", "TIME", &["NARROWS_RETRY_DELAY"], Said("1s"),
+        "Before the second attempt; each further delay is twice the one before, up to 10s.");
+    RETRY_ON_STATUS = row(Policies, "retry-on-status", "STATUS", &["NARROWS_RETRY_ON_STATUS"],
+        Said("500,502,503,504,429"),
+        "Statuses after which another attempt is made. Repeatable, or separated by \
+         commas.").takes(Values::Many);
+    RETRY_ON_ERRORS = row(Policies, "retry-on-errors", "WORD", &["NARROWS_RETRY_ON_ERRORS"],
+        Said("dns,connect_refused,reset,timeout,tls"),
+        "Failures after which another attempt is made. Repeatable, or separated by \
+         commas.").takes(Values::Many);
+    RETRY_UNSAFE = row(Policies, "retry-unsafe", "on|off", &["NARROWS_RETRY_UNSAFE"], Said("off"),
+        "Repeat what may not be by its method, too, POST among them: an upstream may get it twice.");
+    BREAKER_FAILURES = row(Policies, "breaker-failures", "N", &["NARROWS_BREAKER_FAILURES"],
+        Said("off"),
+        "Failures one after the other after which a host is not asked for a while.");
+    BREAKER_RESET = row(Policies, "breaker-reset", "TIME", &["NARROWS_BREAKER_RESET"], Said("30s"),
+        "That while; then one request may try.");
+    BREAKER_SUCCESSES = row(Policies, "breaker-successes", "N", &["NARROWS_BREAKER_SUCCESSES"],
+        Said("2"), "Such requests that must succeed before all may again.");
+    COOL_DOWN = row(Policies, "cool-down", "on|off", &["NARROWS_COOL_DOWN"], Said("off"),
+        "Leave a host alone for as long as it asks (429, or 503 with Retry-After).");
+    PARENT = row(Policies, "parent", "URL", &["NARROWS_PARENT"], Nothing,
+        "Proxy by which upstreams are reached: http:// or https://, USER:PASSWORD@, HOST:PORT. \
+         Repeatable, or separated by semicolons in the \
+         variable.").takes(Values::Parts).secret();
+    PARENT_STRATEGY = row(Policies, "parent-strategy", "WORD", &["NARROWS_PARENT_STRATEGY"],
+        Said("round_robin"),
+        "How one of several is chosen: round_robin, sticky (by client address), subset, \
+         on_rate_limit, never, least_used or weighted.");
+    PROXY_URLS = row(Policies, "proxy-urls", "URL", &["NARROWS_PROXY_URLS", "PROXY_URLS"], Nothing,
+        "Parents of those APIs of the config file that say use_proxy: true and name none. \
+         Repeatable, or separated by semicolons in the \
+         variable.").takes(Values::Parts).secret();
+
     MAX_HEAD_SIZE = row(Bounds, "max-head-size", "BYTES", &["NARROWS_MAX_HEAD_SIZE"],
         Text("64KiB"), "Bytes of a request's head, 1 to 256KiB; more is answered by 431.");
     MAX_FIELDS = row(Bounds, "max-fields", "N", &["NARROWS_MAX_FIELDS"], Text("100"),
@@ -494,7 +565,7 @@ const LONG_ABOUT: &str = "A forward proxy for HTTP and HTTPS (CONNECT) that caps
     connections are open at once to each destination host, in one process or, through Redis, in a \
     whole fleet.
 
-Flags beat variables, variables beat defaults; an empty variable is an unset one. TIME is written \
+Flags beat variables, variables beat the config file, that beats defaults; an empty variable is an unset one. TIME is written \
     10s, 500ms, 1m30s or 2h; a number alone is seconds.";
 
 const EXAMPLES: &str = "Examples:
@@ -512,6 +583,8 @@ const EXAMPLES: &str = "Examples:
       Says in words whether that Redis is fit for it, and what to do if it is not.
   narrows bench limiter --quick
       What the limiter costs here, measured with a redis-server of its own.
+  narrows check narrows.yaml; narrows --config narrows.yaml
+      Settings and APIs with their policies from a file; the first says whether it is good.
   narrows health
       Exit code 0 if the narrows whose admin port is on 9900 is well.
 
@@ -557,6 +630,7 @@ pub(crate) fn command() -> Command {
         .args(ALL.iter().map(|setting| setting.arg()))
         .arg(Arg::new(PRINT_MARKDOWN).long(PRINT_MARKDOWN).hide(true).action(ArgAction::SetTrue))
         .subcommands([health, limits::command(), access::command(), redis, bench::command()])
+        .subcommands(inspect::commands())
 }
 
 /// The table of all flags in Markdown, as it stands in the README.

@@ -9,6 +9,7 @@ mod access;
 mod answers;
 mod bench;
 mod bounds;
+mod changes;
 mod circuits;
 mod clients;
 mod egress;
@@ -16,6 +17,7 @@ mod file;
 mod flags;
 mod hosts;
 mod http2;
+mod inspect;
 mod limits;
 mod policies;
 mod redis;
@@ -236,11 +238,15 @@ impl Config {
             Some((limits::NAME, middle)) => {
                 let (name, inner) = middle.subcommand().unwrap_or(("", middle));
                 let mut source = Source::new(vec![inner, &matches], environment);
+                source.open_file_for_some();
                 let limits = limits::read(&mut source, name, inner);
                 return finish(
                     limits.map(|limits| Command::Limits(Box::new(limits))),
                     source.problems,
                 );
+            }
+            Some((name @ (inspect::CHECK | inspect::CONFIG), inner)) => {
+                return inspect::run(name, inner, &matches, environment).map(Command::Say);
             }
             Some((access::PASSWD, inner)) => {
                 let mut source = Source::new(vec![inner, &matches], environment);
@@ -250,6 +256,7 @@ impl Config {
             Some((flags::REDIS, redis)) => {
                 let inner = redis.subcommand_matches(flags::CHECK).unwrap_or(redis);
                 let mut source = Source::new(vec![inner, &matches], environment);
+                source.open_file_for_some();
                 let check = check(&mut source, inner);
                 return finish(
                     check.map(|check| Command::RedisCheck(Box::new(check))),
@@ -258,6 +265,9 @@ impl Config {
             }
             Some((_, inner)) => {
                 let mut source = Source::new(vec![inner, &matches], environment);
+                source.open_file_for_some();
+                // A file that went wrong later is no reason to call the narrows that runs unwell.
+                source.problems.clear();
                 let health = health(&mut source, inner);
                 return finish(health.map(Command::Health), source.problems);
             }
@@ -278,9 +288,16 @@ impl Config {
     }
 }
 
-fn finish(command: Result<Command, Noted>, problems: Vec<String>) -> Result<Command, Problems> {
-    match command {
-        Ok(command) if problems.is_empty() => Ok(command),
+impl Config {
+    /// The flags of what is another in `new` and cannot change while narrows runs.
+    pub(crate) fn fixed_changes(&self, new: &Self) -> Vec<&'static str> {
+        changes::fixed(self, new)
+    }
+}
+
+fn finish<T>(read: Result<T, Noted>, problems: Vec<String>) -> Result<T, Problems> {
+    match read {
+        Ok(read) if problems.is_empty() => Ok(read),
         _ => Err(Problems(problems)),
     }
 }
@@ -408,7 +425,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
             keep_alive_timeout: keep_alive_timeout?,
             tunnel_idle_timeout: tunnel_idle_timeout?,
             idle_reclaim: idle_reclaim.map(|time| Some(time).filter(|t| *t < units::LONGEST))?,
-            via: via?.unwrap_or_else(|| Some(format!("narrows-{:08x}", fastrand::u32(..)))),
+            via: via?.unwrap_or_else(|| Some(format!("{MADE_UP}{:08x}", fastrand::u32(..)))),
             gateway_hosts: gateway_hosts?,
             bounds: bounds?,
             http2: http2?,
@@ -423,6 +440,9 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
         shutdown_timeout: shutdown_timeout?,
     })
 }
+
+/// What a name in Via begins with that nobody has given.
+const MADE_UP: &str = "narrows-";
 
 /// The shortest lease: with less, the delays of an ordinary scheduler look like a death.
 const SHORTEST_LEASE: Duration = Duration::from_millis(300);

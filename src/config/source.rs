@@ -4,7 +4,9 @@
 //! Nothing is read from the process here; arguments and environment are handed in. Problems are collected
 //! instead of returned, so that whoever starts narrows sees all of them at once.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::Path;
@@ -16,6 +18,7 @@ use super::file::mask;
 use super::file::settings::Texts;
 use super::file::settings::Told;
 use super::file::tree::Node;
+use super::file::tree::Place;
 use super::flags;
 use super::flags::Setting;
 use super::flags::Unset;
@@ -49,6 +52,16 @@ impl Given {
         Self { text, origin, variable, told: Vec::new() }
     }
 
+    /// The variable that held it, if one did.
+    pub(super) fn variable(&self) -> Option<&'static str> {
+        self.variable
+    }
+
+    /// Where it stands in the file, if it does.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.told.first().map(|told| told.place.clone())
+    }
+
     /// Whether it was said to narrows: by a name that is not another program's too.
     pub(super) fn is_meant(&self) -> bool {
         match self.origin {
@@ -71,6 +84,10 @@ pub(super) struct Source<'a> {
     environment: BTreeMap<String, OsString>,
     /// What the config file says of settings.
     texts: Texts,
+    /// Variables that the config file refers to, whatever they are called.
+    referred: BTreeSet<String>,
+    /// What the config file holds, with what flags and variables change in it.
+    pub(super) tree: Option<Node>,
     pub(super) problems: Vec<String>,
     pub(super) warnings: Vec<String>,
 }
@@ -87,17 +104,61 @@ impl<'a> Source<'a> {
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
             .collect();
         let (problems, warnings) = (Vec::new(), Vec::new());
-        Self { matches, environment, texts: Texts::new(), problems, warnings }
+        Self {
+            matches,
+            environment,
+            texts: Texts::new(),
+            referred: BTreeSet::new(),
+            tree: None,
+            problems,
+            warnings,
+        }
     }
 
-    /// Reads the config file, if there is one; from here on its settings are found. What it holds.
+    /// Reads the config file, if there is one, and what is changed in it from outside; from here on
+    /// its settings are found. What it holds; nothing if there is neither.
     pub(super) fn open_file(&mut self) -> Option<Node> {
-        let path = self.given(&flags::CONFIG).ok()??.text;
+        let path = self.given(&flags::CONFIG).ok().flatten();
+        let mut makings = file::Makings {
+            file: path.as_ref().map(|given| Path::new(&given.text)),
+            ..file::Makings::default()
+        };
+        // Each is about a key of its own: flags add to the variable, and come behind it.
+        let said = [self.by_variable(&flags::SET), self.by_flag(&flags::SET)];
+        for given in said.into_iter().filter_map(Result::ok).flatten() {
+            let by = given.variable.unwrap_or("--set");
+            let texts = given.text.split('\0').map(str::trim).filter(|text| !text.is_empty());
+            makings.expressions.extend(texts.map(|text| (by, text.to_owned())));
+        }
+        if makings.file.is_none() && makings.expressions.is_empty() {
+            return None;
+        }
         let mut notes = file::Notes::default();
-        let root = file::open(Path::new(&path), &mut notes);
+        let referred = RefCell::new(BTreeSet::new());
+        let variable = |name: &str| {
+            referred.borrow_mut().insert(name.to_owned());
+            self.environment.get(name).and_then(|value| value.to_str()).map(str::to_owned)
+        };
+        let root = file::open(makings, &variable, &mut notes);
+        self.referred = referred.take();
         self.texts = file::settings::read(&root, &mut notes);
         self.note(notes);
         Some(root)
+    }
+
+    /// The same for who needs a few settings alone: what is wrong with others is none of it, unless
+    /// nothing could be read.
+    pub(super) fn open_file_for_some(&mut self) {
+        let _tree = self.open_file();
+        if !self.texts.is_empty() {
+            self.problems.clear();
+        }
+        self.warnings.clear();
+    }
+
+    /// Whether the config file says something of a setting.
+    pub(super) fn stands_in_file(&self, setting: &Setting) -> bool {
+        self.texts.contains_key(setting.name)
     }
 
     /// Takes over what was found to be wrong.
@@ -113,6 +174,22 @@ impl<'a> Source<'a> {
 
     /// The setting's text, or its default's; none if it has no default as text.
     pub(super) fn given(&mut self, setting: &'static Setting) -> Result<Option<Given>, Noted> {
+        if let Some(given) = self.by_flag(setting)? {
+            return Ok(Some(given));
+        }
+        if let Some(given) = self.by_variable(setting)? {
+            return Ok(Some(given));
+        }
+        if let Some(given) = self.by_file(setting) {
+            return Ok(Some(given));
+        }
+        Ok(match setting.unset {
+            Unset::Text(text) => Some(Given::new(text.to_owned(), Origin::Default, None)),
+            Unset::Nothing | Unset::Said(_) => None,
+        })
+    }
+
+    fn by_flag(&mut self, setting: &'static Setting) -> Result<Option<Given>, Noted> {
         let mut texts = Vec::new();
         let found = self
             .matches
@@ -125,15 +202,17 @@ impl<'a> Source<'a> {
         }
         // `--port ""`, as scripts with unset variables make it, is unset too.
         texts.retain(|text| !text.is_empty());
-        if !texts.is_empty() {
-            let text = match setting.values {
-                Values::One => texts.swap_remove(texts.len() - 1),
-                Values::Many => texts.join(","),
-                // Joined by what no value can hold; see `list`.
-                Values::Files => texts.join("\0"),
-            };
-            return Ok(Some(Given::new(text, Origin::Flag, None)));
+        if texts.is_empty() {
+            return Ok(None);
         }
+        let text = match setting.values {
+            Values::One => texts.swap_remove(texts.len() - 1),
+            Values::Many | Values::Files | Values::Parts => texts.join(setting.values.separator()),
+        };
+        Ok(Some(Given::new(text, Origin::Flag, None)))
+    }
+
+    fn by_variable(&mut self, setting: &'static Setting) -> Result<Option<Given>, Noted> {
         for (rank, name) in setting.variables.iter().enumerate() {
             let Some(value) = self.environment.get(*name) else { continue };
             let text = self.utf8(setting, Some(name), value.clone())?;
@@ -148,24 +227,24 @@ impl<'a> Source<'a> {
                 }
                 continue;
             }
-            let text = if setting.values == Values::Files { text.replace(',', "\0") } else { text };
+            let text = match setting.values {
+                Values::One | Values::Many => text,
+                Values::Files => text.replace(',', "\0"),
+                Values::Parts => text.replace(';', "\0"),
+            };
             let origin = if rank == 0 { Origin::Variable } else { Origin::Alias };
             return Ok(Some(Given::new(text, origin, Some(name))));
         }
-        if let Some(told) = self.texts.get(setting.name) {
-            // As in a flag: what is given as nothing is not given.
-            let told: Vec<Told> =
-                told.iter().filter(|told| !told.text.is_empty()).cloned().collect();
-            let texts: Vec<&str> = told.iter().map(|told| &*told.text).collect();
-            let text = texts.join(if setting.values == Values::Many { "," } else { "\0" });
-            if !text.is_empty() {
-                return Ok(Some(Given { text, origin: Origin::File, variable: None, told }));
-            }
-        }
-        Ok(match setting.unset {
-            Unset::Text(text) => Some(Given::new(text.to_owned(), Origin::Default, None)),
-            Unset::Nothing | Unset::Said(_) => None,
-        })
+        Ok(None)
+    }
+
+    fn by_file(&self, setting: &'static Setting) -> Option<Given> {
+        let told = self.texts.get(setting.name)?;
+        // As in a flag: what is given as nothing is not given.
+        let told: Vec<Told> = told.iter().filter(|told| !told.text.is_empty()).cloned().collect();
+        let texts: Vec<&str> = told.iter().map(|told| &*told.text).collect();
+        let text = texts.join(setting.values.separator());
+        (!text.is_empty()).then_some(Given { text, origin: Origin::File, variable: None, told })
     }
 
     /// Reads a setting that has a default as text.
@@ -201,7 +280,7 @@ impl<'a> Source<'a> {
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Result<Vec<T>, Noted> {
         let Some(given) = self.given(setting)? else { return Ok(Vec::new()) };
-        let comma = if setting.values == Values::Files { '\0' } else { ',' };
+        let comma = setting.values.separator();
         let mut values = Vec::new();
         let mut noted = None;
         for text in given.text.split(comma).map(str::trim).filter(|text| !text.is_empty()) {
@@ -242,7 +321,8 @@ impl<'a> Source<'a> {
         let known: Vec<&str> =
             flags::ALL.iter().flat_map(|setting| setting.variables).copied().collect();
         for name in self.environment.keys() {
-            if !name.starts_with("NARROWS_") || known.contains(&name.as_str()) || is_link(name) {
+            let is_known = known.contains(&name.as_str()) || self.referred.contains(name);
+            if !name.starts_with("NARROWS_") || is_known || is_link(name) {
                 continue;
             }
             let guess = nearest(name, known.iter().copied());
@@ -265,8 +345,9 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The setting as somebody would look for it: flag, and the variable that held the value.
-fn named(setting: &Setting, given: Option<&Given>) -> String {
+/// The setting as somebody would look for it: its place in the file, or its flag and the variable that
+/// held the value.
+pub(super) fn named(setting: &Setting, given: Option<&Given>) -> String {
     if let Some(told) = given.and_then(|given| given.told.first()) {
         return name_in_file(told);
     }

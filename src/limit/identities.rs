@@ -17,7 +17,7 @@ pub const EACH: &str = "*";
 
 /// What each identity may have. What was set for a name is above what the users file says of it, and
 /// that above what is set for each.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Identities {
     each: Traits,
     set: HashMap<Box<str>, Traits>,
@@ -38,6 +38,13 @@ impl Identities {
     pub fn set_weight(&mut self, whom: &str, weight: u32) {
         self.of(whom).weight = Some(weight.max(1));
         self.look();
+    }
+
+    /// The same, with what the users file said of `former`.
+    pub(super) fn with_users_of(mut self, former: &Self) -> Self {
+        self.users.clone_from(&former.users);
+        self.look();
+        self
     }
 
     /// Puts this in the place of what the users file said.

@@ -332,6 +332,30 @@ impl Limiter {
         self.change_rules(|table| table.replace(rules.iter().cloned()));
     }
 
+    /// Puts what is given in the place of the default, of all rules and of what identities may have,
+    /// at once; what the users file says stays. Where instances disagree, this one is right from now
+    /// on.
+    pub(crate) fn set_own(
+        &self,
+        default: Option<Limit>,
+        rules: Option<&[Rule]>,
+        identities: Option<&Identities>,
+    ) {
+        let seconds = table::seconds(clock::wall());
+        self.change_rules(|table| {
+            if let Some(default) = default {
+                table.set_default(default);
+            }
+            if let Some(rules) = rules {
+                table.replace(rules.iter().cloned());
+            }
+            if let Some(identities) = identities {
+                table.set_identities(identities);
+            }
+            table.date(seconds);
+        });
+    }
+
     /// Takes a rule away, so that the next less exact one holds; whether there was one.
     pub fn remove_host_limit(&self, pattern: &Pattern) -> bool {
         let mut removed = false;

@@ -328,6 +328,16 @@ impl Rules {
         removed
     }
 
+    /// What identities may have now; what the users file says stays.
+    pub(super) fn set_identities(&mut self, identities: &Identities) {
+        self.identities = identities.clone().with_users_of(&self.identities);
+    }
+
+    /// The same as [`Rules::since`], of rules that were changed.
+    pub(super) fn date(&mut self, seconds: u64) {
+        self.since = seconds.min(TABLE - 1);
+    }
+
     /// Puts these rules in the place of all others; the default stays, and the fleet's table.
     pub fn replace(&mut self, rules: impl IntoIterator<Item = Rule>) {
         let default = self.local.of_others();

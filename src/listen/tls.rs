@@ -33,7 +33,7 @@ pub(crate) const HTTP2: &[u8] = b"h2";
 const PROTOCOLS: [&[u8]; 2] = [HTTP2, b"http/1.1"];
 
 /// What narrows needs to speak TLS with clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// PEM file of the certificate, and of those that lead to its authority.
     pub certificate: PathBuf,
@@ -44,7 +44,7 @@ pub struct Settings {
 }
 
 /// Who may come by certificate.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clients {
     /// PEM file of the authorities.
     pub authorities: PathBuf,

@@ -200,8 +200,8 @@ impl Client {
 
     /// Whether an authority is one of ours: the address that it came to, the name that it asked for in
     /// TLS, or a name that the settings give the gateway.
-    pub(crate) fn is_called(&self, thread: &Thread, named: &str, tls: bool) -> bool {
-        let Ok(authority) = thread.authority(named, tls) else { return false };
+    pub(crate) fn is_called(&self, thread: &Thread, text: &str, tls: bool) -> bool {
+        let Ok(authority) = thread.authority(text, tls) else { return false };
         let names = self.names.borrow();
         let at = |local: &SocketAddr| {
             let ip = local.ip().to_canonical();

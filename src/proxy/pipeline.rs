@@ -38,12 +38,12 @@ use crate::policy::Refusal;
 use crate::policy::Rule;
 use crate::policy::api::Api;
 use crate::policy::breaker::Pass;
+use crate::policy::cooldown;
 use crate::policy::cooldown::CoolDowns;
 use crate::policy::cooldown::Subject;
 use crate::policy::parents::Asked;
 use crate::policy::parents::Parent;
 use crate::policy::parents::Way;
-use crate::policy::retry;
 use crate::policy::retry::Attempt;
 use crate::policy::retry::Verdict;
 use crate::upstream::SendError;
@@ -307,9 +307,6 @@ async fn attempt(
         let (cooldowns, subject) = subject.as_ref()?;
         cooldowns.hear(subject, status, fields)
     });
-    if asked.is_some() {
-        api.counts.cooled();
-    }
     let parent = way.as_ref().and_then(|way| way.parent.as_ref());
     story.attempted(api, end, parent.map(|parent| &**parent));
     let parent = parent.map(Arc::clone);
@@ -323,8 +320,8 @@ async fn attempt(
         pass.record(Facts { end, ..facts }).await;
     }
     let asked = asked.or_else(|| {
-        let fields = sent.as_ref().ok().filter(|_| !escapes)?.response.headers();
-        retry::retry_after(fields, clock::wall)
+        let sent = sent.as_ref().ok().filter(|_| api.retry.is_some() && !escapes)?;
+        cooldown::asked(sent.response.status().as_u16(), sent.response.headers())
     });
     tell(order, api, turn.former.map_or(1, |former| former.number), &sent, end);
     Ok(Tried { sent, end, asked, parent })

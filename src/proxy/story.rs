@@ -193,7 +193,7 @@ impl Story {
 
     /// An attempt has ended, by way of this parent.
     pub(super) fn attempted(&mut self, api: &Api, end: End, parent: Option<&Parent>) {
-        api.counts.attempted(end, self.attempts > 0, parent);
+        api.counts.attempted(end, self.attempts > 0);
         self.attempts += 1;
         if let Some(log) = &mut self.log {
             log.parent = parent.map(|parent| Arc::clone(&parent.name));

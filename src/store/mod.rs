@@ -35,6 +35,7 @@ use deadpool_redis::Runtime;
 use futures_util::future::try_join_all;
 use redis::AsyncConnectionConfig;
 use redis::RedisError;
+use subtle::ConstantTimeEq;
 use thiserror::Error;
 
 use self::keys::Keys;
@@ -57,7 +58,7 @@ pub struct Settings {
 }
 
 /// How Redis is run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Deployment {
     /// A cluster: the hosts are spread over its nodes.
     Cluster {
@@ -102,7 +103,7 @@ impl fmt::Display for Node {
 }
 
 /// Who one is at Redis; nobody by default.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Login {
     /// The user of an ACL; none is `default`.
     pub username: Option<String>,
@@ -111,7 +112,7 @@ pub struct Login {
 }
 
 /// Whom to trust, and who one is, by TLS.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tls {
     /// Certificates in PEM of the authorities to trust; none trusts the system's.
     pub authority: Option<Vec<u8>>,
@@ -120,7 +121,7 @@ pub struct Tls {
 }
 
 /// What a Redis that asks for certificates is shown.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ClientCertificate {
     /// The chain, in PEM.
     pub certificate: Vec<u8>,
@@ -151,6 +152,13 @@ impl Settings {
 /// A text that is never printed.
 #[derive(Clone)]
 pub struct Secret(pub String);
+
+/// SECURITY: in a time that tells no more than the length.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,6 +5,7 @@
 
 use std::io::IsTerminal;
 use std::io::Write;
+use std::sync::OnceLock;
 
 use tracing::Level;
 use tracing_subscriber::Layer;
@@ -12,7 +13,9 @@ use tracing_subscriber::Registry;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::Filter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 
 /// How the log looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,11 +42,27 @@ pub struct Settings {
 /// already; that one stays.
 pub fn init(settings: &Settings) -> bool {
     let colour = settings.colour && std::io::stderr().is_terminal();
-    let layer = layer(settings, colour, std::io::stderr);
-    tracing::subscriber::set_global_default(Registry::default().with(layer)).is_ok()
+    let (filter, handle) = reload::Layer::new(filter(settings.level));
+    let layer = layer(settings, colour, std::io::stderr, filter);
+    let is_ours = tracing::subscriber::set_global_default(Registry::default().with(layer)).is_ok();
+    is_ours && FILTER.set(handle).is_ok()
 }
 
-fn layer<W>(settings: &Settings, colour: bool, to: W) -> Box<dyn Layer<Registry> + Send + Sync>
+/// What is written of the events that [`init`] sends somewhere.
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
+/// Has other events written from now on. False without [`init`]: then the level is the host
+/// program's.
+pub fn set_level(level: Level) -> bool {
+    FILTER.get().is_some_and(|handle| handle.reload(filter(level)).is_ok())
+}
+
+fn layer<W>(
+    settings: &Settings,
+    colour: bool,
+    to: W,
+    filter: impl Filter<Registry> + Send + Sync + 'static,
+) -> Box<dyn Layer<Registry> + Send + Sync>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     for<'a> <W as MakeWriter<'a>>::Writer: Write,
@@ -55,10 +74,8 @@ where
         .with_ansi(colour)
         .log_internal_errors(false);
     match settings.format {
-        Format::Json => {
-            layer.json().flatten_event(true).with_filter(filter(settings.level)).boxed()
-        }
-        Format::Text => layer.with_filter(filter(settings.level)).boxed(),
+        Format::Json => layer.json().flatten_event(true).with_filter(filter).boxed(),
+        Format::Text => layer.with_filter(filter).boxed(),
     }
 }
 
@@ -97,7 +114,7 @@ mod tests {
         let page = Page::default();
         let settings = Settings { level, format, colour: true };
         let writer = page.clone();
-        let layer = layer(&settings, false, move || writer.clone());
+        let layer = layer(&settings, false, move || writer.clone(), filter(level));
         tracing::subscriber::with_default(Registry::default().with(layer), speak);
         let bytes = page.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -111,6 +128,24 @@ mod tests {
         });
         assert!(text.contains("told") && text.contains("host=\"a.test\""), "{text}");
         assert!(!text.contains("quiet"), "{text}");
+    }
+
+    #[test]
+    fn another_level_holds_at_once() {
+        let page = Page::default();
+        let settings = Settings { level: Level::INFO, format: Format::Text, colour: true };
+        let writer = page.clone();
+        let (filter, handle) = reload::Layer::new(filter(settings.level));
+        let layer = layer(&settings, false, move || writer.clone(), filter);
+        tracing::subscriber::with_default(Registry::default().with(layer), || {
+            for _ in 0..2 {
+                tracing::debug!("before");
+            }
+            handle.reload(super::filter(Level::DEBUG)).unwrap();
+            tracing::debug!("after");
+        });
+        let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("after") && !text.contains("before"), "{text}");
     }
 
     #[test]

@@ -15,6 +15,12 @@ use crate::policy::api::Apis;
 use crate::policy::api::counts::Outcome;
 use crate::policy::api::counts::RESULTS;
 use crate::policy::api::counts::Totals;
+use crate::policy::breaker::Circuit;
+use crate::policy::breaker::Condition;
+use crate::policy::cooldown::CoolDowns;
+use crate::policy::cooldown::Counted;
+use crate::policy::parents::ParentSnapshot;
+use crate::policy::parents::Snapshot;
 
 /// All APIs, as of one moment.
 #[derive(Debug)]
@@ -37,10 +43,126 @@ impl Collector for Numbers {
         family(encoder, ("narrows_api_attempts", help), label, &apis, |totals| &totals.attempts)?;
         let help = "Attempts that were not the first of their request";
         single(encoder, ("narrows_api_retries", help), &apis, |totals| totals.retries)?;
-        let help = "Answers that asked not to be asked for a while";
-        single(encoder, ("narrows_api_cool_downs", help), &apis, |totals| totals.heard)?;
+        circuits(encoder, &apis)?;
+        cool_downs(encoder, &apis)?;
         parents(encoder, &apis)
     }
+}
+
+/// How the circuits of each API are; where each host has its own, the worst of them.
+fn circuits(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> fmt::Result {
+    let all: Vec<(&str, Vec<Circuit>)> = apis
+        .iter()
+        .filter_map(|(api, _)| Some((&**api.name(), api.breakers.as_ref()?.snapshot())))
+        .collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let help = "Whether the circuit of an API is closed (0), half-open (1) or open (2)";
+    let name = "narrows_breaker_state";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (api, circuits) in &all {
+        let worst = circuits.iter().map(|circuit| number(circuit.condition)).max().unwrap_or(0);
+        family.encode_family(&[("api", *api)])?.encode_gauge(&worst)?;
+    }
+    let help = "Circuits that are open: one for an API, or one for each host";
+    let name = "narrows_breaker_open_circuits";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (api, circuits) in &all {
+        let open = circuits.iter().filter(|circuit| circuit.condition == Condition::Open).count();
+        family.encode_family(&[("api", *api)])?.encode_gauge(&(open as u64))?;
+    }
+    Ok(())
+}
+
+fn number(condition: Condition) -> u64 {
+    match condition {
+        Condition::Closed => 0,
+        Condition::HalfOpen => 1,
+        Condition::Open => 2,
+    }
+}
+
+fn cool_downs(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> fmt::Result {
+    let all: Vec<(&str, &CoolDowns)> =
+        apis.iter().filter_map(|(api, _)| Some((&**api.name(), api.cooldowns.as_ref()?))).collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let help = "Upstreams of an API that are not asked for a while since they said so";
+    let name = "narrows_cool_downs";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (api, cooldowns) in &all {
+        let held = cooldowns.seen().iter().filter(|seen| !seen.left.is_zero()).count();
+        family.encode_family(&[("api", *api)])?.encode_gauge(&(held as u64))?;
+    }
+    let help = "What became of cool-downs and of requests that met one";
+    let name = "narrows_cool_down_events";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (api, cooldowns) in &all {
+        let Counted { heard, told, capped, waited, refused, forgotten } = cooldowns.counted();
+        for (event, n) in [
+            ("heard", heard),
+            ("told", told),
+            ("capped", capped),
+            ("waited", waited),
+            ("refused", refused),
+            ("forgotten", forgotten),
+        ] {
+            let labels = [("api", *api), ("event", event)];
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&n, None)?;
+        }
+    }
+    Ok(())
+}
+
+fn parents(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> fmt::Result {
+    let all: Vec<(&str, Snapshot)> = apis
+        .iter()
+        .filter_map(|(api, _)| Some((&**api.name(), api.parents.as_ref()?.snapshot())))
+        .collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let counters: [(&str, &str, fn(&ParentSnapshot) -> u64); 2] = [
+        ("narrows_parent_requests", "Attempts by way of a parent", |parent| parent.requests),
+        ("narrows_parent_failures", "Those of them for which it was banned", |parent| {
+            parent.failures
+        }),
+    ];
+    for (name, help, count) in counters {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (api, parent) in each(&all) {
+            let labels = [("api", api), ("parent", &*parent.parent)];
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&count(parent), None)?;
+        }
+    }
+    let gauges: [(&str, &str, fn(&ParentSnapshot) -> u64); 2] = [
+        (
+            "narrows_parent_in_use",
+            "Attempts by way of a parent that wait for a response",
+            |parent| parent.in_use.into(),
+        ),
+        (
+            "narrows_parent_bans",
+            "Hosts for which a parent is not used now, all of them as one",
+            |parent| parent.bans.len() as u64,
+        ),
+    ];
+    for (name, help, value) in gauges {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (api, parent) in each(&all) {
+            let labels = [("api", api), ("parent", &*parent.parent)];
+            family.encode_family(&labels)?.encode_gauge(&value(parent))?;
+        }
+    }
+    Ok(())
+}
+
+fn each<'a>(all: &'a [(&'a str, Snapshot)]) -> impl Iterator<Item = (&'a str, &'a ParentSnapshot)> {
+    all.iter().flat_map(|(api, snapshot)| snapshot.parents.iter().map(|parent| (*api, parent)))
 }
 
 /// A counter for each API and word.
@@ -78,22 +200,6 @@ fn single(
     Ok(())
 }
 
-fn parents(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> fmt::Result {
-    let help = "Attempts by way of a parent: those without a response, and the others";
-    let name = "narrows_api_parent_requests";
-    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (api, _) in apis {
-        for (parent, counts) in api.counts.ways() {
-            for (result, n) in ["failure", "success"].into_iter().zip(counts) {
-                let labels = [("api", &**api.name()), ("parent", &**parent), ("result", result)];
-                let mut metric = family.encode_family(&labels)?;
-                metric.encode_counter::<NoLabelSet, _, u64>(&n, None)?;
-            }
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::super::tests::get;
@@ -113,11 +219,10 @@ mod tests {
         sources.apis.store(Arc::new(Apis::new(&settings, &Board::alone(), None)));
         let apis = sources.apis.load();
         let counts = &apis.named("orders").unwrap().counts;
-        counts.attempted(End::Status(503), false, None);
-        counts.attempted(End::Status(200), true, None);
+        counts.attempted(End::Status(503), false);
+        counts.attempted(End::Status(200), true);
         counts.asked(Outcome::Success);
         counts.asked(Outcome::Breaker);
-        counts.cooled();
         let (_, _, text) = get(&sources, "/metrics").await;
         for line in [
             "narrows_api_requests_total{api=\"orders\",outcome=\"success\"} 1",
@@ -128,7 +233,6 @@ mod tests {
             "narrows_api_attempts_total{api=\"orders\",result=\"2xx\"} 1",
             "narrows_api_attempts_total{api=\"orders\",result=\"connect_refused\"} 0",
             "narrows_api_retries_total{api=\"orders\"} 1",
-            "narrows_api_cool_downs_total{api=\"orders\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }

@@ -36,6 +36,8 @@ use crate::policy::retry;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Up to how many bytes `validate_json: true` looks at.
 const JSON_BODY: u64 = 1024 * 1024;
+/// What may be set and taken out of fields.
+const SETTABLE: &str = "a field that does not belong to the connection itself";
 /// The longest name of an API.
 const LONGEST_NAME: usize = 64;
 
@@ -67,6 +69,7 @@ pub(super) fn read(entry: &Entry, shared: &[Arc<Parent>], notes: &mut Notes) -> 
     });
     let timeout = map.time_or_off(notes, &keys::REQUEST_TIMEOUT).or(of_breaker);
     api.request_timeout = timeout.unwrap_or((!is_default).then_some(REQUEST_TIMEOUT));
+    api.total_timeout = map.time(notes, &keys::TOTAL_TIMEOUT);
     api.breaker =
         breaker.map(|map| map.map_or_else(Default::default, |map| self::breaker(&map, notes)));
     api.retry = retry(&map, notes);
@@ -105,7 +108,7 @@ fn gateway(map: &Map<'_>, notes: &mut Notes) -> Gateway {
     let _without_effect = map.list(notes, &keys::METHOD, method);
     set(&mut gateway.methods, map.list(notes, &keys::METHODS, method));
     set(&mut gateway.headers, fields(map, notes, &keys::HEADERS));
-    set(&mut gateway.remove_headers, map.list(notes, &keys::REMOVE_HEADERS, settable));
+    set(&mut gateway.remove_headers, map.list(notes, &keys::REMOVE_HEADERS, removable));
     set(&mut gateway.response_headers, fields(map, notes, &keys::RESPONSE_HEADERS));
     gateway.forward_headers = match map.switch_or(&keys::FORWARD_HEADERS) {
         None | Some(Or::Switch(false)) => Forwarded::None,
@@ -126,17 +129,12 @@ fn gateway(map: &Map<'_>, notes: &mut Notes) -> Gateway {
     gateway
 }
 
-fn settable(text: &str) -> Result<HeaderName, &'static str> {
-    let name = field_name(text)?;
-    if is_settable(&name) {
-        Ok(name)
-    } else {
-        Err("a field that does not belong to the connection itself")
-    }
-}
-
 fn field_name(text: &str) -> Result<HeaderName, &'static str> {
     text.parse().map_err(|_bad| "the name of a field, such as X-Api-Key")
+}
+
+fn removable(text: &str) -> Result<HeaderName, &'static str> {
+    field_name(text).and_then(|name| if is_settable(&name) { Ok(name) } else { Err(SETTABLE) })
 }
 
 /// Fields that are set. Those that say where a message ends or which way it goes are ours.
@@ -157,12 +155,7 @@ fn fields(map: &Map<'_>, notes: &mut Notes, key: &Key) -> Option<Vec<(HeaderName
                     &format!("a value that {name} can carry: one line of text"),
                 ),
             },
-            Ok(_) => map.refuse(
-                notes,
-                &plain(key),
-                name,
-                &"a field that does not belong to the connection itself",
-            ),
+            Ok(_) => map.refuse(notes, &plain(key), name, &SETTABLE),
             Err(allowed) => map.refuse(notes, &plain(key), name, &allowed),
         }
     }
@@ -223,11 +216,11 @@ fn only_forward(map: &Map<'_>, notes: &mut Notes) {
         &keys::HOSTS,
         &keys::METHOD,
         &keys::METHODS,
-        &keys::FORWARDED,
         &keys::REQUIRES_BODY,
         &keys::VALIDATE_JSON,
         &keys::HEADERS,
         &keys::FORWARD_HEADERS,
+        &keys::FORWARDED,
         &keys::REMOVE_HEADERS,
         &keys::RESPONSE_HEADERS,
         &keys::REWRITE,

@@ -233,6 +233,8 @@ keys! {
         "Certificates are verified in any case; false is refused.");
     REQUEST_TIMEOUT = row(Api, "request_timeout", Time(Milliseconds, Zero::Off), "10000",
         "How long one attempt may take to connect, and then to the head of its response.");
+    TOTAL_TIMEOUT = row(Api, "total_timeout", Time(Milliseconds, Zero::Off), "off",
+        "From the head of a request to the head of its answer, all attempts and all waits together.");
     RETRY_UNSAFE_OF_API = row(Api, "retry_unsafe", Switch, "false",
         "The same as retry.retry_unsafe.");
     ENABLE_CACHE = row(Api, "enable_cache", Switch, "false",
@@ -270,6 +272,8 @@ keys! {
         "Connections at once to one host through one proxy, of the whole fleet; 0 is unlimited.");
     PROXY_QUOTA = row(Api, "proxy_quota", Text("off, or N/TIME such as 600/1m"), "off",
         "Requests to one host through one proxy in a time, of the whole fleet.");
+    NO_PROXY = row(Api, "no_proxy", Texts("hosts such as a.test, a.test:8443 or *.a.test"), "[]",
+        "Hosts that are gone to directly.");
 
     PARENT_URL = row(Parent, "url", Text("a URL such as http://USER:PASSWORD@HOST:PORT, or with https"), "",
         "The proxy.").secret();
@@ -287,7 +291,7 @@ keys! {
     PROBES = row(Breaker, "probes", Whole(1, 1000), "1",
         "Requests of the whole fleet that may try at once whether it can be closed.");
     PROBE_LEASE = row(Breaker, "probe_lease", Time(Seconds, Zero::Refused), "",
-        "How long the place of one is kept if nothing is heard of it, as after a crash; two seconds more than request_timeout, if nothing is given.");
+        "How long the place of such a request is kept if nothing is heard of it; without it as long as request_timeout, or 10 s, and two seconds more.");
     WINDOW = row(Breaker, "window", Time(Seconds, Zero::Refused), "60",
         "The time that is looked back over for the rates.");
     MINIMUM_CALLS = row(Breaker, "minimum_calls", Whole(1, TIMES), "20",

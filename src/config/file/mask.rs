@@ -25,12 +25,13 @@ pub(crate) fn told(text: &str, secret: bool, referred: bool) -> String {
     }
 }
 
-/// Text with the userinfo of a URL, if it is one that has some, left out.
+/// Text without the userinfo of a URL, should it be one that has some.
 pub(crate) fn url(text: &str) -> String {
     // Up to the last @: a password may hold what should have been escaped.
-    match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
-        Some((scheme, (_, rest))) => format!("{scheme}://***@{rest}"),
-        None => text.to_owned(),
+    let Some((before, rest)) = text.rsplit_once('@') else { return text.to_owned() };
+    match before.split_once("://") {
+        Some((scheme, _)) => format!("{scheme}://***@{rest}"),
+        None => format!("***@{rest}"),
     }
 }
 
@@ -51,7 +52,7 @@ mod tests {
         assert_eq!(url("http://u:p/w@a.test"), "http://***@a.test");
         assert_eq!(url("http://u:p@w@a.test"), "http://***@a.test");
         assert_eq!(url("http://a.test"), "http://a.test");
-        assert_eq!(url("u:p@a.test"), "u:p@a.test");
+        assert_eq!(url("u:p@a.test"), "***@a.test");
         assert_eq!(told("x", true, false), SECRET);
         assert_eq!(told("x", false, true), SECRET);
         assert_eq!(told("x", false, false), "\"x\"");

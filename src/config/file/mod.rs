@@ -7,10 +7,12 @@
 
 mod api;
 mod claims;
+mod expand;
 pub(super) mod keys;
 pub(super) mod mask;
 pub(super) mod parents;
 mod reader;
+mod set;
 pub(super) mod settings;
 mod toml;
 pub(super) mod tree;
@@ -33,18 +35,49 @@ use crate::policy::parents::Parent;
 /// The longest file, in bytes.
 const LONGEST_FILE: u64 = 1024 * 1024;
 
-/// Reads a file; an empty map is what is left of one that cannot be read.
-pub(super) fn open(path: &Path, notes: &mut Notes) -> Node {
-    let place = Place::of(&path.display().to_string());
+/// What makes a tree: the file, what is changed in it from outside, and the variables it refers to.
+#[derive(Debug, Default)]
+pub(super) struct Makings<'a> {
+    pub(super) file: Option<&'a Path>,
+    /// Who says it, and what.
+    pub(super) expressions: Vec<(&'static str, String)>,
+}
+
+/// Reads all of it; an empty map is what is left of a file that cannot be read.
+pub(super) fn open(
+    makings: Makings<'_>,
+    variable: &dyn Fn(&str) -> Option<String>,
+    notes: &mut Notes,
+) -> Node {
+    let mut root = match makings.file {
+        Some(path) => file(path, notes),
+        None => Node::empty(Place::of("narrows")),
+    };
+    for (by, expression) in &makings.expressions {
+        set::apply(&mut root, by, expression, notes);
+    }
+    expand::expand(&mut root, variable, notes);
+    root
+}
+
+fn file(path: &Path, notes: &mut Notes) -> Node {
+    let name = path.display().to_string();
     match text_of(path) {
-        Ok(text) if path.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("toml")) => {
-            toml::parse(&text, &place, &mut notes.problems)
-        }
-        Ok(text) => yaml::parse(&text, &place, &mut notes.problems),
+        Ok(text) => parse(&text, &name, notes),
         Err(error) => {
-            notes.problems.push(format!("{place}: the config file cannot be read: {error}"));
-            Node::empty(place)
+            notes.problems.push(format!("{name}: the config file cannot be read: {error}"));
+            Node::empty(Place::of(&name))
         }
+    }
+}
+
+/// Reads a text; its name says whether it is TOML.
+pub(crate) fn parse(text: &str, name: &str, notes: &mut Notes) -> Node {
+    let place = Place::of(name);
+    let ending = Path::new(name).extension();
+    match ending.is_some_and(|ending| ending.eq_ignore_ascii_case("toml")) {
+        true => toml::parse(text, &place, &mut notes.problems),
+        false => yaml::parse(text, &place, &mut notes.problems),
     }
 }
 
@@ -81,4 +114,4 @@ pub(super) fn apis(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -14,6 +14,7 @@ use super::reader::Notes;
 use super::tree::Node;
 use super::tree::Value;
 use super::url;
+use crate::base::pattern::Pattern;
 use crate::config::units;
 use crate::policy::parents::Parent;
 use crate::policy::parents::Settings;
@@ -28,6 +29,7 @@ pub(super) fn read(map: &Map<'_>, shared: &[Arc<Parent>], notes: &mut Notes) -> 
     set(&mut settings.ban, map.time(notes, &keys::PROXY_BAN));
     set(&mut settings.max_connections, map.whole(notes, &keys::PROXY_MAX_CONNECTIONS));
     settings.quota = map.parse(notes, &keys::PROXY_QUOTA, quota).flatten();
+    set(&mut settings.except, map.list(notes, &keys::NO_PROXY, str::parse::<Pattern>));
     settings.strategy = strategy(map, notes);
     let own = list(map, notes);
     let is_used = map.switch(notes, &keys::USE_PROXY);
@@ -37,8 +39,10 @@ pub(super) fn read(map: &Map<'_>, shared: &[Arc<Parent>], notes: &mut Notes) -> 
         }
         return None;
     }
+    let is_given = own.is_some();
     settings.list = own.unwrap_or_else(|| shared.to_vec());
-    if settings.list.is_empty() && settings.strategy != Strategy::Never {
+    // What is wrong with those that are given is told already.
+    if settings.list.is_empty() && !is_given && settings.strategy != Strategy::Never {
         let words =
             "true is not allowed: there are no proxies; give some in proxies, or in PROXY_URLS";
         map.complain(notes, &keys::USE_PROXY, words);

@@ -36,7 +36,7 @@ pub(crate) type Texts = BTreeMap<&'static str, Vec<Told>>;
 
 /// Whether a setting may stand in the file: what says which file, and what to change in it, may not.
 pub(crate) fn may_stand(setting: &Setting) -> bool {
-    setting.name != flags::CONFIG.name
+    setting.name != flags::CONFIG.name && setting.name != flags::SET.name
 }
 
 /// What a setting is called in the file.

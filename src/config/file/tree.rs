@@ -10,19 +10,27 @@ use std::sync::Arc;
 pub(crate) struct Place {
     /// The file, or the expression.
     name: Arc<str>,
-    /// Line and column, both from 1; none in what has no lines.
+    /// Whether it has lines: an expression has none.
+    has_lines: bool,
+    /// Line and column, both from 1; none for all of it.
     position: Option<(usize, usize)>,
 }
 
 impl Place {
-    /// All of a file, or an expression.
-    pub(crate) fn of(name: &str) -> Self {
-        Self { name: name.into(), position: None }
+    /// All of a file.
+    pub(crate) fn of(file: &str) -> Self {
+        Self { name: file.into(), has_lines: true, position: None }
+    }
+
+    /// An expression of the command line, a flag, or a variable.
+    pub(crate) fn of_expression(expression: &str) -> Self {
+        Self { name: expression.into(), has_lines: false, position: None }
     }
 
     /// A position in it.
     pub(crate) fn at(&self, line: usize, column: usize) -> Self {
-        Self { name: Arc::clone(&self.name), position: Some((line, column)) }
+        let position = self.has_lines.then_some((line, column));
+        Self { name: Arc::clone(&self.name), has_lines: self.has_lines, position }
     }
 }
 
@@ -171,15 +179,20 @@ impl Node {
         entry.node.put(rest, node);
     }
 
-    /// Does something with each scalar.
-    pub(crate) fn for_each_scalar(&mut self, act: &mut impl FnMut(&Place, &mut Value)) {
-        match &mut self.value {
-            Value::Nothing => {}
-            Value::Scalar(_) => act(&self.place, &mut self.value),
-            Value::List(nodes) => nodes.iter_mut().for_each(|node| node.for_each_scalar(act)),
-            Value::Map(entries) => {
-                entries.iter_mut().for_each(|entry| entry.node.for_each_scalar(act));
+    /// Does something with each scalar within, and takes out those for which it says false.
+    pub(crate) fn retain_scalars(&mut self, act: &mut impl FnMut(&Place, &mut Scalar) -> bool) {
+        let mut keep = |node: &mut Self| match &mut node.value {
+            Value::Scalar(scalar) => act(&node.place, scalar),
+            Value::Nothing => true,
+            Value::List(_) | Value::Map(_) => {
+                node.retain_scalars(act);
+                true
             }
+        };
+        match &mut self.value {
+            Value::Nothing | Value::Scalar(_) => {}
+            Value::List(nodes) => nodes.retain_mut(keep),
+            Value::Map(entries) => entries.retain_mut(|entry| keep(&mut entry.node)),
         }
     }
 }

@@ -1,14 +1,13 @@
-//! What is counted of one API: requests by how they ended, attempts, retries, cool-downs, ways by
-//! parents.
+//! What is counted of one API: requests by how they ended, attempts, retries. What their
+//! gates do is counted by those themselves.
 //!
-//! Not how long anything took, and nothing per path or client: the labels are the names of APIs and
-//! of parents, which the settings have, and words of ours. What was counted lives on with the API's
+//! Not how long anything took, and nothing per path or client: the labels are the names of APIs,
+//! which the settings have, and words of ours. What was counted lives on with the API's
 //! name when settings change, and ends with it.
 //!
 //! PERF: an API's counters are striped, so that threads on different cores count on cache lines of
 //! their own; to count is an atomic addition that nobody else is near to.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
@@ -17,7 +16,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::super::Cause;
 use super::super::End;
 use super::super::Rule;
-use super::super::parents::Parent;
 
 /// How a request ended, as far as its API is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,17 +112,12 @@ struct Stripe {
     requests: [AtomicU64; Outcome::ALL.len()],
     attempts: [AtomicU64; RESULTS.len()],
     retries: AtomicU64,
-    heard: AtomicU64,
 }
-
-/// What one parent was asked for: what failed, and the rest.
-type Ways = [AtomicU64; 2];
 
 /// The counters of one API.
 #[derive(Debug)]
 pub(crate) struct Counts {
     stripes: Arc<[Stripe]>,
-    parents: BTreeMap<Arc<str>, Arc<Ways>>,
 }
 
 /// What was counted, in all.
@@ -136,13 +129,11 @@ pub(crate) struct Totals {
     pub(crate) attempts: [u64; RESULTS.len()],
     /// Attempts that were not the first of their request.
     pub(crate) retries: u64,
-    /// Answers that asked not to be asked for a while.
-    pub(crate) heard: u64,
 }
 
 impl Counts {
-    /// Counters for an API with these parents, which go on from what `former` has counted.
-    pub(super) fn new(parents: &[Arc<Parent>], former: Option<&Self>) -> Self {
+    /// Counters that go on from what `former` has counted.
+    pub(super) fn new(former: Option<&Self>) -> Self {
         let stripes = former.map_or_else(
             || {
                 let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -150,11 +141,7 @@ impl Counts {
             },
             |former| Arc::clone(&former.stripes),
         );
-        let ways = |parent: &Arc<Parent>| {
-            let known = former.and_then(|former| former.parents.get(&parent.name));
-            (Arc::clone(&parent.name), known.map(Arc::clone).unwrap_or_default())
-        };
-        Self { stripes, parents: parents.iter().map(ways).collect() }
+        Self { stripes }
     }
 
     /// A request is over.
@@ -162,21 +149,13 @@ impl Counts {
         self.stripe().requests[outcome as usize].fetch_add(1, Relaxed);
     }
 
-    /// An attempt is over; `again` is whether it was a retry, `parent` by which way it went.
-    pub(crate) fn attempted(&self, end: End, again: bool, parent: Option<&Parent>) {
+    /// An attempt is over; `again` is whether it was a retry.
+    pub(crate) fn attempted(&self, end: End, again: bool) {
         let stripe = self.stripe();
         stripe.attempts[result(end)].fetch_add(1, Relaxed);
         if again {
             stripe.retries.fetch_add(1, Relaxed);
         }
-        if let Some(ways) = parent.and_then(|parent| self.parents.get(&parent.name)) {
-            ways[usize::from(!matches!(end, End::Failed(_)))].fetch_add(1, Relaxed);
-        }
-    }
-
-    /// An answer asked not to be asked for a while.
-    pub(crate) fn cooled(&self) {
-        self.stripe().heard.fetch_add(1, Relaxed);
     }
 
     /// All that was counted.
@@ -187,14 +166,8 @@ impl Counts {
             totals.requests.iter_mut().zip(&stripe.requests).for_each(|(sum, n)| add(sum, n));
             totals.attempts.iter_mut().zip(&stripe.attempts).for_each(|(sum, n)| add(sum, n));
             add(&mut totals.retries, &stripe.retries);
-            add(&mut totals.heard, &stripe.heard);
         }
         totals
-    }
-
-    /// Attempts by way of each parent: what failed, and the rest.
-    pub(crate) fn ways(&self) -> impl Iterator<Item = (&Arc<str>, [u64; 2])> {
-        self.parents.iter().map(|(name, ways)| (name, ways.each_ref().map(|n| n.load(Relaxed))))
     }
 
     fn stripe(&self) -> &Stripe {
@@ -209,17 +182,6 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::authority::Authority;
-
-    fn parent(name: &str) -> Arc<Parent> {
-        Arc::new(Parent {
-            name: name.into(),
-            tls: false,
-            authority: Authority::parse("a.test:1", None).unwrap(),
-            authorization: None,
-            weight: 1,
-        })
-    }
 
     #[test]
     fn results_are_named_by_class_and_cause() {
@@ -236,15 +198,14 @@ mod tests {
 
     #[test]
     fn threads_count_together() {
-        let counts = Counts::new(&[], None);
+        let counts = Counts::new(None);
         std::thread::scope(|scope| {
             for _ in 0..40 {
                 scope.spawn(|| {
                     for again in [false, true, true] {
-                        counts.attempted(End::Status(503), again, None);
+                        counts.attempted(End::Status(503), again);
                     }
                     counts.asked(Outcome::Failure);
-                    counts.cooled();
                 });
             }
         });
@@ -252,25 +213,20 @@ mod tests {
         assert_eq!(totals.requests[Outcome::Failure as usize], 40);
         assert_eq!(totals.requests.iter().sum::<u64>(), 40);
         assert_eq!(totals.attempts[result(End::Status(503))], 120);
-        assert_eq!((totals.retries, totals.heard), (80, 40));
+        assert_eq!(totals.retries, 80);
     }
 
     #[test]
-    fn what_was_counted_outlives_a_change_and_a_parent_that_left_is_gone() {
-        let [one, two, three] = ["http://1.test", "http://2.test", "http://3.test"].map(parent);
-        let former = Counts::new(&[Arc::clone(&one), Arc::clone(&two)], None);
+    fn what_was_counted_outlives_a_change() {
+        let former = Counts::new(None);
         former.asked(Outcome::Success);
-        former.attempted(End::Status(500), false, Some(&one));
-        former.attempted(End::Failed(Cause::Refused), false, Some(&two));
-        let counts = Counts::new(&[two, three], Some(&former));
+        former.attempted(End::Status(500), false);
+        let counts = Counts::new(Some(&former));
         // What is under way when the settings change still has the former ones.
-        former.attempted(End::Status(200), false, None);
+        former.attempted(End::Status(200), true);
         former.asked(Outcome::Success);
-        counts.attempted(End::Status(200), false, Some(&one));
+        counts.attempted(End::Failed(Cause::Reset), false);
         assert_eq!(counts.totals().requests[Outcome::Success as usize], 2);
-        assert_eq!(counts.totals().attempts.iter().sum::<u64>(), 4);
-        let ways: Vec<(&str, [u64; 2])> =
-            counts.ways().map(|(name, ways)| (&**name, ways)).collect();
-        assert_eq!(ways, [("http://2.test", [1, 0]), ("http://3.test", [0, 0])]);
+        assert_eq!(counts.totals().attempts.iter().sum::<u64>(), 3);
     }
 }

@@ -6,6 +6,7 @@
 //! settings change meanwhile. What a policy has learned (failures, cool-downs) lives on with the
 //! API's name.
 
+mod circuits;
 pub(crate) mod counts;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 
+pub(crate) use self::circuits::Circuits;
 use self::counts::Counts;
 use super::breaker;
 use super::breaker::Breakers;
@@ -37,7 +39,7 @@ use crate::store::board::Board;
 pub const DEFAULT: &str = "default";
 
 /// What holds for one API.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Its name: letters, digits, `-`, `_` and `.`.
     pub name: Arc<str>,
@@ -86,7 +88,7 @@ pub enum Forwarded {
 
 /// What is done to the messages of one API. `headers`, `remove_headers` and `response_headers` hold
 /// by whichever route a request comes, all else by the gateway's path alone.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Gateway {
     /// Methods it takes; empty takes all. Where GET is taken, HEAD is.
     pub methods: Vec<Method>,
@@ -258,10 +260,7 @@ impl Api {
                 Parents::new(name, parents.clone(), board, former)
             }),
             failures: former.map(|former| Arc::clone(&former.failures)).unwrap_or_default(),
-            counts: Counts::new(
-                settings.parents.as_ref().map_or(&[], |parents| &parents.list),
-                former.map(|former| &former.counts),
-            ),
+            counts: Counts::new(former.map(|former| &former.counts)),
             host: settings.target.as_ref().and_then(Target::host),
             settings,
         }

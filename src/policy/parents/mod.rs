@@ -57,7 +57,7 @@ use crate::base::pattern::Patterns;
 use crate::store::board::Board;
 
 /// The parents of an API, and how one is chosen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Which there are.
     pub list: Vec<Arc<Parent>>,

@@ -32,6 +32,7 @@ use super::pipeline::Order;
 use super::reject::Reject;
 use super::story::Kind;
 use super::story::Story;
+use super::tally;
 use crate::base::authority::Authority;
 use crate::base::authority::Host;
 use crate::base::identity::Identity;
@@ -69,15 +70,15 @@ pub(super) fn find(thread: &Thread, request: &Request<Source>) -> Result<Arc<Api
 
 /// Whether a request calls the gateway by a name that it has. SECURITY: a web page whose name has been
 /// made to lead here would read an API's answers through its visitor's browser, by its key.
-fn is_called(names: &[Host], request: &Request<Source>) -> bool {
-    let named = request.uri().authority().map(|named| named.as_str());
+fn is_called(known: &[Host], request: &Request<Source>) -> bool {
+    let authority = request.uri().authority().map(http::uri::Authority::as_str);
     let field = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     // What has no Host is HTTP/1.0, and no browser.
-    let Some(named) = named.or(field).filter(|_| !names.is_empty()) else { return true };
-    match Authority::parse(named, Some(80)) {
+    let Some(text) = authority.or(field).filter(|_| !known.is_empty()) else { return true };
+    match Authority::parse(text, Some(80)) {
         Ok(authority) => match authority.host() {
             Host::Address(_) => true,
-            Host::Name(name) => &**name == "localhost" || names.contains(authority.host()),
+            Host::Name(name) => &**name == "localhost" || known.contains(authority.host()),
         },
         Err(_) => false,
     }
@@ -141,7 +142,9 @@ pub(super) async fn serve(
     let named = parts.uri.authority();
     let named = named.and_then(|named| HeaderValue::from_str(named.as_str()).ok());
     let asked = parts.uri.path_and_query().map_or("/", |asked| asked.as_str());
-    parts.uri = path::join(&target.path, &gateway.rewrite, asked)?;
+    parts.uri = path::join(&target.path, &gateway.rewrite, asked)
+        .map_err(Failed::from)
+        .inspect_err(|failed| tally::turned_away(api, failed))?;
 
     let told = gateway.forwarded.then(|| fields::Told::of(client, &parts.headers, named));
 
@@ -163,7 +166,9 @@ pub(super) async fn serve(
         via.add(&mut parts.headers, version);
     }
     parts.version = Version::HTTP_11;
-    let body = body::judge(thread, client, gateway, &mut parts.headers, body).await?;
+    let body = body::judge(thread, client, gateway, &mut parts.headers, body)
+        .await
+        .inspect_err(|failed| tally::turned_away(api, failed))?;
     forward::finish(&mut parts, &body, left);
     let order = Order {
         thread,

@@ -14,9 +14,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+use std::time::UNIX_EPOCH;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -30,6 +32,7 @@ pub(crate) use self::words::Bound;
 pub(crate) use self::words::DialResult;
 pub(crate) use self::words::Route;
 pub(crate) use self::words::Yielded;
+use crate::base::clock;
 
 /// A number that one thread writes and any thread reads.
 ///
@@ -193,6 +196,12 @@ pub struct Metrics {
     redis: Option<Redis>,
     /// The same of the users file.
     users_reloads: [AtomicU64; 2],
+    /// The same of the settings.
+    config_reloads: [AtomicU64; 2],
+    /// Whether the last of those failed.
+    config_is_bad: AtomicBool,
+    /// When settings were last taken over, in seconds since 1970.
+    config_since: AtomicU64,
 }
 
 impl Metrics {
@@ -203,6 +212,9 @@ impl Metrics {
             tls_reloads: Default::default(),
             redis: shared.then(Redis::default),
             users_reloads: Default::default(),
+            config_reloads: Default::default(),
+            config_is_bad: AtomicBool::new(false),
+            config_since: AtomicU64::new(seconds()),
         }
     }
 
@@ -237,6 +249,21 @@ impl Metrics {
         self.users_reloads[usize::from(good)].fetch_add(1, Relaxed);
     }
 
+    /// The settings were read again, and taken over if they were `good`.
+    pub(crate) fn config_reloaded(&self, good: bool) {
+        self.config_reloads[usize::from(good)].fetch_add(1, Relaxed);
+        self.config_is_bad.store(!good, Relaxed);
+        if good {
+            self.config_since.store(seconds(), Relaxed);
+        }
+    }
+
+    /// Whether the settings in force are those that were read last; and when they were taken over,
+    /// in seconds since 1970.
+    pub(crate) fn config(&self) -> (bool, u64) {
+        (!self.config_is_bad.load(Relaxed), self.config_since.load(Relaxed))
+    }
+
     fn names(&self) -> BTreeMap<Arc<str>, u64> {
         let mut all = BTreeMap::new();
         for cells in &self.threads {
@@ -258,6 +285,11 @@ impl Metrics {
         let down = self.sum(down);
         self.sum(up).saturating_sub(down)
     }
+}
+
+/// Since 1970.
+fn seconds() -> u64 {
+    clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Writes one gauge without labels.
@@ -386,6 +418,19 @@ impl Collector for Metrics {
         }
 
         let results = ["failed", "ok"];
+        let help = "Whether the settings that were read last are in force, 1 or 0";
+        let (is_good, since) = self.config();
+        gauge(encoder, "narrows_config_last_reload_successful", help, is_good.into())?;
+        let help = "When the settings in force were taken over, in seconds since 1970";
+        gauge(encoder, "narrows_config_last_reload_success_timestamp_seconds", help, since)?;
+        let help =
+            "Times that the settings were read again: taken over, or wrong and without effect";
+        let mut family =
+            encoder.encode_descriptor("narrows_config_reloads", help, None, MetricType::Counter)?;
+        for (reloads, result) in self.config_reloads.iter().zip(results) {
+            counter(&mut family, &[("result", result)], reloads.load(Relaxed))?;
+        }
+
         let help = "TLS handshakes with clients by result";
         let mut family =
             encoder.encode_descriptor("narrows_tls_handshakes", help, None, MetricType::Counter)?;

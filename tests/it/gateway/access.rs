@@ -2,14 +2,19 @@
 
 use http::Request;
 use narrows::Config;
+use narrows::listen::tls;
+use narrows::listen::tls::Clients;
 use narrows::policy::api::Forwarded;
 use narrows::policy::api::Gateway;
+use tokio::net::TcpStream;
 
 use super::Served;
 use super::with;
+use crate::support::Certs;
 use crate::support::Origin;
 use crate::support::Response;
 use crate::support::Users;
+use crate::support::Wire;
 use crate::support::users::credentials;
 use crate::support::users::own;
 
@@ -106,4 +111,27 @@ async fn a_client_of_another_network_is_refused_by_403() {
     });
     served.get("/api/a/x").await.assert_refused(403, "http_request_denied");
     assert_eq!(origin.accepted(), 0);
+}
+
+#[tokio::test]
+async fn of_a_client_that_is_known_by_its_certificate_authorization_is_the_apis() {
+    let (origin, users, certs) = (Origin::start(), Users::new(&["alice"]), Certs::new());
+    let (certificate, key) = certs.files("gate", &["gate.test"]);
+    let gateway = Gateway { forward_headers: Forwarded::All, ..Gateway::default() };
+    let served = Served::with([with(&origin, gateway)], |config: &mut Config| {
+        config.clients.users = Some(users.path.clone());
+        let clients = Some(Clients { authorities: certs.file(), optional: true });
+        config.listen.tls = Some(tls::Settings { certificate, key, clients });
+    });
+    let known = certs.client_with(&certs.files("carol", &["carol.test"]));
+    let unknown = certs.client(&[]);
+    for (client, status) in [(known, 200), (unknown, 401)] {
+        let stream = TcpStream::connect(served.address).await.unwrap();
+        let stream = client.connect("gate.test".try_into().unwrap(), stream).await.unwrap();
+        let mut wire = Wire::new(stream);
+        let head = "GET /api/a/x HTTP/1.1\r\nHost: gate.test\r\nAuthorization: Bearer api\r\n\r\n";
+        wire.send(head).await.unwrap();
+        assert_eq!(wire.head().await.unwrap().unwrap().status(), status);
+    }
+    assert_eq!(origin.only().head.field("authorization"), Some("Bearer api"));
 }

@@ -7,6 +7,7 @@ use narrows::policy::api::Gateway;
 use super::Served;
 use super::api;
 use super::with;
+use crate::support::End;
 use crate::support::Origin;
 use crate::support::Response;
 
@@ -125,8 +126,8 @@ async fn an_answer_that_breaks_off_is_cut_and_not_mended() {
     for path in ["/api/a/truncate", "/api/a/truncate-chunked"] {
         let mut client = served.client().await;
         client.send_request("GET", path, &[]).await;
-        assert_eq!(client.head().await.status(), 200);
-        assert_eq!(client.end().await, crate::support::End::Reset, "{path}");
+        // A reset may overtake the head, which is as clear.
+        assert_eq!(client.end().await, End::Reset, "{path}");
     }
     served.get("/api/a/die").await.assert_refused(502, "connection_terminated");
 }

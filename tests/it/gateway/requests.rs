@@ -57,7 +57,7 @@ async fn interim_answers_and_trailers_come_through() {
     assert_eq!(client.head().await.status(), 103);
     assert_eq!(client.response("GET").await.text(), "hinted");
     let answer = client.request("GET", "/api/a/trailers", &["TE: trailers"]).await;
-    assert_eq!(answer.trailers, [("x-sum".to_owned(), "5".to_owned())]);
+    assert_eq!(answer.trailers, [("X-Sum".to_owned(), "5".to_owned())]);
     assert_eq!(origin.seen()[1].head.field("te"), Some("trailers"));
 }
 
@@ -136,4 +136,27 @@ async fn over_tls_the_gateway_is_known_by_the_name_in_the_handshake() {
     let other = client.get("https://other.test/api/a/x").await;
     assert_ne!(other.status, 200, "that is forward traffic");
     assert_eq!(origin.hits(), 1);
+}
+
+#[tokio::test]
+async fn a_websocket_on_a_stream_of_http_2_goes_through_the_gateway() {
+    let origin = Origin::raw(|mut connection| async move {
+        let head = connection.head().await.unwrap().unwrap();
+        assert_eq!(head.start, "GET /chat?x=1 HTTP/1.1");
+        assert_eq!(head.field("upgrade"), Some("websocket"));
+        let accept = crate::http2::websocket::right(head.field("sec-websocket-key").unwrap());
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\nfirst"
+        );
+        connection.send(answer).await.unwrap();
+        let word = connection.exactly(5).await.unwrap();
+        connection.send(word).await.unwrap();
+    });
+    let served = Served::new([api(&origin, "")]);
+    let mut client = served.http2().await;
+    let request = client.extended(&served.url("/api/a/chat?x=1"), "websocket").await;
+    let mut socket = client.open(request).await.expect("a WebSocket");
+    assert_eq!(socket.exactly(5).await, b"first");
+    socket.echo("hello").await;
 }

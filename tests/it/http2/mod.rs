@@ -6,4 +6,4 @@ mod frames;
 mod requests;
 mod tls;
 mod tunnels;
-mod websocket;
+pub(crate) mod websocket;

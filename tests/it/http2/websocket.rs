@@ -47,7 +47,7 @@ fn origin(status: &'static str, accept: fn(&str) -> String) -> Origin {
 }
 
 /// What RFC 6455 §4.2.2 makes of a key.
-fn right(key: &str) -> String {
+pub(crate) fn right(key: &str) -> String {
     let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     let hashed = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
     let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

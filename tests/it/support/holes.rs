@@ -1,11 +1,14 @@
 //! Ports that do not answer: one that refuses, one that stays silent.
 
 use std::net::SocketAddr;
+use std::net::TcpListener;
 
 use socket2::Domain;
 use socket2::Protocol;
 use socket2::Socket;
 use socket2::Type;
+
+use crate::support::Wire;
 
 /// A port that refuses: bound, so that nobody else gets it, but not listening.
 pub(crate) struct Closed {
@@ -23,6 +26,20 @@ impl Closed {
 
     pub(crate) fn port(&self) -> u16 {
         address(&self.socket).port()
+    }
+
+    /// Refuses no more, and answers the first request that comes with "ok"; its body.
+    pub(crate) async fn answer_one(&self) -> Vec<u8> {
+        self.socket.listen(16).unwrap();
+        let listener = TcpListener::from(self.socket.try_clone().unwrap());
+        listener.set_nonblocking(true).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let mut wire = Wire::new(listener.accept().await.unwrap().0);
+        let head = wire.head().await.unwrap().unwrap();
+        let (body, _) = wire.request_body(&head).await.unwrap();
+        let said = "HTTP/1.1 200 OK\r\nX-Origin: yes\r\nContent-Length: 2\r\n\r\nok";
+        wire.send(said).await.unwrap();
+        body
     }
 }
 

@@ -349,6 +349,10 @@ impl Proxy {
         self.signal(Signal::INT);
     }
 
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// kill -9.
     pub(crate) fn kill(&self) {
         self.signal(Signal::KILL);
