@@ -176,3 +176,12 @@ impl CoolDowns {
         self.book.counted()
     }
 }
+
+/// How long an answer asks not to be asked, if it says so; for who has no cool-downs to ask.
+pub(crate) fn asked(status: u16, fields: &HeaderMap) -> Option<Duration> {
+    match status {
+        429 => fields::after_refusal(fields, clock::wall()),
+        503 => fields::retry_after(fields, clock::wall()),
+        _ => None,
+    }
+}
