@@ -20,9 +20,6 @@ pub(crate) enum Section {
 }
 
 impl Section {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Api, Self::Breaker, Self::Retry, Self::CoolDown, Self::Parent];
-
     /// The key that it is the value of.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -272,6 +269,8 @@ keys! {
         "Connections at once to one host through one proxy, of the whole fleet; 0 is unlimited.");
     PROXY_QUOTA = row(Api, "proxy_quota", Text("off, or N/TIME such as 600/1m"), "off",
         "Requests to one host through one proxy in a time, of the whole fleet.");
+    NO_PROXY = row(Api, "no_proxy", Texts("hosts such as a.test, a.test:8443 or *.a.test"), "[]",
+        "Hosts that are gone to directly.");
 
     PARENT_URL = row(Parent, "url", Text("a URL such as http://USER:PASSWORD@HOST:PORT, or with https"), "",
         "The proxy.").secret();
