@@ -6,6 +6,7 @@ use serde_json::json;
 use crate::support::Origin;
 use crate::support::Proxy;
 use crate::support::narrows;
+use crate::support::parent::Parent;
 use crate::support::wait_until;
 
 /// narrows with this API `a`, which is at the origin.
@@ -91,6 +92,26 @@ async fn the_access_log_names_the_api_and_counts_the_attempts() {
     assert_eq!(told[2], json!([null, null, 200]));
     assert_eq!(number(&proxy, "narrows_api_retries_total", &[("api", "a")]).await, 2);
     assert_eq!(requests(&proxy, "failure").await, 1);
+}
+
+#[tokio::test]
+async fn the_access_log_names_the_parent_of_a_request_and_of_a_tunnel() {
+    let (origin, parent) = (Origin::start(), Parent::start().await);
+    let rest = format!("use_proxy: true, proxies: ['{}']", parent.url("user:cAnArY@"));
+    let (_folder, proxy) = with(&origin, &rest, "--access-log stdout").await;
+    proxy.get("/api/a/x").await;
+    drop(proxy.tunnel(origin.authority()).await);
+    let lines = proxy.stdout.wait_for(2, "\"method\"").await;
+    for line in lines {
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let told = json!([line["api"], line["attempts"], line["parent"]]);
+        assert_eq!(told, json!(["a", 1, parent.url("")]), "{line}");
+    }
+    let labels = [("api", "a"), ("parent", &*parent.url(""))];
+    assert_eq!(number(&proxy, "narrows_parent_requests_total", &labels).await, 2);
+    let told = proxy.admin("/parents").await;
+    assert_eq!(told.json()["apis"][0]["parents"][0]["parent"], parent.url(""));
+    assert!(!told.text().contains("cAnArY"), "{}", told.text());
 }
 
 #[tokio::test]

@@ -127,8 +127,8 @@ fn cool_downs(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> f
     let name = "narrows_cool_downs";
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (api, cooldowns) in &all {
-        let held = cooldowns.seen().iter().filter(|seen| !seen.left.is_zero()).count();
-        family.encode_family(&[("api", *api)])?.encode_gauge(&(held as u64))?;
+        let lasting = cooldowns.seen().iter().filter(|seen| !seen.left.is_zero()).count();
+        family.encode_family(&[("api", *api)])?.encode_gauge(&(lasting as u64))?;
     }
     let help = "What became of cool-downs and of requests that met one";
     let name = "narrows_cool_down_events";
