@@ -51,6 +51,7 @@ use crate::policy::api::Apis;
 use crate::policy::breaker::Breakers;
 use crate::store::Fleet;
 use crate::store::Secret;
+use crate::store::board::Board;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Metrics;
 
@@ -204,6 +205,8 @@ pub struct Sources {
     pub limiter: Limiter,
     /// APIs, and what their policies have learned.
     pub(crate) apis: Arc<ArcSwap<Apis>>,
+    /// The policies' way to Redis.
+    pub(crate) board: Board,
     /// Circuits of CONNECT.
     pub(crate) connects: Option<Arc<Breakers>>,
     /// Counters.
@@ -374,6 +377,7 @@ mod tests {
             reload: Box::new(Nobody),
             limiter,
             apis: Arc::default(),
+            board: Board::alone(),
             connects: None,
             metrics: Arc::new(Metrics::new(1, false)),
             readiness: Arc::default(),

@@ -135,6 +135,7 @@ impl App {
         let (metrics, watched) = (Arc::clone(&self.metrics), Arc::clone(&self.metrics));
         let sources = Arc::new(admin::Sources {
             limiter: limiter.clone(),
+            board: self.board.clone(),
             apis: Arc::clone(&self.apis),
             connects: self.connects.clone(),
             metrics: Arc::clone(&self.metrics),

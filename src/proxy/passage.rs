@@ -4,6 +4,7 @@
 //! Nothing of a tunnel is sent before it is there, so where a parent itself was no good another is
 //! tried at once, [`TRIES`] in all. What the destination had to say is not tried again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -17,12 +18,35 @@ use crate::policy::Facts;
 use crate::policy::Refusal;
 use crate::policy::api::Api;
 use crate::policy::parents::Asked;
+use crate::policy::parents::Parent;
 use crate::upstream::conn::Conn;
 use crate::upstream::dial::DialError;
 use crate::upstream::dial::Errand;
 
 /// Ways that are tried for one tunnel.
 const TRIES: u32 = 3;
+
+/// By which way a tunnel was tried, for the access log.
+#[derive(Default)]
+pub(super) struct Road {
+    api: Option<Arc<str>>,
+    attempts: u32,
+    parent: Option<Arc<str>>,
+}
+
+impl Road {
+    /// An attempt, by way of this parent.
+    fn went(&mut self, api: &Api, parent: Option<&Parent>) {
+        self.api = Some(Arc::clone(api.name()));
+        self.attempts += 1;
+        self.parent = parent.map(|parent| Arc::clone(&parent.name));
+    }
+
+    /// The API, the attempts, and the parent of the last one.
+    pub(super) fn parts(self) -> (Option<Arc<str>>, u32, Option<Arc<str>>) {
+        (self.api, self.attempts, self.parent)
+    }
+}
 
 /// Why there is no connection.
 pub(super) enum Barred {
@@ -38,15 +62,18 @@ pub(super) async fn connect(
     client: &Asker,
     api: Option<&Api>,
     errand: Errand<'_>,
+    road: &mut Option<Box<Road>>,
 ) -> Option<Result<Conn, Barred>> {
-    let Some(circuits) = &thread.connects else { return dial(thread, client, api, errand).await };
+    let Some(circuits) = &thread.connects else {
+        return dial(thread, client, api, errand, road).await;
+    };
     let pass = match client.unless_left(circuits.enter(errand.authority.key())).await? {
         Decision::Pass(pass) => pass,
         Decision::Wait(refusal) | Decision::Refuse(refusal) => {
             return Some(Err(Barred::Policy(refusal)));
         }
     };
-    let connected = dial(thread, client, api, errand).await?;
+    let connected = dial(thread, client, api, errand, road).await?;
     let end = match &connected {
         Ok(_conn) => End::Status(200),
         Err(Barred::Dial(error)) => error.end(),
@@ -62,8 +89,9 @@ async fn dial(
     client: &Asker,
     api: Option<&Api>,
     errand: Errand<'_>,
+    road: &mut Option<Box<Road>>,
 ) -> Option<Result<Conn, Barred>> {
-    let Some(parents) = api.and_then(|api| api.parents.as_ref()) else {
+    let Some((api, parents)) = api.and_then(|api| Some((api, api.parents.as_ref()?))) else {
         let connected = client.unless_left(thread.upstream.connect(errand)).await?;
         return Some(connected.map_err(Barred::Dial));
     };
@@ -81,6 +109,9 @@ async fn dial(
                 }
             };
         tries += 1;
+        if thread.log.is_on() {
+            road.get_or_insert_default().went(api, way.parent.as_deref());
+        }
         let started = clock::now();
         let errand = Errand { parent: way.hop(), ..errand };
         let connected = client.unless_left(thread.upstream.connect(errand)).await?;
