@@ -48,6 +48,7 @@ use crate::base::authority::Host;
 use crate::base::authority::HostKey;
 use crate::limit::Limiter;
 use crate::policy::api::Apis;
+use crate::policy::breaker::Breakers;
 use crate::store::Fleet;
 use crate::store::Secret;
 use crate::telemetry::access::Log;
@@ -203,6 +204,8 @@ pub struct Sources {
     pub limiter: Limiter,
     /// APIs, and what their policies have learned.
     pub(crate) apis: Arc<ArcSwap<Apis>>,
+    /// Circuits of CONNECT.
+    pub(crate) connects: Option<Arc<Breakers>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Whether it serves.
@@ -371,6 +374,7 @@ mod tests {
             reload: Box::new(Nobody),
             limiter,
             apis: Arc::default(),
+            connects: None,
             metrics: Arc::new(Metrics::new(1, false)),
             readiness: Arc::default(),
             access: Log::off(),

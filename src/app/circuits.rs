@@ -1,15 +1,18 @@
 //! Circuit breakers, for whoever runs narrows inside a program.
 
+use std::sync::Arc;
+
 use super::App;
 use super::Error;
 use crate::base::authority::HostKey;
+use crate::policy::api::Circuits;
 use crate::policy::breaker::Circuit;
 
 impl App {
     /// All circuits, by API and host: `@connect` stands for CONNECT. Of hosts there are only those
     /// that failed of late.
     pub fn circuits(&self) -> Vec<Circuit> {
-        self.circuits.all()
+        self.all_circuits().all()
     }
 
     /// Closes the circuit of an API, or where each host has its own (`default`, `@connect`) that of
@@ -19,6 +22,11 @@ impl App {
             HostKey::parse(text).map_err(|why| Error::Host { text: text.to_owned(), why })
         };
         let host = host.map(parse).transpose()?;
-        Ok(self.circuits.reset(api, host.as_ref()))
+        Ok(self.all_circuits().reset(api, host.as_ref()))
+    }
+
+    /// The way to them.
+    pub(super) fn all_circuits(&self) -> Circuits {
+        Circuits { apis: Arc::clone(&self.apis), connects: self.connects.clone() }
     }
 }

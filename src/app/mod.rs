@@ -5,6 +5,7 @@
 //! heartbeat. Wiring only: nothing is decided here.
 
 mod build;
+mod circuits;
 mod error;
 mod file;
 mod limits;

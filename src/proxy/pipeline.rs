@@ -148,9 +148,13 @@ async fn attempts(
         let attempts = retry.begin(&parts.method, &parts.headers, deadline);
         (!attempts.is_last()).then_some(attempts)
     });
+    // A client that does not say how long it would wait has the patience of the settings.
+    let cooldowns = api.cooldowns.as_ref().filter(|_| order.deadline.is_none());
+    let cool = cooldowns.and_then(|cool| clock::now().checked_add(cool.patience()));
     let Some(mut attempts) = attempts else {
+        let cooled = until(order.patience, cool, deadline);
         let until = until(order.patience, None, deadline);
-        let turn = Turn { course: &course, former: None, until };
+        let turn = Turn { course: &course, former: None, until, cooled };
         return Ok(attempt(order, api, parts, body.into(), turn, story).await?.sent);
     };
     let body = Replay::new(body, attempts.keeps());
@@ -159,8 +163,9 @@ async fn attempts(
         let again = (!attempts.is_last()).then(|| parts.clone());
         // Who has waited for another attempt waits a little longer for its turn.
         let patience = former.as_ref().map(|_| clock::now() + attempts.patience());
+        let cooled = until(order.patience, patience.max(cool), deadline);
         let until = until(order.patience, patience, deadline);
-        let turn = Turn { course: &course, former: former.as_ref(), until };
+        let turn = Turn { course: &course, former: former.as_ref(), until, cooled };
         let tried = match attempt(order, api, parts, body.view(), turn, story).await {
             Ok(tried) => tried,
             Err(Failed::Left) => return Err(Failed::Left),
@@ -201,6 +206,8 @@ struct Turn<'a> {
     former: Option<&'a Former>,
     /// Until when it may wait for a gate.
     until: Option<Instant>,
+    /// Until when it may wait a cool-down out.
+    cooled: Option<Instant>,
 }
 
 /// An attempt that is over.
@@ -277,7 +284,7 @@ async fn attempt(
     let fields = order.asked.unwrap_or(&parts.headers);
     let asked = Asked { client, host, fields, before };
     let (pass, way) = loop {
-        match enter(api, host, subject.as_ref(), asked, turn.until).await {
+        match enter(api, host, subject.as_ref(), asked, turn.cooled).await {
             Ok(passed) => break passed,
             // What waits holds nothing, and asks all gates again.
             Err(Halt::Wait(refusal)) => wait(order, refusal, subject.as_ref(), turn.until).await?,

@@ -14,28 +14,32 @@ use super::timestamp;
 use super::url;
 use crate::base::authority::HostKey;
 use crate::policy::api::Api;
+use crate::policy::breaker::Breakers;
 use crate::policy::breaker::Circuit;
 
-/// All circuits: one for each API that has a breaker; where each host has its own, those that have
-/// failed of late.
+/// All circuits: one for each API that has a breaker; where each host has its own, as for CONNECT
+/// (`@connect`), those that have failed of late.
 pub(in super::super) fn list(sources: &Sources) -> Answer {
     let apis = sources.apis.load();
-    let circuits: Vec<Value> = apis.all().into_iter().flat_map(|api| of(api)).collect();
+    let connects = sources.connects.iter().flat_map(|connects| connects.snapshot());
+    let mut circuits: Vec<Value> = connects.map(|circuit| told(None, &circuit)).collect();
+    circuits.extend(apis.all().into_iter().flat_map(|api| of(api)));
     super::super::json(StatusCode::OK, &json!({ "timestamp": timestamp(), "circuits": circuits }))
 }
 
 fn of(api: &Api) -> Vec<Value> {
     let circuits = api.breakers.as_ref().map(|breakers| breakers.snapshot()).unwrap_or_default();
-    circuits.iter().map(|circuit| told(api, circuit)).collect()
+    let target = api.settings.target.as_ref().map(url);
+    circuits.iter().map(|circuit| told(target.as_deref(), circuit)).collect()
 }
 
-fn told(api: &Api, circuit: &Circuit) -> Value {
+fn told(target: Option<&str>, circuit: &Circuit) -> Value {
     let host = circuit.host.as_ref().map(ToString::to_string);
-    let target = api.settings.target.as_ref().map(url);
+    let target = target.or(host.as_deref());
     let failed = circuit.last_failure.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let mut told = json!({
         "api": circuit.api,
-        "target": target.or_else(|| host.clone()).unwrap_or_else(|| circuit.api.to_string()),
+        "target": target.unwrap_or(&*circuit.api),
         "state": circuit.condition.as_str(),
         "failures": circuit.failures,
         "successes": circuit.successes,
@@ -54,16 +58,16 @@ fn told(api: &Api, circuit: &Circuit) -> Value {
 }
 
 /// Closes the circuit of an API, or of one of its hosts, for the whole fleet.
-pub(super) fn close(api: &Api, host: Option<&str>) -> Answer {
+pub(super) fn close(name: &str, breakers: Option<&Breakers>, host: Option<&str>) -> Answer {
     let host = match host.map(HostKey::parse).transpose() {
         Ok(host) => host,
         Err(why) => return problem(StatusCode::BAD_REQUEST, &format!("host: {why}")),
     };
-    let closed = api.breakers.as_ref().is_some_and(|breakers| breakers.reset(host.as_ref()));
+    let closed = breakers.is_some_and(|breakers| breakers.reset(host.as_ref()));
     if !closed {
         return problem(StatusCode::NOT_FOUND, "there is no such circuit");
     }
     let host = host.map(|host| host.to_string());
-    tracing::info!(api = %api.name(), host, "an operator has closed a circuit");
-    super::super::json(StatusCode::OK, &json!({ "api": api.name(), "host": host }))
+    tracing::info!(api = name, host, "an operator has closed a circuit");
+    super::super::json(StatusCode::OK, &json!({ "api": name, "host": host }))
 }

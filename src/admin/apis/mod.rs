@@ -109,12 +109,15 @@ where
         return problem(StatusCode::BAD_REQUEST, "the path is not percent-encoded UTF-8");
     };
     let name = Some(&*name).filter(|name| !name.is_empty());
+    if (what, &*api) == (Deletion::Circuit, breaker::TUNNELS) {
+        return circuits::close(breaker::TUNNELS, sources.connects.as_deref(), name);
+    }
     let apis = sources.apis.load();
     let Some(api) = apis.all().into_iter().find(|other| **other.name() == *api) else {
         return problem(StatusCode::NOT_FOUND, "there is no such API");
     };
     match what {
-        Deletion::Circuit => circuits::close(api, name),
+        Deletion::Circuit => circuits::close(api.name(), api.breakers.as_ref(), name),
         Deletion::CoolDown => cooldowns::forget(api, name),
     }
 }

@@ -129,21 +129,13 @@ fn gateway(map: &Map<'_>, notes: &mut Notes) -> Gateway {
     gateway
 }
 
-fn settable(text: &str) -> Result<HeaderName, &'static str> {
-    let name = field_name(text)?;
-    if is_settable(&name) {
-        Ok(name)
-    } else {
-        Err("a field that does not belong to the connection itself")
-    }
-}
-
 fn field_name(text: &str) -> Result<HeaderName, &'static str> {
     text.parse().map_err(|_bad| "the name of a field, such as X-Api-Key")
 }
 
 fn removable(text: &str) -> Result<HeaderName, &'static str> {
-    field_name(text).and_then(|name| if is_settable(&name) { Ok(name) } else { Err(SETTABLE) })
+    let name = field_name(text)?;
+    if is_settable(&name) { Ok(name) } else { Err(SETTABLE) }
 }
 
 /// Fields that are set. Those that say where a message ends or which way it goes are ours.
@@ -225,7 +217,6 @@ fn only_forward(map: &Map<'_>, notes: &mut Notes) {
         &keys::HOSTS,
         &keys::METHOD,
         &keys::METHODS,
-        &keys::FORWARDED,
         &keys::REQUIRES_BODY,
         &keys::VALIDATE_JSON,
         &keys::HEADERS,
@@ -324,5 +315,7 @@ fn cooldown(map: &Map<'_>, notes: &mut Notes) -> cooldown::Settings {
     set(&mut settings.max, map.time(notes, &keys::COOL_DOWN_MAX));
     set(&mut settings.default, map.time(notes, &keys::COOL_DOWN_DEFAULT));
     set(&mut settings.ramp, map.decimal(notes, &keys::RAMP));
+    set(&mut settings.wait, map.time(notes, &keys::COOL_DOWN_WAIT));
+    set(&mut settings.on_exhausted, map.switch(notes, &keys::ON_EXHAUSTED));
     settings
 }

@@ -5,7 +5,6 @@
 
 use super::reader::Notes;
 use super::tree::Node;
-use super::tree::Value;
 
 /// Puts the variables' values where they are referred to; `variable` finds one.
 pub(super) fn expand(
@@ -13,20 +12,20 @@ pub(super) fn expand(
     variable: &dyn Fn(&str) -> Option<String>,
     notes: &mut Notes,
 ) {
-    root.for_each_scalar(&mut |place, value| {
-        let Value::Scalar(scalar) = value else { return };
+    root.retain_scalars(&mut |place, scalar| {
         if !scalar.text.contains('$') {
-            return;
+            return true;
         }
         match expanded(&scalar.text, variable) {
             Ok((text, referred)) => {
                 scalar.text = text;
                 scalar.referred = referred;
+                true
             }
             Err(problem) => {
                 notes.problems.push(format!("{place}: {problem}"));
                 // No second problem for the same place.
-                *value = Value::Nothing;
+                false
             }
         }
     });

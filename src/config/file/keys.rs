@@ -20,9 +20,6 @@ pub(crate) enum Section {
 }
 
 impl Section {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Api, Self::Breaker, Self::Retry, Self::CoolDown, Self::Parent];
-
     /// The key that it is the value of.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -272,6 +269,8 @@ keys! {
         "Connections at once to one host through one proxy, of the whole fleet; 0 is unlimited.");
     PROXY_QUOTA = row(Api, "proxy_quota", Text("off, or N/TIME such as 600/1m"), "off",
         "Requests to one host through one proxy in a time, of the whole fleet.");
+    NO_PROXY = row(Api, "no_proxy", Texts("hosts such as a.test, a.test:8443 or *.a.test"), "[]",
+        "Hosts that are gone to directly.");
 
     PARENT_URL = row(Parent, "url", Text("a URL such as http://USER:PASSWORD@HOST:PORT, or with https"), "",
         "The proxy.").secret();
@@ -332,6 +331,10 @@ keys! {
         "For a 429 that says nothing about time; 0 lets it go unheard.");
     RAMP = row(CoolDown, "ramp", Decimal(0.0, 1_000_000.0), "10",
         "Requests per second of the whole fleet right after it, growing from there; 0 does not pace.");
+    COOL_DOWN_WAIT = row(CoolDown, "wait", Time(Seconds, Zero::Allowed), "10",
+        "How long a request waits it out at most that does not say itself (Prefer: wait=SECONDS); 0 refuses at once.");
+    ON_EXHAUSTED = row(CoolDown, "on_exhausted", Switch, "false",
+        "Begin one too when a success says that it was the last for now (RateLimit, X-RateLimit-Remaining: 0).");
 }
 
 #[cfg(test)]

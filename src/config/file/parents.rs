@@ -14,6 +14,7 @@ use super::reader::Notes;
 use super::tree::Node;
 use super::tree::Value;
 use super::url;
+use crate::base::pattern::Pattern;
 use crate::config::units;
 use crate::policy::parents::Parent;
 use crate::policy::parents::Settings;
@@ -28,6 +29,7 @@ pub(super) fn read(map: &Map<'_>, shared: &[Arc<Parent>], notes: &mut Notes) -> 
     set(&mut settings.ban, map.time(notes, &keys::PROXY_BAN));
     set(&mut settings.max_connections, map.whole(notes, &keys::PROXY_MAX_CONNECTIONS));
     settings.quota = map.parse(notes, &keys::PROXY_QUOTA, quota).flatten();
+    set(&mut settings.except, map.list(notes, &keys::NO_PROXY, str::parse::<Pattern>));
     settings.strategy = strategy(map, notes);
     let own = list(map, notes);
     let is_used = map.switch(notes, &keys::USE_PROXY);

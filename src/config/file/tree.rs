@@ -179,15 +179,20 @@ impl Node {
         entry.node.put(rest, node);
     }
 
-    /// Does something with each scalar.
-    pub(crate) fn for_each_scalar(&mut self, act: &mut impl FnMut(&Place, &mut Value)) {
-        match &mut self.value {
-            Value::Nothing => {}
-            Value::Scalar(_) => act(&self.place, &mut self.value),
-            Value::List(nodes) => nodes.iter_mut().for_each(|node| node.for_each_scalar(act)),
-            Value::Map(entries) => {
-                entries.iter_mut().for_each(|entry| entry.node.for_each_scalar(act));
+    /// Does something with each scalar within, and takes out those for which it says false.
+    pub(crate) fn retain_scalars(&mut self, act: &mut impl FnMut(&Place, &mut Scalar) -> bool) {
+        let mut keep = |node: &mut Self| match &mut node.value {
+            Value::Scalar(scalar) => act(&node.place, scalar),
+            Value::Nothing => true,
+            Value::List(_) | Value::Map(_) => {
+                node.retain_scalars(act);
+                true
             }
+        };
+        match &mut self.value {
+            Value::Nothing | Value::Scalar(_) => {}
+            Value::List(nodes) => nodes.retain_mut(keep),
+            Value::Map(entries) => entries.retain_mut(|entry| keep(&mut entry.node)),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! settings change meanwhile. What a policy has learned (failures, cool-downs) lives on with the
 //! API's name.
 
+mod circuits;
 pub(crate) mod counts;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 
+pub(crate) use self::circuits::Circuits;
 use self::counts::Counts;
 use super::breaker;
 use super::breaker::Breakers;
@@ -248,7 +250,9 @@ impl Api {
             }),
             cooldowns: settings.cooldown.as_ref().map(|cooldown| {
                 let former = former.and_then(|former| former.cooldowns.as_ref());
-                let has_parents = settings.parents.is_some();
+                let parents = settings.parents.as_ref();
+                let has_parents =
+                    parents.is_some_and(|parents| parents.strategy != parents::Strategy::Never);
                 CoolDowns::new(name, cooldown.clone(), has_parents, board, former)
             }),
             parents: settings.parents.as_ref().map(|parents| {

@@ -286,8 +286,9 @@ impl Breakers {
         let of_own = Condition::of(&own.state, now);
         // The one that lets less pass is what callers feel.
         let (condition, state) = match (of_common, of_own) {
-            (Condition::Open, _) | (_, Condition::Closed) => (of_common, &common.state),
-            (Condition::HalfOpen, Condition::HalfOpen) => (of_common, &common.state),
+            (Condition::Open, _)
+            | (_, Condition::Closed)
+            | (Condition::HalfOpen, Condition::HalfOpen) => (of_common, &common.state),
             (_, Condition::Open) | (Condition::Closed, Condition::HalfOpen) => (of_own, &own.state),
         };
         Circuit {
@@ -485,22 +486,19 @@ impl Table {
 impl Listener for Table {
     fn heard(&self, key: &str, words: &[&str]) {
         let Some(word) = Word::parse(words) else { return };
-        match &self.one {
-            Some(one) => {
-                if *key == *one.key {
-                    one.adopt(&word, key);
-                }
+        if let Some(one) = &self.one {
+            if *key == *one.key {
+                one.adopt(&word, key);
             }
-            None => {
-                let host = key.strip_prefix(&*self.api).and_then(|rest| rest.strip_prefix('/'));
-                let Some(host) = host.map(HostKey::recalled) else { return };
-                // Of a host that is well there is nothing to be remembered.
-                let is_well = word.letter == Letter::Closed && word.failures == 0;
-                let known = if is_well { self.known(&host) } else { self.learn(&host) };
-                if let Some(known) = known {
-                    known.adopt(&word, key);
-                }
-            }
+            return;
+        }
+        let host = key.strip_prefix(&*self.api).and_then(|rest| rest.strip_prefix('/'));
+        let Some(host) = host.map(HostKey::recalled) else { return };
+        // Of a host that is well there is nothing to be remembered.
+        let is_well = word.letter == Letter::Closed && word.failures == 0;
+        let known = if is_well { self.known(&host) } else { self.learn(&host) };
+        if let Some(known) = known {
+            known.adopt(&word, key);
         }
     }
 

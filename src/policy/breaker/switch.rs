@@ -178,10 +178,10 @@ impl Switch {
             Ok(own) => own,
             Err(left) => return self.refuse(left),
         };
-        let held = OwnPlace { switch: self, probe: own.probe };
+        let mut held = OwnPlace { switch: self, probe: own.probe };
         match self.probe_common(place).await {
             Ok(common) => {
-                std::mem::forget(held);
+                held.probe = None;
                 Ok(Tickets { common, own })
             }
             Err(left) => self.refuse(left),
@@ -190,7 +190,7 @@ impl Switch {
 
     async fn probe_common(&self, place: Place<'_>) -> Result<Ticket, Duration> {
         let token = token();
-        let claim = {
+        let mut claim = {
             let mut mirror = self.common();
             let now = clock::now();
             match mirror.state.look(now, place.rules) {
@@ -206,41 +206,38 @@ impl Switch {
                 Look::Probe if mirror.asking >= place.rules.probes.max(1) => return Err(SHORTLY),
                 Look::Probe => mirror.asking += 1,
             }
-            Claim { switch: self, place, token, told: mirror.told() }
+            Claim { switch: self, place, token, told: mirror.told(), settled: false }
         };
         let said = claim.ask().await;
+        claim.settled = true;
         let mut mirror = self.common();
-        claim.settle(&mut mirror);
+        mirror.asking -= 1;
         let now = clock::now();
-        match said {
-            Ok((granted, word)) => {
-                self.adopt_into(&mut mirror, &word, place.key);
-                if granted {
-                    return Ok(Ticket { generation: word.generation, probe: Some(token) });
-                }
-                match mirror.state.look(now, place.rules) {
-                    Look::Closed => Ok(Ticket { generation: mirror.state.generation, probe: None }),
-                    Look::Probe => Err(SHORTLY),
-                    Look::Refused(left) => Err(left),
-                }
-            }
-            Err(Away) => {
-                mirror.made_up = true;
-                let ticket = mirror.state.enter(now, place.rules, token);
-                self.show(&mirror);
-                ticket
-            }
+        let Ok((granted, word)) = said else {
+            mirror.made_up = true;
+            let ticket = mirror.state.enter(now, place.rules, token);
+            self.show(&mirror);
+            return ticket;
+        };
+        self.adopt_into(&mut mirror, &word, place.key);
+        if granted {
+            return Ok(Ticket { generation: word.generation, probe: Some(token) });
+        }
+        match mirror.state.look(now, place.rules) {
+            Look::Closed => Ok(Ticket { generation: mirror.state.generation, probe: None }),
+            Look::Probe => Err(SHORTLY),
+            Look::Refused(left) => Err(left),
         }
     }
 
     /// What came of an attempt, as far as it takes no time: whether that is all.
     pub(super) fn is_noted(&self, tickets: Tickets, call: Call, place: Place<'_>) -> bool {
-        let calm = tickets.common.generation << 2 | CLOSED | CALM;
+        let unchanged = tickets.common.generation << 2 | CLOSED | CALM;
         let is_plain = tickets.common.probe.is_none() && !call.failed;
         if place.rates.is_some() || tickets.own.probe.is_some() {
             self.judge(tickets.own, call, place);
         }
-        is_plain && self.hint.load(Ordering::Acquire) == calm
+        is_plain && self.hint.load(Ordering::Acquire) == unchanged
     }
 
     /// Counts a call among those whose shares are judged.
@@ -355,7 +352,10 @@ impl Switch {
     }
 
     fn adopt_into(&self, mirror: &mut Mirror, word: &Word, key: &str) {
-        if word.version <= mirror.version {
+        // An older generation is what somebody said who knew no better after Redis had lost its data;
+        // the next report from here sets it right.
+        let is_older = word.generation < mirror.state.generation && !mirror.made_up;
+        if word.version <= mirror.version || is_older {
             return;
         }
         let before = mirror.state.phase;
@@ -503,27 +503,26 @@ struct Claim<'a> {
     place: Place<'a>,
     token: u64,
     told: Told,
+    settled: bool,
 }
 
 impl Claim<'_> {
     async fn ask(&self) -> Result<(bool, Word), Away> {
         self.told.ask("try", Some(self.token), self.place).await
     }
-
-    fn settle(self, mirror: &mut Mirror) {
-        mirror.asking -= 1;
-        std::mem::forget(self);
-    }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
         self.switch.common().asking -= 1;
         self.told.tell("free", Some(self.token), self.place);
     }
 }
 
-/// A place to probe by this instance's own state, given back unless it is forgotten.
+/// A place to probe by this instance's own state, given back unless it is taken out.
 struct OwnPlace<'a> {
     switch: &'a Switch,
     probe: Option<u64>,

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Rates;
 
-const BUCKETS: u64 = 10;
+const BUCKETS: u32 = 10;
 
 #[derive(Clone, Debug)]
 pub(super) struct Window {
@@ -42,7 +42,8 @@ impl Window {
     /// Counts a call, and says whether there are too many failed or slow ones now.
     pub(super) fn count(&mut self, failed: bool, slow: bool, now: Instant, rates: &Rates) -> bool {
         let turn = self.turn(now);
-        let bucket = &mut self.buckets[(turn % BUCKETS) as usize];
+        let at = usize::try_from(turn % u64::from(BUCKETS)).unwrap_or_default();
+        let bucket = &mut self.buckets[at];
         if bucket.turn != turn {
             *bucket = Bucket { turn, ..Bucket::default() };
         }
@@ -50,7 +51,8 @@ impl Window {
         bucket.failed = bucket.failed.saturating_add(failed.into());
         bucket.slow = bucket.slow.saturating_add(slow.into());
         let (calls, failed, slow) = self.sum(turn);
-        let is_over = |part: u64, rate: f64| rate <= 100.0 && share(part, calls) >= rate;
+        let is_over =
+            |part: u64, rate: f64| part > 0 && rate <= 100.0 && share(part, calls) >= rate;
         calls >= u64::from(rates.minimum_calls).max(1)
             && (is_over(failed, rates.failure_rate) || is_over(slow, rates.slow_call_rate))
     }
@@ -66,7 +68,7 @@ impl Window {
     }
 
     fn sum(&self, turn: u64) -> (u64, u64, u64) {
-        let fresh = self.buckets.iter().filter(|bucket| bucket.turn + BUCKETS > turn);
+        let fresh = self.buckets.iter().filter(|bucket| bucket.turn + u64::from(BUCKETS) > turn);
         fresh.fold((0, 0, 0), |(calls, failed, slow), bucket| {
             (
                 calls + u64::from(bucket.calls),

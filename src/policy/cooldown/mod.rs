@@ -46,6 +46,9 @@ pub struct Settings {
     pub default: Duration,
     /// Requests per second of the whole fleet right after it, growing from there; 0 does not pace.
     pub ramp: f64,
+    /// How long one is waited out at most for a request that does not say itself how long it would
+    /// wait; zero refuses at once.
+    pub wait: Duration,
     /// Whether a success that says that it was the last one for now begins one too.
     pub on_exhausted: bool,
 }
@@ -69,6 +72,7 @@ impl Default for Settings {
             max: Duration::from_mins(10),
             default: Duration::from_secs(1),
             ramp: 10.0,
+            wait: Duration::from_secs(10),
             on_exhausted: false,
         }
     }
@@ -100,6 +104,11 @@ impl CoolDowns {
             None => Book::open(api, settings.clone(), board),
         };
         Self { settings, has_parents, book }
+    }
+
+    /// How long a request waits that does not say itself how long it would.
+    pub(crate) fn patience(&self) -> Duration {
+        self.settings.wait
     }
 
     /// What a request with these fields is.
@@ -137,18 +146,13 @@ impl CoolDowns {
     }
 
     fn asked(&self, status: u16, fields: &HeaderMap) -> Option<Duration> {
-        match status {
-            200..400 if !self.settings.on_exhausted => None,
-            200..400 => fields::after_last(fields, clock::wall()),
-            429 => {
-                let told = fields::after_refusal(fields, clock::wall());
-                // Many round down to nothing what is some milliseconds.
-                Some(told.filter(|told| !told.is_zero()).unwrap_or(self.settings.default))
-            }
-            503 => fields::retry_after(fields, clock::wall()),
-            _ => None,
-        }
-        .filter(|asked| !asked.is_zero())
+        let asked = match status {
+            200..400 if self.settings.on_exhausted => fields::after_last(fields, clock::wall()),
+            // Many round down to nothing what is some milliseconds.
+            429 => asked(status, fields).or(Some(self.settings.default)),
+            _ => asked(status, fields),
+        };
+        asked.filter(|asked| !asked.is_zero())
     }
 
     /// Ends one, by the name that [`CoolDowns::seen`] gives it, on all instances; whether it was
@@ -168,11 +172,12 @@ impl CoolDowns {
     }
 }
 
-/// How long an answer asks not to be asked, if it says so; for who has no cool-downs to ask.
+/// How long an answer that refuses says not to be asked again.
 pub(crate) fn asked(status: u16, fields: &HeaderMap) -> Option<Duration> {
-    match status {
+    let told = match status {
         429 => fields::after_refusal(fields, clock::wall()),
         503 => fields::retry_after(fields, clock::wall()),
         _ => None,
-    }
+    };
+    told.filter(|told| !told.is_zero())
 }

@@ -66,7 +66,7 @@ pub(super) enum Word {
     Go,
     /// Go then, with this turn.
     At(Instant, Turn),
-    /// It cannot be before then, which is too late.
+    /// It cannot be now; before then it is not worth asking.
     TooLate(Instant),
 }
 
@@ -117,7 +117,8 @@ impl Pause {
         };
         let at = self.at(number);
         if at > now && latest.is_none_or(|latest| latest < at) {
-            return Word::TooLate(at);
+            // Whoever comes back at its end finds others, or nobody; that is not known yet.
+            return Word::TooLate(if now < self.until { self.until } else { at });
         }
         if has_turn.is_none() {
             self.next = number + 1;
@@ -193,6 +194,7 @@ mod tests {
         Asked { until, status: 429, is_capped: false }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as it is asked for")]
     fn far(start: Instant) -> Option<Instant> {
         Some(start + Duration::from_hours(1))
     }

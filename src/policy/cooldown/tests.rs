@@ -7,6 +7,10 @@ use http::HeaderValue;
 use super::*;
 use crate::policy::Refusal;
 use crate::policy::Rule;
+use crate::store::board::tests::Redis;
+use crate::store::board::tests::Running;
+use crate::store::board::tests::until;
+use crate::store::scripts::COOLDOWN;
 
 fn cooldowns(tune: impl FnOnce(&mut Settings)) -> CoolDowns {
     let mut settings = Settings::default();
@@ -37,15 +41,13 @@ fn refused(cooldowns: &CoolDowns, subject: &Subject) -> Option<(u16, u128)> {
         Decision::Refuse(Refusal { rule: Rule::CoolDown(status), left }) => {
             Some((status, left.as_millis()))
         }
-        other => panic!("{other:?}"),
+        Decision::Wait(refusal) | Decision::Refuse(refusal) => panic!("{refusal:?}"),
     }
 }
 
 fn waits(cooldowns: &CoolDowns, subject: &Subject, seconds: u64) -> u128 {
-    match cooldowns.enter(subject, soon(seconds)) {
-        Decision::Wait(refusal) => refusal.left.as_millis(),
-        other => panic!("{other:?}"),
-    }
+    let Decision::Wait(refusal) = cooldowns.enter(subject, soon(seconds)) else { panic!() };
+    refusal.left.as_millis()
 }
 
 #[tokio::test(start_paused = true)]
@@ -249,4 +251,79 @@ async fn where_another_parent_may_be_asked_only_a_credential_is_paused() {
     let somebody = of(&cooldowns, "one");
     cooldowns.hear(&somebody, 429, &after);
     assert_eq!(refused(&cooldowns, &somebody), Some((429, 2000)));
+}
+
+/// The cool-downs of one API at an instance of a fleet.
+async fn member(redis: &Redis) -> (Running, CoolDowns) {
+    let running = Running::up(redis).await;
+    let settings = Settings::default();
+    let cooldowns = CoolDowns::new(&"shop".into(), settings, false, &running.board, None);
+    (running, cooldowns)
+}
+
+#[tokio::test]
+async fn an_operator_ends_one_at_all_instances() {
+    let redis = Redis::start().await;
+    let (_one, first) = member(&redis).await;
+    let (_other, second) = member(&redis).await;
+    first.hear(&of(&first, "one"), 429, &fields(&[("retry-after", "300")]));
+    until(async || refused(&second, &of(&second, "one")).is_some()).await;
+    assert_eq!(second.counted().told, 1);
+    let name = second.seen()[0].name.clone();
+    assert!(second.forget(&name));
+    until(async || refused(&first, &of(&first, "one")).is_none()).await;
+    let (_late, third) = member(&redis).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(third.seen(), [], "Redis has forgotten it too");
+}
+
+#[tokio::test]
+async fn of_two_that_instances_heard_the_longer_holds_for_both() {
+    let redis = Redis::start().await;
+    let (_one, first) = member(&redis).await;
+    let (_other, second) = member(&redis).await;
+    first.hear(&of(&first, "one"), 429, &fields(&[("retry-after", "5")]));
+    second.hear(&of(&second, "one"), 503, &fields(&[("retry-after", "300")]));
+    let lasts = |cooldowns: &CoolDowns| {
+        cooldowns.seen().first().is_some_and(|seen| seen.status == 503 && seen.left.as_secs() > 200)
+    };
+    until(async || lasts(&first) && lasts(&second)).await;
+    second.hear(&of(&second, "one"), 429, &fields(&[("retry-after", "9")]));
+    let (_late, third) = member(&redis).await;
+    until(async || lasts(&third)).await;
+    assert!(lasts(&first) && lasts(&second));
+}
+
+#[tokio::test]
+async fn what_was_heard_without_redis_is_said_when_it_is_there() {
+    let redis = Redis::start().await;
+    let running = Running::start(&redis);
+    let settings = Settings::default();
+    let cooldowns = CoolDowns::new(&"shop".into(), settings, false, &running.board, None);
+    // The board has not connected yet: nothing of this task's has run since.
+    cooldowns.hear(&of(&cooldowns, "one"), 429, &fields(&[("retry-after", "300")]));
+    let (_other, second) = member(&redis).await;
+    until(async || refused(&second, &of(&second, "one")).is_some()).await;
+}
+
+#[tokio::test]
+async fn apis_are_kept_apart_and_nothing_outlives_its_end() {
+    let redis = Redis::start().await;
+    let (running, shop) = member(&redis).await;
+    let other =
+        CoolDowns::new(&"shop.two".into(), Settings::default(), false, &running.board, None);
+    shop.hear(&of(&shop, "one"), 429, &fields(&[("retry-after-ms", "400")]));
+    other.hear(&of(&other, "one"), 429, &fields(&[("retry-after", "300")]));
+    let all = async |prefix: &str| {
+        let told = running.board.ask(&COOLDOWN, "cooldown", prefix, &["all", prefix]).await;
+        told.unwrap().len() / 3
+    };
+    until(async || all("shop").await == 2).await;
+    assert_eq!((all("shop/").await, all("shop.two/").await), (1, 1));
+    assert!(refused(&shop, &of(&shop, "one")).is_some_and(|(_, left)| left <= 400));
+    until(async || all("shop").await == 1).await;
+    other.forget(&other.seen()[0].name);
+    until(async || all("").await == 0).await;
+    let keys = redis.query(&["KEYS", "*"]).await;
+    assert_eq!(keys, Some(redis::Value::Array(Vec::new())));
 }

@@ -28,14 +28,12 @@ const KEPT: usize = 16;
 
 /// The answer to a request, and the error's word.
 pub(crate) fn respond(reject: &Reject, manner: Manner) -> (Response<Bytes>, &'static str) {
-    match reject {
-        Reject::Policy(refusal) => KEEP.with_borrow_mut(|keep| keep.answer(*refusal)),
-        _ => {
-            let answer = reject.answer(manner);
-            let error = answer.error;
-            (make(answer), error)
-        }
+    if let Reject::Policy(refusal) = reject {
+        return KEEP.with_borrow_mut(|keep| keep.answer(*refusal));
     }
+    let answer = reject.answer(manner);
+    let error = answer.error;
+    (make(answer), error)
 }
 
 fn make(answer: Answer) -> Response<Bytes> {

@@ -23,13 +23,13 @@ static NOTE: Script = Script::new(
 static FAULT: Script = Script::new("return redis.error_reply('ERR not today')");
 
 /// A private Redis on a socket in a folder of its own.
-struct Redis {
+pub(crate) struct Redis {
     folder: TempDir,
     server: Child,
 }
 
 impl Redis {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let server = Self::spawn(folder.path());
         let redis = Self { folder, server };
@@ -49,7 +49,7 @@ impl Redis {
         Settings { prefix: "p".to_owned(), timeout: TIMEOUT, ..Settings::new(url) }
     }
 
-    async fn query(&self, words: &[&str]) -> Option<Value> {
+    pub(crate) async fn query(&self, words: &[&str]) -> Option<Value> {
         let super::super::Deployment::Single { url } = self.settings().deployment else {
             return None;
         };
@@ -64,7 +64,7 @@ impl Redis {
             .unwrap();
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
     }
@@ -77,19 +77,19 @@ impl Drop for Redis {
 }
 
 /// One instance's board, which runs.
-struct Running {
-    board: Board,
+pub(crate) struct Running {
+    pub(crate) board: Board,
     task: JoinHandle<Result<(), RedisError>>,
 }
 
 impl Running {
-    fn start(redis: &Redis) -> Self {
+    pub(crate) fn start(redis: &Redis) -> Self {
         let board = Board::new(&redis.settings(), || 4);
         let task = tokio::spawn(board.clone().run(redis.settings()));
         Self { board, task }
     }
 
-    async fn up(redis: &Redis) -> Self {
+    pub(crate) async fn up(redis: &Redis) -> Self {
         let running = Self::start(redis);
         running.is_up().await;
         running
@@ -148,7 +148,7 @@ impl Book {
     }
 }
 
-async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = clock::now() + LONG;
     while !is_so().await {
         assert!(clock::now() < deadline, "it never came to be");

@@ -3,6 +3,7 @@
 use tokio::net::TcpListener;
 
 use super::assert_open;
+use super::circuit;
 use crate::support::Closed;
 use crate::support::Http2;
 use crate::support::Origin;
@@ -80,4 +81,20 @@ async fn a_look_up_that_fails_counts_and_a_time_that_is_too_long_does_too() {
     let unknown = proxy.connect("nowhere.invalid:443").await;
     assert!(unknown.error().starts_with("dns_"), "{unknown:?}");
     assert_open(&proxy.connect("nowhere.invalid:443").await);
+}
+
+#[tokio::test]
+async fn an_operator_sees_the_circuits_of_tunnels_and_can_close_one() {
+    let closed = Closed::new();
+    let flags = "--connect-breaker-failures 1 --admin-token sesame";
+    let proxy = narrows().flags(flags).start().await;
+    proxy.connect(closed.authority()).await.assert_refused(502, "connection_refused");
+    assert_open(&proxy.connect(closed.authority()).await);
+    let told = circuit(&proxy).await;
+    assert_eq!((&told["api"], &told["state"]), (&"@connect".into(), &"OPEN".into()), "{told}");
+    assert_eq!(told["host"], closed.authority(), "{told}");
+    let path = format!("/circuit-status/@connect/{}", closed.authority());
+    let token = ["Authorization: Bearer sesame"];
+    assert_eq!(proxy.admin_request("DELETE", &path, &token, "").await.status(), 200);
+    proxy.connect(closed.authority()).await.assert_refused(502, "connection_refused");
 }

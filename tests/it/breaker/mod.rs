@@ -3,6 +3,7 @@
 mod connect;
 mod fleet;
 mod one;
+mod script;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -61,6 +62,14 @@ async fn probe(proxy: SocketAddr, url: String) -> Response {
 
 async fn wait_until_hit(origin: &Origin, hits: usize) {
     wait_until(&format!("{hits} hits"), async || origin.hits() >= hits).await;
+}
+
+/// What the admin port says of the one circuit there is.
+async fn circuit(proxy: &Proxy) -> serde_json::Value {
+    let mut told = proxy.admin("/circuit-status").await.json();
+    let circuits = told["circuits"].as_array_mut().unwrap();
+    assert_eq!(circuits.len(), 1, "{circuits:?}");
+    circuits.remove(0)
 }
 
 /// So many GETs at once, each on a connection of its own.

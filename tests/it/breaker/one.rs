@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::File;
 use super::assert_open;
+use super::circuit;
 use super::crowd;
 use super::probe;
 use super::wait_until_hit;
@@ -22,6 +23,10 @@ async fn five_failures_pass_and_the_sixth_request_is_refused_at_once() {
         let answer = proxy.get(origin.url("/status/503")).await;
         assert_eq!((answer.status(), answer.text()), (503, "status 503"));
     }
+    let told = circuit(&proxy).await;
+    assert_eq!((&told["state"], &told["failures"]), (&"OPEN".into(), &5.into()), "{told}");
+    assert!(told["time_to_reset"].as_u64().unwrap() > 25, "{told}");
+    assert_eq!(told["config"]["failure_threshold"], 5, "{told}");
     let mut client = proxy.client().await;
     let mut fastest = Duration::MAX;
     for _ in 0..20 {
@@ -46,6 +51,8 @@ async fn a_success_between_failures_leaves_the_circuit_closed() {
         }
     }
     assert_eq!(proxy.get(origin.url("/")).await.status(), 200);
+    let told = circuit(&proxy).await;
+    assert_eq!((&told["state"], &told["failures"]), (&"CLOSED".into(), &0.into()), "{told}");
 }
 
 #[tokio::test]
@@ -66,6 +73,8 @@ async fn one_probe_goes_through_while_fifty_are_refused_and_two_successes_close(
     assert_eq!(probing.await.unwrap().status(), 200);
 
     // One success is not enough: again there is one probe.
+    let told = circuit(&proxy).await;
+    assert_eq!((&told["state"], &told["successes"]), (&"HALF_OPEN".into(), &1.into()), "{told}");
     let probing = tokio::spawn(probe(proxy.address, origin.url("/slow?ms=500")));
     wait_until_hit(&origin, 4).await;
     assert_open(&proxy.get(origin.url("/")).await);

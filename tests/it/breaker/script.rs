@@ -41,8 +41,9 @@ impl Circuit {
     /// Opened by 2 failures for 200 ms, closed by 2 successes, one place to probe, kept for 400 ms.
     async fn say(&mut self, verb: &str, generation: u64, token: &str, mirror: [&str; 3]) -> Said {
         let mut call = self.script.key(KEY);
-        call.key("p:{0}:@p:breaker").arg(["p:{0}:@p", "PUBLISH", "breaker\nshop\n", verb]);
-        call.arg(generation).arg(token).arg(mirror.as_slice()).arg(["2", "200", "2", "1", "400"]);
+        call.key("p:{0}:@p:breaker").arg("p:{0}:@p").arg("PUBLISH").arg("breaker\nshop\n");
+        call.arg(verb).arg(generation).arg(token).arg(&mirror[..]);
+        call.arg(&["2", "200", "2", "1", "400"][..]);
         let words: Vec<String> = call.invoke_async(&mut self.connection).await.unwrap();
         let number = |at: usize| words[at].parse::<u64>().unwrap();
         Said {

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::support::Origin;
+use crate::support::Parent;
 use crate::support::Proxy;
 use crate::support::Setup;
 use crate::support::narrows;
@@ -164,4 +165,28 @@ async fn a_key_from_the_file_reaches_the_api_and_no_log() {
     let all =
         [proxy.stdout.text(), proxy.stderr.text(), proxy.admin("/metrics").await.text().to_owned()];
     assert!(!all.concat().contains("cAnArY"));
+}
+
+#[tokio::test]
+async fn a_sticky_key_is_what_the_client_sent_though_it_goes_no_further() {
+    let (origin, one, other) = (Origin::start(), Parent::start().await, Parent::start().await);
+    let text = format!(
+        "api:\n  a:\n    target_url: {}\n    use_proxy: true\n    proxies: ['{}', '{}']\n    \
+         proxy_strategy: sticky\n    proxy_sticky_key: header:X-User\n",
+        origin.url(""),
+        one.url(""),
+        other.url("")
+    );
+    let proxy = File::new("narrows.yaml", &text).setup().start().await;
+    for user in 0..12 {
+        let before = one.hits();
+        let field = format!("X-User: u{user}");
+        for _ in 0..2 {
+            assert_eq!(curl(&proxy, "/api/a/x", &["-H", &field]).await.0, 200);
+        }
+        let by_one = one.hits() - before;
+        assert!(by_one == 0 || by_one == 2, "one parent for each user, {by_one} of 2 by the first");
+    }
+    assert!(one.hits() > 0 && other.hits() > 0, "not the same for all");
+    assert!(origin.seen().iter().all(|seen| seen.head.all("x-user").is_empty()));
 }

@@ -4,6 +4,7 @@ mod credentials;
 mod failures;
 mod fleet;
 mod kept;
+mod program;
 mod strategies;
 mod tunnels;
 

@@ -12,7 +12,7 @@ mod cluster;
 mod holes;
 pub(crate) mod http2;
 mod names;
-mod origin;
+pub(crate) mod origin;
 pub(crate) mod parent;
 mod proxy;
 mod redis;
