@@ -74,12 +74,12 @@ pub(crate) fn shared<'t>(
 
 fn list(map: &Map<'_>, notes: &mut Notes) -> Option<Vec<Arc<Parent>>> {
     let entry = map.find(&keys::PROXIES)?;
-    let nodes = match &entry.node.value {
-        Value::List(nodes) => &**nodes,
+    let values = match &entry.node.value {
+        Value::List(values) => &**values,
         Value::Nothing | Value::Scalar(_) | Value::Map(_) => std::slice::from_ref(&entry.node),
     };
     let mut parents = Vec::new();
-    for (at, node) in nodes.iter().enumerate() {
+    for (at, node) in values.iter().enumerate() {
         let path = format!("{}[{at}]", map.path_of(&keys::PROXIES));
         parents.extend(one(node, path, notes));
     }

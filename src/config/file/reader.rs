@@ -200,9 +200,9 @@ impl<'t> Map<'t> {
         let entry = self.find(key)?;
         match &entry.node.value {
             Value::Scalar(scalar) => Some(vec![item(scalar, &entry.node.place)]),
-            Value::List(nodes) => {
+            Value::List(values) => {
                 let mut items = Vec::new();
-                for node in nodes {
+                for node in values {
                     match &node.value {
                         Value::Scalar(scalar) => items.push(item(scalar, &node.place)),
                         other @ (Value::Nothing | Value::List(_) | Value::Map(_)) => {
