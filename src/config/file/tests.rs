@@ -105,6 +105,21 @@ fn a_named_api_has_a_breaker_and_cool_downs_and_the_default_api_what_it_is_given
 }
 
 #[test]
+fn a_cool_down_is_as_it_is_said() {
+    let text = "api: {a: {cool_down: {scope: host, max: 1m, default: 0, ramp: 2.5, wait: 500ms, \
+                on_exhausted: true}}}";
+    let expected = cooldown::Settings {
+        scope: cooldown::Scope::Host,
+        max: Duration::from_mins(1),
+        default: Duration::ZERO,
+        ramp: 2.5,
+        wait: Duration::from_millis(500),
+        on_exhausted: true,
+    };
+    assert_eq!(api(text).cooldown, Some(expected));
+}
+
+#[test]
 fn the_time_out_of_the_breaker_is_obeyed_unless_the_api_has_its_own() {
     let timeout = |text: &str| api(text).request_timeout.map(|time| time.as_millis());
     assert_eq!(timeout("api: {a: {circuit_breaker: {request_timeout: 500}}}"), Some(500));

@@ -340,20 +340,17 @@ impl Book {
         let pace = pace(state.settings.ramp, self.board.instances());
         state.term += 1;
         let term = state.term;
-        let is_news = match state.pauses.get_mut(name) {
-            Some(known) => {
-                let is_news = known.pause.extend(asked, now, term, pace);
-                if is_news {
-                    known.changed.notify_waiters();
-                }
-                is_news
+        let is_news = if let Some(known) = state.pauses.get_mut(name) {
+            let is_news = known.pause.extend(asked, now, term, pace);
+            if is_news {
+                known.changed.notify_waiters();
             }
-            None => {
-                state.make_room();
-                let known = Known { pause: Pause::new(asked, term, pace), changed: Arc::default() };
-                state.pauses.insert(name.clone(), known);
-                true
-            }
+            is_news
+        } else {
+            state.make_room();
+            let known = Known { pause: Pause::new(asked, term, pace), changed: Arc::default() };
+            state.pauses.insert(name.clone(), known);
+            true
         };
         self.live.store(state.pauses.len(), Relaxed);
         is_news

@@ -96,7 +96,7 @@ fn reset(fields: &HeaderMap, wall: SystemTime, counted: Counted) -> Option<Durat
     parts.max()
 }
 
-/// The field RateLimit, in either form: the longest time of those of which nothing remains.
+/// The field `RateLimit`, in either form: the longest time of those of which nothing remains.
 fn rate_limit(fields: &HeaderMap, counted: Counted) -> Option<Duration> {
     let items = texts(fields, "ratelimit").flat_map(|text| parts(text, ','));
     let (mut longest, mut remaining, mut left) = (None::<Duration>, None, None);
@@ -239,6 +239,7 @@ mod tests {
         after_refusal(&map(fields), wall())
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as it is told")]
     fn millis(millis: u64) -> Option<Duration> {
         Some(Duration::from_millis(millis))
     }

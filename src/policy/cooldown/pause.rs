@@ -194,6 +194,7 @@ mod tests {
         Asked { until, status: 429, is_capped: false }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as it is asked for")]
     fn far(start: Instant) -> Option<Instant> {
         Some(start + Duration::from_hours(1))
     }

@@ -41,15 +41,13 @@ fn refused(cooldowns: &CoolDowns, subject: &Subject) -> Option<(u16, u128)> {
         Decision::Refuse(Refusal { rule: Rule::CoolDown(status), left }) => {
             Some((status, left.as_millis()))
         }
-        other => panic!("{other:?}"),
+        Decision::Wait(refusal) | Decision::Refuse(refusal) => panic!("{refusal:?}"),
     }
 }
 
 fn waits(cooldowns: &CoolDowns, subject: &Subject, seconds: u64) -> u128 {
-    match cooldowns.enter(subject, soon(seconds)) {
-        Decision::Wait(refusal) => refusal.left.as_millis(),
-        other => panic!("{other:?}"),
-    }
+    let Decision::Wait(refusal) = cooldowns.enter(subject, soon(seconds)) else { panic!() };
+    refusal.left.as_millis()
 }
 
 #[tokio::test(start_paused = true)]

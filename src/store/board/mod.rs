@@ -319,7 +319,9 @@ impl Shared {
             untold.extend(ear.listener.upgrade());
         }
         // Without the lock: they may want to listen to something else.
-        untold.iter().for_each(|listener| listener.back());
+        for listener in untold {
+            listener.back();
+        }
     }
 
     fn pass_on(&self, message: &[u8]) {
@@ -333,7 +335,9 @@ impl Shared {
             .filter(|ear| ear.topic == topic)
             .filter_map(|ear| ear.listener.upgrade())
             .collect();
-        listeners.iter().for_each(|listener| listener.heard(key, &words));
+        for listener in listeners {
+            listener.heard(key, &words);
+        }
     }
 }
 
@@ -499,7 +503,10 @@ impl Clerk {
             match Trouble::of(&value) {
                 Trouble::NoScript if batch.loads == 0 => unknown.push(job),
                 Trouble::Moved => moved = true,
-                trouble => tracing::debug!(%trouble, "redis did not run a script"),
+                trouble @ (Trouble::Fenced
+                | Trouble::Moving
+                | Trouble::NoScript
+                | Trouble::Other(_)) => tracing::debug!(%trouble, "redis did not run a script"),
             }
         }
         if !unknown.is_empty() {
@@ -570,11 +577,10 @@ async fn in_time<T>(
 }
 
 fn words(value: Value) -> Vec<String> {
-    match value {
-        Value::Array(values) => values.iter().map(word).collect(),
-        Value::Nil => Vec::new(),
-        value => vec![word(&value)],
+    if let Value::Array(values) = value {
+        return values.iter().map(word).collect();
     }
+    if value == Value::Nil { Vec::new() } else { vec![word(&value)] }
 }
 
 fn word(value: &Value) -> String {

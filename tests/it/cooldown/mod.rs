@@ -217,6 +217,36 @@ async fn a_503_that_says_when_is_waited_out_and_one_that_does_not_is_no_matter()
     assert!(origin.last() - start >= Duration::from_secs(1));
 }
 
+#[tokio::test]
+async fn a_retry_waits_as_long_as_it_was_asked_to_and_not_twice() {
+    let origin = Asked::start();
+    let (_folder, flags) = file(&origin, "{}\n    retry: {initial_delay: 0}");
+    let proxy = narrows().flags(&flags).start().await;
+    origin.limit_next("Retry-After: 1");
+    let asked = Instant::now();
+    assert_eq!(get(&proxy, &origin, &[ONE]).await.status(), 200);
+    let came = origin.came(ONE, asked);
+    let gap = came[1] - came[0];
+    assert_eq!(came.len(), 2);
+    assert!((Duration::from_secs(1)..Duration::from_millis(1900)).contains(&gap), "{gap:?}");
+}
+
+#[tokio::test]
+async fn a_time_that_is_too_long_goes_to_the_client() {
+    let origin = Asked::start();
+    let (_folder, flags) = file(&origin, "{}\n    retry: {initial_delay: 0}");
+    let proxy = narrows().flags(&flags).start().await;
+    origin.limit_next("Retry-After: 300");
+    let asked = Instant::now();
+    let limited = get(&proxy, &origin, &[ONE]).await;
+    assert_eq!((limited.status(), limited.text(), left(&limited)), (429, "slow down", 300));
+    let refused = get(&proxy, &origin, &[ONE]).await;
+    refused.assert_refused(429, "destination_unavailable");
+    assert!((295..=300).contains(&left(&refused)), "{refused:?}");
+    assert!(asked.elapsed() < PROMISE * 2, "nobody sleeps through it");
+    assert_eq!(origin.came(ONE, asked).len(), 1);
+}
+
 /// How fast word goes round: `cargo nextest run --run-ignored only propagation --no-capture`.
 #[tokio::test]
 #[ignore = "a figure for docs/cooldown.md"]
