@@ -57,17 +57,12 @@ pub(crate) fn shared<'t>(
 ) -> Vec<Arc<Parent>> {
     let mut parents = Vec::new();
     for (at, text) in texts.map(str::trim).filter(|text| !text.is_empty()).enumerate() {
-        match url::parent(text) {
-            Some(parent) => parents.push(parent),
-            None => {
-                let text = mask::url(text);
-                refuse(format!(
-                    "entry {}, {text:?}, is not allowed: {}",
-                    at + 1,
-                    keys::PARENT_URL.kind
-                ));
-            }
+        if let Some(parent) = url::parent(text) {
+            parents.push(parent);
+            continue;
         }
+        let (entry, text, allowed) = (at + 1, mask::url(text), keys::PARENT_URL.kind);
+        refuse(format!("entry {entry}, {text:?}, is not allowed: {allowed}"));
     }
     distinct(parents)
 }
