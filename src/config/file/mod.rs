@@ -75,9 +75,10 @@ fn file(path: &Path, notes: &mut Notes) -> Node {
 pub(crate) fn parse(text: &str, name: &str, notes: &mut Notes) -> Node {
     let place = Place::of(name);
     let ending = Path::new(name).extension();
-    match ending.is_some_and(|ending| ending.eq_ignore_ascii_case("toml")) {
-        true => toml::parse(text, &place, &mut notes.problems),
-        false => yaml::parse(text, &place, &mut notes.problems),
+    if ending.is_some_and(|ending| ending.eq_ignore_ascii_case("toml")) {
+        toml::parse(text, &place, &mut notes.problems)
+    } else {
+        yaml::parse(text, &place, &mut notes.problems)
     }
 }
 

@@ -71,9 +71,8 @@ fn one(source: &mut Source<'_>, setting: &'static Setting) -> Shown {
         };
         return Shown::Value(Value::Null, origin);
     };
-    let shown = |text: &str| match setting.secret {
-        true => json!(mask::SECRET),
-        false => plain(&mask::url(text)),
+    let shown = |text: &str| {
+        if setting.secret { json!(mask::SECRET) } else { plain(&mask::url(text)) }
     };
     let value = match setting.values {
         Values::One => shown(&given.text),
