@@ -27,6 +27,8 @@ const TRIES: u32 = 3;
 /// Why there is no connection.
 pub(super) enum Barred {
     Dial(DialError),
+    /// By the doing of the way itself, which says nothing of the destination.
+    Way(DialError),
     Policy(Refusal),
 }
 
@@ -48,7 +50,7 @@ pub(super) async fn connect(
     let end = match &connected {
         Ok(_conn) => End::Status(200),
         Err(Barred::Dial(error)) => error.end(),
-        Err(Barred::Policy(_)) => End::Neutral,
+        Err(Barred::Policy(_) | Barred::Way(_)) => End::Neutral,
     };
     // No share of slow ones is judged.
     pass.record(Facts { end, took: Duration::ZERO }).await;
@@ -88,7 +90,8 @@ async fn dial(
         before = way.parent.clone();
         way.record(Facts { end, took: (clock::now() - started).saturating_sub(waited) });
         if !is_ways || tries >= TRIES {
-            return Some(connected.map_err(Barred::Dial));
+            let barred = if is_ways { Barred::Way } else { Barred::Dial };
+            return Some(connected.map_err(barred));
         }
     }
 }

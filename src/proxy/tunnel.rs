@@ -113,7 +113,7 @@ pub(super) async fn open(
     let connected = passage::connect(thread, client, api, errand).await?;
     line.waited = match &connected {
         Ok(conn) => conn.waited(),
-        Err(Barred::Dial(error)) => error.waited(),
+        Err(Barred::Dial(error) | Barred::Way(error)) => error.waited(),
         Err(Barred::Policy(_)) => Duration::ZERO,
     };
     Some(connected.map_err(Reject::from))

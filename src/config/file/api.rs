@@ -134,7 +134,8 @@ fn field_name(text: &str) -> Result<HeaderName, &'static str> {
 }
 
 fn removable(text: &str) -> Result<HeaderName, &'static str> {
-    field_name(text).and_then(|name| if is_settable(&name) { Ok(name) } else { Err(SETTABLE) })
+    let name = field_name(text)?;
+    if is_settable(&name) { Ok(name) } else { Err(SETTABLE) }
 }
 
 /// Fields that are set. Those that say where a message ends or which way it goes are ours.
