@@ -29,7 +29,7 @@ use super::head;
 use super::head::Connect;
 use super::head::Flaw;
 use super::http2;
-use crate::base::authority::Host;
+use super::names::Names;
 use crate::base::clock::Pulse;
 use crate::base::framing::Framing;
 use crate::base::framing::Malformed;
@@ -87,14 +87,6 @@ pub(crate) struct Client {
     /// The client has said that its request is the last.
     said_goodbye: Cell<bool>,
     switched: RefCell<Option<(Conn, Bytes)>>,
-}
-
-/// What a client of HTTP/2 may call us by.
-#[derive(Debug, Default)]
-struct Names {
-    local: Option<SocketAddr>,
-    /// What it asked for in TLS.
-    server: Option<Host>,
 }
 
 impl Drop for Client {
@@ -192,28 +184,16 @@ impl Client {
     /// Notes what it may call us by, before its socket leaves for HTTP/2.
     pub(crate) fn note_names(&self) {
         if let Some(stream) = &self.near.borrow().stream {
-            let local = stream.tcp().local_addr().ok();
-            let server = stream.server_name().and_then(|name| Host::parse(name).ok());
-            self.names.replace(Names { local, server });
+            self.names.replace(Names::of(stream));
         }
     }
 
-    /// Whether an authority is one of ours: the address that it came to, the name that it asked for in
-    /// TLS, or a name that the settings give the gateway.
+    /// Whether it may call us by this authority.
     pub(crate) fn is_called(&self, thread: &Thread, text: &str, tls: bool) -> bool {
-        let Ok(authority) = thread.authority(text, tls) else { return false };
-        let names = self.names.borrow();
-        let at = |local: &SocketAddr| {
-            let ip = local.ip().to_canonical();
-            let is_host = match authority.host() {
-                Host::Address(address) => *address == ip,
-                Host::Name(name) => &**name == "localhost" && ip.is_loopback(),
-            };
-            is_host && authority.port_number() == local.port()
-        };
-        names.local.as_ref().is_some_and(at)
-            || (tls && names.server.as_ref() == Some(authority.host()))
-            || thread.settings.gateway_hosts.contains(authority.host())
+        thread.authority(text, tls).is_ok_and(|authority| {
+            let settings = &thread.settings.gateway_hosts;
+            self.names.borrow().has(&authority, tls) || settings.contains(authority.host())
+        })
     }
 
     pub(crate) fn pulse(&self) -> &Rc<Pulse> {

@@ -20,6 +20,7 @@ mod headers;
 mod http2;
 mod interim;
 mod local;
+mod names;
 mod passage;
 mod pipeline;
 mod reject;

@@ -52,6 +52,7 @@
 //! or of the system, unless `--error-details` asks for that (RFC 9209 §4); nor does it repeat the
 //! userinfo or query of a target.
 
+mod door;
 mod response;
 
 use std::io;
@@ -81,9 +82,6 @@ use crate::upstream::parent::ParentError;
 use crate::upstream::resolve::ResolveError;
 use crate::upstream::screen;
 use crate::upstream::tls::TlsError;
-
-/// RFC 7617 §2 and §2.1.
-const CHALLENGE: &str = r#"Basic realm="narrows", charset="UTF-8""#;
 
 /// Why narrows answers by itself.
 #[derive(Debug)]
@@ -243,7 +241,7 @@ impl Reject {
                 "bad target".to_owned(),
                 "the target's scheme must be http or https".to_owned(),
             ),
-            Self::Denied(denied) => return turned_away(*denied),
+            Self::Denied(denied) => return door::turned_away(*denied),
             Self::Expectation => (
                 417,
                 "http_request_error",
@@ -258,7 +256,7 @@ impl Reject {
                  https://"
                     .to_owned(),
             ),
-            Self::Full(full) => return no_room(*full),
+            Self::Full(full) => return door::no_room(*full),
             Self::Flaw(flaw) => {
                 (flaw.status(), "http_request_error", "bad request".to_owned(), flaw.to_string())
             }
@@ -305,7 +303,7 @@ impl Reject {
                 "bad request".to_owned(),
                 "Max-Forwards must be one decimal number".to_owned(),
             ),
-            Self::Method(methods) => return not_taken(methods),
+            Self::Method(methods) => return door::not_taken(methods),
             Self::Misdirected => (
                 421,
                 "http_request_error",
@@ -340,7 +338,7 @@ impl Reject {
                 "bad request".to_owned(),
                 "the request's body did not come in time".to_owned(),
             ),
-            Self::Stranger => return stranger(),
+            Self::Stranger => return door::stranger(),
             Self::UnknownApi(name) => (
                 404,
                 "destination_not_found",
@@ -350,21 +348,6 @@ impl Reject {
         };
         make(status, title, error, None, &detail, None)
     }
-}
-
-fn not_taken(methods: &str) -> Answer {
-    let detail = format!("this API takes {methods}");
-    let title = "method not allowed".to_owned();
-    let answer = make(405, title, "http_request_error", None, &detail, None);
-    Answer { allow: Some(methods.to_owned()), ..answer }
-}
-
-fn stranger() -> Answer {
-    let detail = "say who you are by a user and a password that this gateway knows, in Authorization, \
-                  or in Proxy-Authorization where Authorization is for the API";
-    let title = "authentication required".to_owned();
-    let answer = make(401, title, "http_request_error", None, detail, None);
-    Answer { challenge: Some(CHALLENGE), ..answer }
 }
 
 fn failure(error: &SendError, status: u16, word: &'static str, details: bool) -> Answer {
@@ -403,58 +386,6 @@ fn by_policy(refusal: Refusal) -> Answer {
     let detail =
         format!("Service temporarily unavailable. Please try again in {seconds} seconds: {why}");
     make(status, title.to_owned(), "destination_unavailable", Some(seconds), &detail, None)
-}
-
-fn turned_away(denied: Denied) -> Answer {
-    // RFC 9209 §2.3: one word for what the client can mend by another request, one for what it cannot.
-    let (status, error, title, detail) = match denied {
-        Denied::Busy => (
-            503,
-            "proxy_internal_error",
-            "too many passwords to verify",
-            "more passwords wait to be verified than may; those that were verified before are not held up",
-        ),
-        Denied::Certificate => (
-            403,
-            "http_request_denied",
-            "certificate needed",
-            "who uses this proxy shows a certificate when it connects",
-        ),
-        Denied::Credentials => (
-            407,
-            "http_request_error",
-            "proxy authentication required",
-            "give a user and a password that this proxy knows: http://USER:PASSWORD@PROXY:PORT",
-        ),
-        Denied::Network => (
-            403,
-            "http_request_denied",
-            "client not allowed",
-            "clients of this network may not use this proxy",
-        ),
-    };
-    let retry_after = (denied == Denied::Busy).then_some(1);
-    let challenge = (denied == Denied::Credentials).then_some(CHALLENGE);
-    let answer = make(status, title.to_owned(), error, retry_after, detail, None);
-    Answer { challenge, ..answer }
-}
-
-fn no_room(full: Full) -> Answer {
-    let (status, error, title, detail) = match full {
-        Full::Clients | Full::Files => (
-            503,
-            "proxy_internal_response",
-            "too many clients",
-            "the proxy has as many connections of clients as it may have",
-        ),
-        Full::OfAddress => (
-            429,
-            "http_request_error",
-            "too many connections from this address",
-            "the proxy has as many connections from this address as it may have",
-        ),
-    };
-    make(status, title.to_owned(), error, Some(1), detail, None)
 }
 
 fn classify(error: &SendError) -> (u16, &'static str) {
