@@ -13,8 +13,8 @@ use http::Version;
 use super::Thread;
 use super::asker::Asker;
 use super::headers;
-use crate::upstream::exchange::Gate;
-use crate::upstream::exchange::RequestBody;
+use crate::upstream::upload::Gate;
+use crate::upstream::upload::RequestBody;
 
 /// The 1xx answers of one request's upstream, on their way to the client.
 pub(super) struct Interim<'a> {

@@ -38,12 +38,12 @@ use crate::policy::Refusal;
 use crate::policy::Rule;
 use crate::policy::api::Api;
 use crate::policy::breaker::Pass;
+use crate::policy::cooldown;
 use crate::policy::cooldown::CoolDowns;
 use crate::policy::cooldown::Subject;
 use crate::policy::parents::Asked;
 use crate::policy::parents::Parent;
 use crate::policy::parents::Way;
-use crate::policy::retry;
 use crate::policy::retry::Attempt;
 use crate::policy::retry::Verdict;
 use crate::upstream::SendError;
@@ -320,8 +320,8 @@ async fn attempt(
         pass.record(Facts { end, ..facts }).await;
     }
     let asked = asked.or_else(|| {
-        let fields = sent.as_ref().ok().filter(|_| !escapes)?.response.headers();
-        retry::retry_after(fields, clock::wall)
+        let sent = sent.as_ref().ok().filter(|_| api.retry.is_some() && !escapes)?;
+        cooldown::asked(sent.response.status().as_u16(), sent.response.headers())
     });
     tell(order, api, turn.former.map_or(1, |former| former.number), &sent, end);
     Ok(Tried { sent, end, asked, parent })

@@ -27,9 +27,9 @@ use crate::upstream::SendError;
 use crate::upstream::Sent;
 use crate::upstream::dial::Errand;
 use crate::upstream::exchange::ExchangeError;
-use crate::upstream::exchange::Gate;
-use crate::upstream::exchange::RequestBody;
 use crate::upstream::replay::Supply;
+use crate::upstream::upload::Gate;
+use crate::upstream::upload::RequestBody;
 
 /// What the attempts of one request have in common.
 #[derive(Debug, Default)]

@@ -46,8 +46,16 @@ impl Drop for Tally<'_> {
     }
 }
 
+/// Counts a request that ended before it came to the policies.
+pub(super) fn turned_away(api: &Api, failed: &Failed) {
+    api.counts.asked(match failed {
+        Failed::Left => Outcome::Left,
+        Failed::Rejected(reject) => outcome(reject),
+    });
+}
+
 /// What an answer of ours says of the API.
-pub(super) fn outcome(reject: &Reject) -> Outcome {
+fn outcome(reject: &Reject) -> Outcome {
     match reject {
         Reject::Policy(refusal) => refusal.rule.into(),
         Reject::Send(SendError::Dial(DialError::Refused(_))) => Outcome::Limit,

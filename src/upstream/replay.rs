@@ -214,3 +214,135 @@ impl Body for View {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use h2::SendStream;
+    use http_body_util::BodyExt as _;
+    use tokio::io::duplex;
+
+    use super::*;
+
+    /// A body over HTTP/2 whose client may be so many bytes ahead, and where that sends it.
+    async fn body(window: u32) -> (Source, SendStream<Bytes>) {
+        let (near, far) = duplex(1024 * 1024);
+        let mut server = h2::server::Builder::new();
+        server.initial_window_size(window);
+        let (client, server) =
+            tokio::join!(h2::client::handshake(near), server.handshake::<_, Bytes>(far));
+        let (mut client, connection) = client.unwrap();
+        tokio::spawn(connection);
+        let mut server = server.unwrap();
+        let put = http::Request::put("http://a.test/").body(()).unwrap();
+        let (_answer, sending) = client.send_request(put, false).unwrap();
+        let (request, _respond) = server.accept().await.unwrap().unwrap();
+        tokio::spawn(async move {
+            let _rest = (client, _answer, _respond);
+            while server.accept().await.is_some() {}
+        });
+        (request.into_body().into(), sending)
+    }
+
+    async fn next(supply: &mut Supply) -> Vec<u8> {
+        supply.frame().await.unwrap().unwrap().into_data().unwrap().to_vec()
+    }
+
+    async fn rest(supply: Supply) -> (Vec<u8>, Option<HeaderMap>) {
+        let all = supply.collect().await.unwrap();
+        let trailers = all.trailers().cloned();
+        (all.to_bytes().to_vec(), trailers)
+    }
+
+    #[tokio::test]
+    async fn what_was_read_comes_again_before_the_rest() {
+        let (source, mut sending) = body(65_535).await;
+        let replay = Replay::new(source, 100);
+        sending.send_data("one".into(), false).unwrap();
+        let mut first = replay.view();
+        assert_eq!((next(&mut first).await, first.is_again()), (b"one".to_vec(), false));
+        drop(first);
+        let mut second = replay.view();
+        assert_eq!((next(&mut second).await, second.is_again()), (b"one".to_vec(), true));
+        sending.send_data("two".into(), false).unwrap();
+        assert_eq!((next(&mut second).await, second.is_again()), (b"two".to_vec(), false));
+        drop(second);
+        let mut trailers = HeaderMap::new();
+        trailers.insert("sum", "6".parse().unwrap());
+        sending.send_trailers(trailers.clone()).unwrap();
+        for _ in 0..2 {
+            let view = replay.view();
+            assert!(!view.is_end_stream());
+            assert_eq!(rest(view).await, (b"onetwo".to_vec(), Some(trailers.clone())));
+        }
+        assert!(replay.is_whole());
+    }
+
+    #[tokio::test]
+    async fn what_is_beyond_the_bound_is_let_go_and_still_goes_on() {
+        let (source, mut sending) = body(65_535).await;
+        let replay = Replay::new(source, 5);
+        let mut first = replay.view();
+        for part in ["one", "two", "six"] {
+            sending.send_data(part.into(), false).unwrap();
+            assert_eq!(next(&mut first).await, part.as_bytes());
+            assert_eq!(replay.is_whole(), part == "one");
+        }
+        assert!(replay.0.as_ref().unwrap().borrow().bytes.is_empty());
+        sending.send_data(Bytes::new(), true).unwrap();
+        assert_eq!(rest(first).await.0, b"");
+    }
+
+    #[tokio::test]
+    async fn what_nobody_has_read_is_whole_however_long_it_is() {
+        let (source, mut sending) = body(65_535).await;
+        let replay = Replay::new(source, 0);
+        drop(replay.view());
+        assert!(replay.is_whole());
+        sending.send_data("all".into(), true).unwrap();
+        assert_eq!(rest(replay.view()).await.0, b"all");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_for_the_last_attempt() {
+        let (source, mut sending) = body(65_535).await;
+        let replay = Replay::new(source, 100);
+        let mut view = replay.view();
+        drop(replay);
+        sending.send_data("one".into(), false).unwrap();
+        assert_eq!(next(&mut view).await, b"one");
+        let Supply::Kept(view) = view else { panic!("no view") };
+        assert!(view.kept.borrow().bytes.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_window_opens_for_what_an_attempt_has_taken_and_once() {
+        let (source, mut sending) = body(10).await;
+        let replay = Replay::new(source, 100);
+        sending.reserve_capacity(100);
+        sending.send_data(vec![1; 30].into(), true).unwrap();
+        let mut first = replay.view();
+        assert_eq!(next(&mut first).await, [1; 10]);
+        drop(first);
+        let mut second = replay.view();
+        assert_eq!(next(&mut second).await, [1; 10]);
+        // Unless it asks for more, it has taken nothing that opened the window.
+        tokio::task::yield_now().await;
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let Supply::Kept(view) = &mut second else { panic!("no view") };
+        assert_eq!(view.kept.borrow().bytes.len(), 10);
+        assert!(Pin::new(&mut *view).poll_frame(&mut cx).is_pending());
+        assert_eq!(rest(second).await.0, [1; 20]);
+        assert_eq!(rest(replay.view()).await.0, [1; 30]);
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_has_nothing_to_keep() {
+        let replay = Replay::new(Source::Empty, 100);
+        assert!(replay.0.is_none() && replay.is_whole());
+        let mut view = replay.view();
+        assert!(view.is_end_stream());
+        assert!(poll_fn(|cx| Pin::new(&mut view).poll_frame(cx)).await.is_none());
+    }
+}

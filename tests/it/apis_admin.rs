@@ -27,7 +27,7 @@ async fn requests(proxy: &Proxy, outcome: &str) -> f64 {
 #[tokio::test]
 async fn each_request_is_counted_once_by_what_its_client_got() {
     let origin = Origin::start();
-    let rest = "requires_body: false, circuit_breaker: {failure_threshold: 2}";
+    let rest = "circuit_breaker: {failure_threshold: 2}";
     let (_folder, proxy) = with(&origin, rest, "").await;
     proxy.get("/api/a/x").await;
     proxy.get("/api/a/status/404").await;
@@ -51,6 +51,15 @@ async fn each_request_is_counted_once_by_what_its_client_got() {
 }
 
 #[tokio::test]
+async fn what_the_gateway_refuses_itself_is_no_failure_of_the_api() {
+    let origin = Origin::start();
+    let (_folder, proxy) = with(&origin, "requires_body: true", "").await;
+    assert_eq!(proxy.get("/api/a/x").await.status(), 400);
+    assert_eq!((requests(&proxy, "bad_request").await, origin.hits()), (1.0, 0));
+    assert_eq!(requests(&proxy, "failure").await, 0.0);
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_is_counted_as_one() {
     let origin = Origin::start();
     let (_folder, proxy) = with(&origin, "", "").await;
@@ -69,7 +78,8 @@ async fn the_access_log_names_the_api_and_counts_the_attempts() {
     let (_folder, proxy) = with(&origin, rest, "--access-log stdout").await;
     proxy.get("/api/a/x").await;
     proxy.get("/api/a/status/500").await;
-    proxy.get(origin.url("/status/200")).await;
+    let other = Origin::start();
+    proxy.get(other.url("/x")).await;
     let lines = proxy.stdout.wait_for(3, "\"method\"").await;
     let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let told: Vec<Value> =

@@ -69,7 +69,7 @@ pub(super) fn read(entry: &Entry, shared: &[Arc<Parent>], notes: &mut Notes) -> 
     });
     let timeout = map.time_or_off(notes, &keys::REQUEST_TIMEOUT).or(of_breaker);
     api.request_timeout = timeout.unwrap_or((!is_default).then_some(REQUEST_TIMEOUT));
-    api.total_timeout = map.time_or_off(notes, &keys::TOTAL_TIMEOUT).flatten();
+    api.total_timeout = map.time(notes, &keys::TOTAL_TIMEOUT);
     api.breaker =
         breaker.map(|map| map.map_or_else(Default::default, |map| self::breaker(&map, notes)));
     api.retry = retry(&map, notes);
@@ -134,7 +134,8 @@ fn field_name(text: &str) -> Result<HeaderName, &'static str> {
 }
 
 fn removable(text: &str) -> Result<HeaderName, &'static str> {
-    field_name(text).and_then(|name| if is_settable(&name) { Ok(name) } else { Err(SETTABLE) })
+    let name = field_name(text)?;
+    if is_settable(&name) { Ok(name) } else { Err(SETTABLE) }
 }
 
 /// Fields that are set. Those that say where a message ends or which way it goes are ours.

@@ -20,9 +20,6 @@ pub(crate) enum Section {
 }
 
 impl Section {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Api, Self::Breaker, Self::Retry, Self::CoolDown, Self::Parent];
-
     /// The key that it is the value of.
     pub(crate) fn name(self) -> &'static str {
         match self {

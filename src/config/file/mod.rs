@@ -96,6 +96,31 @@ fn text_of(path: &Path) -> io::Result<String> {
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
+/// What becomes of any text, for the fuzzer: it is read in both languages, as a change from outside,
+/// and with a variable that it may refer to. What was said of it.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn said_of(text: &str) -> Vec<String> {
+    let variable = |name: &str| (name == "A").then(|| "open sesame!".to_owned());
+    let mut said = Vec::new();
+    for name in ["f.yaml", "f.toml", ""] {
+        let mut notes = Notes::default();
+        let mut root = match name {
+            "" => Node::empty(Place::of("f")),
+            name => parse(text, name, &mut notes),
+        };
+        if name.is_empty() {
+            text.lines().for_each(|line| set::apply(&mut root, "--set", line, &mut notes));
+        }
+        expand::expand(&mut root, &variable, &mut notes);
+        let _texts = settings::read(&root, &mut notes);
+        let apis = apis(&root, &[], &mut notes);
+        said.extend(notes.problems);
+        said.extend(notes.warnings);
+        said.push(format!("{root:?}{apis:?}"));
+    }
+    said
+}
+
 /// The APIs of a tree; `shared` are the parents of those that have none of their own.
 pub(super) fn apis(
     root: &Node,

@@ -11,12 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use std::time::SystemTime;
 
 use http::HeaderMap;
 use http::HeaderName;
 use http::Method;
-use http::header;
 use tokio::time::Instant;
 
 use self::budget::Budget;
@@ -233,19 +231,6 @@ impl Attempts<'_> {
     pub(crate) fn count(&self) -> u32 {
         self.made.saturating_sub(1)
     }
-}
-
-/// What a Retry-After (RFC 9110 §10.2.3) asks for, at `wall`. More than can be told is forever.
-pub(crate) fn retry_after(
-    fields: &HeaderMap,
-    wall: impl FnOnce() -> SystemTime,
-) -> Option<Duration> {
-    let text = fields.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(text.parse().map_or(Duration::MAX, Duration::from_secs));
-    }
-    let until = httpdate::parse_http_date(text).ok()?;
-    Some(until.duration_since(wall()).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -216,28 +216,6 @@ fn an_outage_is_not_multiplied() {
     assert!((1200..1300).contains(&hits), "{hits}");
 }
 
-#[test]
-fn retry_after_is_seconds_or_a_date() {
-    let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_770);
-    for (text, seconds) in [
-        ("0", Some(0)),
-        ("120", Some(120)),
-        (" 7 ", Some(7)),
-        ("99999999999999999999999", Some(u64::MAX)),
-        ("Sun, 06 Nov 1994 08:49:37 GMT", Some(7)),
-        ("Sun, 06 Nov 1994 08:49:00 GMT", Some(0)),
-        ("soon", None),
-        ("-1", None),
-        ("1.5", None),
-        ("", None),
-    ] {
-        let mut fields = HeaderMap::new();
-        fields.insert(header::RETRY_AFTER, text.parse().unwrap());
-        let told = retry_after(&fields, || wall).map(|told| told.as_secs());
-        assert_eq!(told, seconds, "{text:?}");
-    }
-}
-
 proptest! {
     #[test]
     fn attempts_and_delays_are_bounded(

@@ -32,6 +32,7 @@ use super::pipeline::Order;
 use super::reject::Reject;
 use super::story::Kind;
 use super::story::Story;
+use super::tally;
 use crate::base::authority::Authority;
 use crate::base::authority::Host;
 use crate::base::identity::Identity;
@@ -141,7 +142,9 @@ pub(super) async fn serve(
     let named = parts.uri.authority();
     let named = named.and_then(|named| HeaderValue::from_str(named.as_str()).ok());
     let asked = parts.uri.path_and_query().map_or("/", |asked| asked.as_str());
-    parts.uri = path::join(&target.path, &gateway.rewrite, asked)?;
+    parts.uri = path::join(&target.path, &gateway.rewrite, asked)
+        .map_err(Failed::from)
+        .inspect_err(|failed| tally::turned_away(api, failed))?;
 
     let told = gateway.forwarded.then(|| fields::Told::of(client, &parts.headers, named));
 
@@ -163,7 +166,9 @@ pub(super) async fn serve(
         via.add(&mut parts.headers, version);
     }
     parts.version = Version::HTTP_11;
-    let body = body::judge(thread, client, gateway, &mut parts.headers, body).await?;
+    let body = body::judge(thread, client, gateway, &mut parts.headers, body)
+        .await
+        .inspect_err(|failed| tally::turned_away(api, failed))?;
     forward::finish(&mut parts, &body, left);
     let order = Order {
         thread,
