@@ -77,7 +77,7 @@ impl App {
         let deadline = watch::Sender::new(Duration::ZERO);
         let mut threads = Vec::new();
         let parts = Threads::new(bound.sockets.len()).into_iter().zip(bound.sockets).zip(ears);
-        let shelf = Arc::<Shelf>::default();
+        let kept = Arc::<Shelf>::default();
         for (number, (((view, handed), sockets), ear)) in parts.enumerate() {
             let runtime = runtime("a serving thread")?;
             let seed = Seed {
@@ -89,7 +89,7 @@ impl App {
                 metrics: Arc::clone(&self.metrics),
                 log: log.clone(),
                 tls: tls.clone(),
-                shelf: Arc::clone(&shelf),
+                shelf: Arc::clone(&kept),
                 config: config.clone(),
                 listeners: bound.listeners.clone(),
                 secure: secure.clone(),

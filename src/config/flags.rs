@@ -477,6 +477,9 @@ settings! {
         Said("round_robin"),
         "How one of several is chosen: round_robin, sticky (by client address), subset, \
          on_rate_limit, never, least_used or weighted.");
+    NO_PARENT = row(Policies, "no-parent", "HOST", &["NARROWS_NO_PARENT"], Nothing,
+        "Host that is gone to directly: HOST, HOST:PORT or *.SUFFIX. Repeatable, or separated by \
+         commas.").takes(Values::Many);
     PROXY_URLS = row(Policies, "proxy-urls", "URL", &["NARROWS_PROXY_URLS", "PROXY_URLS"], Nothing,
         "Parents of those APIs of the config file that say use_proxy: true and name none. \
          Repeatable, or separated by semicolons in the \

@@ -24,7 +24,7 @@ use crate::policy::api::Settings;
 use crate::policy::parents::Parent;
 
 /// Settings of the default API, and the keys that say the same.
-const DEFAULTS: [(&Setting, &[&str]); 13] = [
+const DEFAULTS: [(&Setting, &[&str]); 14] = [
     (&flags::REQUEST_TIMEOUT, &["request_timeout"]),
     (&flags::TOTAL_TIMEOUT, &["total_timeout"]),
     (&flags::RETRY_ATTEMPTS, &["retry", "max_attempts"]),
@@ -38,6 +38,7 @@ const DEFAULTS: [(&Setting, &[&str]); 13] = [
     (&flags::COOL_DOWN, &["cool_down"]),
     (&flags::PARENT, &["proxies"]),
     (&flags::PARENT_STRATEGY, &["proxy_strategy"]),
+    (&flags::NO_PARENT, &["no_proxy"]),
 ];
 
 /// Whether a setting is one of the default API, and stands there in what is shown.
@@ -75,7 +76,7 @@ fn put(source: &mut Source<'_>, tree: &mut Node, setting: &'static Setting, keys
         ["circuit_breaker", key] if *key != "failure_threshold" => {
             Some((&flags::BREAKER_FAILURES, "circuit_breaker"))
         }
-        ["proxy_strategy"] => Some((&flags::PARENT, "proxies")),
+        ["proxy_strategy" | "no_proxy"] => Some((&flags::PARENT, "proxies")),
         _ => None,
     };
     if let Some((other, key)) = needs

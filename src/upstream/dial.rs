@@ -108,11 +108,10 @@ impl DialError {
             Self::Resolve(ResolveError::TimedOut(_)) | Self::TimedOut(_) | Self::TlsTimedOut(_) => {
                 Cause::Timeout
             }
-            Self::Connect { .. } => Cause::Refused,
             Self::Tls(_) => Cause::Tls,
             // 504 is a gateway's word for the same (RFC 9110 §15.6.5).
             Self::Parent(ParentError::TimedOut(_) | ParentError::Status(504)) => Cause::Timeout,
-            Self::Parent(ParentError::Status(_)) => Cause::Refused,
+            Self::Connect { .. } | Self::Parent(ParentError::Status(_)) => Cause::Refused,
             Self::Parent(ParentError::Closed | ParentError::Fault(_)) => Cause::Reset,
         })
     }

@@ -176,7 +176,7 @@ fn settings(settings: &Settings) -> Value {
         told["proxy_max_connections"] = parents.max_connections.into();
         let quota = parents.quota.map(|(n, per)| json!({ "requests": n, "per": seconds(per) }));
         told["proxy_quota"] = quota.into();
-        told["proxy_except"] = parents.except.iter().map(ToString::to_string).collect();
+        told["no_proxy"] = parents.except.iter().map(ToString::to_string).collect();
     }
     told
 }

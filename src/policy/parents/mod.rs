@@ -411,10 +411,9 @@ impl Inner {
             None => choice.pick(may),
         };
         picked.ok_or_else(|| {
-            let left = counted.and_then(|counted| {
-                (0..self.slots.len()).filter(|at| is_good(*at)).map(|at| counted.has_in(at)).min()
-            });
-            left
+            let counted = counted?;
+            let good = (0..self.slots.len()).filter(|at| is_good(*at));
+            good.map(|at| counted.has_in(at)).min()
         })
     }
 

@@ -179,7 +179,7 @@ impl Fnv {
         }
     }
 
-    /// The finalizer of SplitMix64: FNV alone hardly moves its high bits by the last bytes.
+    /// The finalizer of `SplitMix64`: FNV alone hardly moves its high bits by the last bytes.
     fn mixed(&self) -> u64 {
         let mut bits = self.0;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

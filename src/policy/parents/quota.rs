@@ -18,15 +18,17 @@ use tokio::time::Instant;
 use crate::base::authority::HostKey;
 
 /// Parts that a round is cut into.
-const PARTS: u64 = 16;
+const PARTS: u32 = 16;
+/// What is kept of them: one more, for the one that is under way.
+const RING: usize = 17;
 /// Hosts that are counted.
 const MOST: usize = 4096;
 
 /// What was asked by one parent.
 #[derive(Clone, Debug, Default)]
 struct Window {
-    /// Requests of each part, in a ring; one more than there are, for the one that is under way.
-    parts: [u32; PARTS as usize + 1],
+    /// Requests of each part, in a ring.
+    parts: [u32; RING],
     /// The part that was counted last.
     last: u64,
 }
@@ -59,7 +61,7 @@ impl Window {
 }
 
 fn slot(part: u64) -> usize {
-    usize::try_from(part % (PARTS + 1)).unwrap_or(0)
+    usize::try_from(part % RING as u64).unwrap_or(0)
 }
 
 /// The counts of an API.
@@ -73,7 +75,7 @@ pub(super) struct Quota {
 
 impl Quota {
     pub(super) fn new(number: u32, time: Duration, began: Instant) -> Self {
-        let part = (time / u32::try_from(PARTS).unwrap_or(1)).max(Duration::from_micros(1));
+        let part = (time / PARTS).max(Duration::from_micros(1));
         Self { number, part, began, hosts: Mutex::default() }
     }
 
@@ -90,7 +92,9 @@ impl Quota {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         if hosts.len() >= MOST && !hosts.contains_key(host) {
             let last = |windows: &Vec<Window>| windows.iter().map(|window| window.last).max();
-            hosts.retain(|_, windows| last(windows).is_some_and(|last| last + PARTS >= now));
+            hosts.retain(|_, windows| {
+                last(windows).is_some_and(|last| last + u64::from(PARTS) >= now)
+            });
             if hosts.len() >= MOST {
                 let oldest = hosts.iter().min_by_key(|(_, windows)| last(windows));
                 if let Some(oldest) = oldest.map(|(host, _)| host.clone()) {
@@ -100,7 +104,9 @@ impl Quota {
         }
         let windows = hosts.entry(host.clone()).or_default();
         windows.resize(parents, Window { last: now, ..Window::default() });
-        windows.iter_mut().for_each(|window| window.roll(now));
+        for window in windows.iter_mut() {
+            window.roll(now);
+        }
         let most = (self.number / instances.max(1)).max(1);
         Counted { hosts, host: host.clone(), most, part: self.part }
     }

@@ -55,7 +55,7 @@ impl Request {
     fn way(&self, parents: &Parents) -> Way {
         match self.ask(parents, None) {
             Decision::Pass(way) => way,
-            other => panic!("{other:?}"),
+            other @ (Decision::Wait(_) | Decision::Refuse(_)) => panic!("{other:?}"),
         }
     }
 
@@ -253,7 +253,9 @@ fn the_least_used_is_the_one_with_the_fewest_under_way() {
     let parents = parents(3, Strategy::LeastUsed);
     let ways: Vec<Way> = (0..5).map(|_| Request::new().way(&parents)).collect();
     let mut counts = [0; 3];
-    ways.iter().for_each(|way| counts[number(way).unwrap()] += 1);
+    for way in &ways {
+        counts[number(way).unwrap()] += 1;
+    }
     counts.sort_unstable();
     assert_eq!(counts, [1, 2, 2]);
     let left: Vec<Way> = ways.into_iter().filter(|way| number(way) != Some(1)).collect();

@@ -46,6 +46,7 @@ impl Gate {
         Gate::start(plain(parents)).await
     }
 
+    #[expect(clippy::unused_async, reason = "whatever starts in a test is waited for")]
     async fn with(settings: Settings, change: impl FnOnce(&mut Config)) -> Gate {
         let mut config = Config::default();
         config.listen.address = "127.0.0.1:0".parse().unwrap();

@@ -142,6 +142,22 @@ async fn curl_goes_by_narrows_and_a_parent_to_an_https_origin() {
 }
 
 #[tokio::test]
+async fn flags_alone_send_forward_traffic_and_tunnels_by_parents() {
+    let (origin, other, echo) = (Origin::start(), Origin::start(), Origin::echo());
+    let parents = [Parent::for_user(CANARY).await, Parent::for_user(CANARY).await];
+    let [one, two] = parents.each_ref().map(|parent| parent.url(USERINFO));
+    let flags = format!("--parent {one} --parent {two} --no-parent {}", other.authority());
+    let proxy = narrows().flags(flags).flags("--connect-ports 1-65535").start().await;
+    for _ in 0..4 {
+        get(&proxy, &origin.url("/x"), 200).await;
+        get(&proxy, &other.url("/x"), 200).await;
+    }
+    assert_eq!((hits(&parents), other.hits()), (vec![2, 2], 4));
+    proxy.tunnel(echo.authority()).await.echo(b"hello").await;
+    assert_eq!(parents.iter().map(|parent| parent.connects().len()).sum::<usize>(), 1);
+}
+
+#[tokio::test]
 async fn a_parents_credentials_get_out_nowhere() {
     let redis = Redis::start().await;
     let certs = Certs::new();

@@ -32,8 +32,6 @@ pub(crate) struct Parent {
 pub(crate) enum Act {
     /// Answers with this status.
     Answer(u16),
-    /// The same with these fields.
-    AnswerWith(u16, &'static str),
     /// Sends these bytes, and closes.
     Say(&'static [u8]),
     Close,
@@ -50,7 +48,7 @@ struct Book {
     connects: Vec<Head>,
     requests: Vec<Head>,
     next: VecDeque<Act>,
-    /// For a destination, until it is taken back.
+    /// For a destination.
     always: Vec<(String, Act)>,
     /// What stands in front of the first bytes of a tunnel, in one write with the answer.
     first: Vec<u8>,
@@ -156,10 +154,6 @@ impl Parent {
         self.book().always.push((destination.into(), act));
     }
 
-    pub(crate) fn forgive(&self) {
-        self.book().always.clear();
-    }
-
     /// These bytes come in one write with the answer to CONNECT.
     pub(crate) fn speaks_first(&self, bytes: &[u8]) {
         self.book().first = bytes.to_vec();
@@ -205,10 +199,6 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             }
             Some(Act::Answer(status)) => {
                 answer(&mut near, status, "").await?;
-                continue;
-            }
-            Some(Act::AnswerWith(status, fields)) => {
-                answer(&mut near, status, fields).await?;
                 continue;
             }
             Some(Act::Say(bytes)) => return near.send(bytes).await,
