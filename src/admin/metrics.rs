@@ -23,6 +23,7 @@ use super::Answer;
 use super::RedisState;
 use super::Sources;
 use super::apis::metrics::Numbers;
+use super::board;
 use super::body;
 use super::problem;
 use crate::base::authority::HostKey;
@@ -44,6 +45,7 @@ pub(super) fn text(sources: &Sources) -> Answer {
     registry.register_collector(Box::new(Redis(sources.instances.redis())));
     registry.register_collector(Box::new(Fleet(sources.limiter.clone())));
     registry.register_collector(Box::new(Numbers(sources.apis.load_full())));
+    registry.register_collector(Box::new(board::Numbers(sources.board.clone())));
     let mut text = String::with_capacity(16 * 1024);
     match encode(&mut text, &registry) {
         Ok(()) => body(StatusCode::OK, KIND, text),

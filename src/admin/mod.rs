@@ -8,6 +8,7 @@
 //! [`ENDPOINTS`] is the list of what there is, here and on the index page.
 
 mod apis;
+mod board;
 mod door;
 mod health;
 mod hosts;
@@ -51,6 +52,7 @@ use crate::policy::api::Apis;
 use crate::policy::breaker::Breakers;
 use crate::store::Fleet;
 use crate::store::Secret;
+use crate::store::board::Board;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Metrics;
 
@@ -204,6 +206,8 @@ pub struct Sources {
     pub limiter: Limiter,
     /// APIs, and what their policies have learned.
     pub(crate) apis: Arc<ArcSwap<Apis>>,
+    /// By which policies speak to Redis.
+    pub(crate) board: Board,
     /// Circuits of CONNECT.
     pub(crate) connects: Option<Arc<Breakers>>,
     /// Counters.
@@ -374,6 +378,7 @@ mod tests {
             reload: Box::new(Nobody),
             limiter,
             apis: Arc::default(),
+            board: Board::alone(),
             connects: None,
             metrics: Arc::new(Metrics::new(1, false)),
             readiness: Arc::default(),

@@ -136,6 +136,7 @@ impl App {
         let sources = Arc::new(admin::Sources {
             limiter: limiter.clone(),
             apis: Arc::clone(&self.apis),
+            board: self.board.clone(),
             connects: self.connects.clone(),
             metrics: Arc::clone(&self.metrics),
             readiness: Arc::clone(&self.readiness),
