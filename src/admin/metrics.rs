@@ -23,7 +23,6 @@ use super::Answer;
 use super::RedisState;
 use super::Sources;
 use super::apis::metrics::Numbers;
-use super::board;
 use super::body;
 use super::problem;
 use crate::base::authority::HostKey;
@@ -44,8 +43,11 @@ pub(super) fn text(sources: &Sources) -> Answer {
     registry.register_collector(Box::new(Access(sources.access.clone())));
     registry.register_collector(Box::new(Redis(sources.instances.redis())));
     registry.register_collector(Box::new(Fleet(sources.limiter.clone())));
-    registry.register_collector(Box::new(Numbers(sources.apis.load_full())));
-    registry.register_collector(Box::new(board::Numbers(sources.board.clone())));
+    registry.register_collector(Box::new(Numbers {
+        apis: sources.apis.load_full(),
+        connects: sources.connects.clone(),
+        board: sources.board.snapshot(),
+    }));
     let mut text = String::with_capacity(16 * 1024);
     match encode(&mut text, &registry) {
         Ok(()) => body(StatusCode::OK, KIND, text),

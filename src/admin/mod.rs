@@ -8,7 +8,6 @@
 //! [`ENDPOINTS`] is the list of what there is, here and on the index page.
 
 mod apis;
-mod board;
 mod door;
 mod health;
 mod hosts;
@@ -206,7 +205,7 @@ pub struct Sources {
     pub limiter: Limiter,
     /// APIs, and what their policies have learned.
     pub(crate) apis: Arc<ArcSwap<Apis>>,
-    /// By which policies speak to Redis.
+    /// The policies' way to Redis.
     pub(crate) board: Board,
     /// Circuits of CONNECT.
     pub(crate) connects: Option<Arc<Breakers>>,

@@ -135,8 +135,8 @@ impl App {
         let (metrics, watched) = (Arc::clone(&self.metrics), Arc::clone(&self.metrics));
         let sources = Arc::new(admin::Sources {
             limiter: limiter.clone(),
-            apis: Arc::clone(&self.apis),
             board: self.board.clone(),
+            apis: Arc::clone(&self.apis),
             connects: self.connects.clone(),
             metrics: Arc::clone(&self.metrics),
             readiness: Arc::clone(&self.readiness),

@@ -55,6 +55,9 @@ static FIXED: &[Row] = &[
         a.proxy.http2 == b.proxy.http2
     }),
     (&[&flags::GATEWAY_HOST], |a, b| a.proxy.gateway_hosts == b.proxy.gateway_hosts),
+    (&[&flags::CONNECT_BREAKER_FAILURES, &flags::CONNECT_BREAKER_RESET], |a, b| {
+        a.proxy.connect_breaker == b.proxy.connect_breaker
+    }),
     (&[&flags::SHUTDOWN_TIMEOUT], |a, b| a.shutdown_timeout == b.shutdown_timeout),
     (&[&flags::PROXY_AUTH], |a, b| a.clients.users == b.clients.users),
     (&[&flags::PROXY_AUTH_QUEUE], |a, b| a.clients.queue == b.clients.queue),
@@ -172,6 +175,21 @@ mod tests {
     /// Those that are obeyed at once.
     static LIVE: &[&Setting] = &[
         &flags::CONFIG,
+        &flags::SET,
+        &flags::REQUEST_TIMEOUT,
+        &flags::TOTAL_TIMEOUT,
+        &flags::RETRY_ATTEMPTS,
+        &flags::RETRY_DELAY,
+        &flags::RETRY_ON_STATUS,
+        &flags::RETRY_ON_ERRORS,
+        &flags::RETRY_UNSAFE,
+        &flags::BREAKER_FAILURES,
+        &flags::BREAKER_RESET,
+        &flags::BREAKER_SUCCESSES,
+        &flags::COOL_DOWN,
+        &flags::PARENT,
+        &flags::PARENT_STRATEGY,
+        &flags::PROXY_URLS,
         &flags::MAX_CONNECTIONS,
         &flags::HOST_LIMIT,
         &flags::IDENTITY_LIMIT,

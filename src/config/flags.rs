@@ -26,8 +26,8 @@ pub(crate) enum Group {
     Fleet,
     Upstream,
     Egress,
-    Timeouts,
     Policies,
+    Timeouts,
     Bounds,
     Admin,
     Logs,
@@ -41,8 +41,8 @@ impl Group {
         Self::Fleet,
         Self::Upstream,
         Self::Egress,
-        Self::Timeouts,
         Self::Policies,
+        Self::Timeouts,
         Self::Bounds,
         Self::Admin,
         Self::Logs,
@@ -56,8 +56,8 @@ impl Group {
             Self::Fleet => "Fleet",
             Self::Upstream => "Upstream",
             Self::Egress => "Egress",
-            Self::Timeouts => "Time-outs",
             Self::Policies => "Policies",
+            Self::Timeouts => "Time-outs",
             Self::Bounds => "Bounds",
             Self::Admin => "Admin",
             Self::Logs => "Logs",
@@ -529,9 +529,9 @@ settings! {
          the address that it was reached at; others are turned away with 421, so that no web page \
          reads it through a browser. Repeatable, or separated by commas.").takes(Values::Many);
     ADMIN_TOKEN = row(Admin, "admin-token", "TEXT", &["NARROWS_ADMIN_TOKEN"], Nothing,
-        "What a change of the fleet's limits by the admin port must carry as its bearer token; \
-         without it they cannot be changed there. Better given by variable or file: others can \
-         read a command line.").secret();
+        "What a change by the admin port (limits, circuits, cool-downs, a reload) must carry as its \
+         bearer token; without it nothing but a reload can be asked for there. Better given by \
+         variable or file: others can read a command line.").secret();
     ADMIN_TOKEN_FILE = row(Admin, "admin-token-file", "FILE", &["NARROWS_ADMIN_TOKEN_FILE"],
         Nothing, "The same, as the one line of a file.");
     METRICS_HOSTS = row(Admin, "metrics-hosts", "N", &["NARROWS_METRICS_HOSTS"], Text("100"),

@@ -43,6 +43,8 @@ use rustls_pki_types::pem::PemObject;
 
 pub use self::access::Passwd;
 pub use self::bench::Bench;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::file::said_of;
 use self::flags::Group;
 pub use self::flags::markdown_table;
 pub use self::limits::Action;

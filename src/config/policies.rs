@@ -24,7 +24,7 @@ use crate::policy::api::Settings;
 use crate::policy::parents::Parent;
 
 /// Settings of the default API, and the keys that say the same.
-static DEFAULTS: [(&Setting, &[&str]); 13] = [
+const DEFAULTS: [(&Setting, &[&str]); 13] = [
     (&flags::REQUEST_TIMEOUT, &["request_timeout"]),
     (&flags::TOTAL_TIMEOUT, &["total_timeout"]),
     (&flags::RETRY_ATTEMPTS, &["retry", "max_attempts"]),
@@ -39,6 +39,11 @@ static DEFAULTS: [(&Setting, &[&str]); 13] = [
     (&flags::PARENT, &["proxies"]),
     (&flags::PARENT_STRATEGY, &["proxy_strategy"]),
 ];
+
+/// Whether a setting is one of the default API, and stands there in what is shown.
+pub(super) fn is_of_default(setting: &Setting) -> bool {
+    DEFAULTS.iter().any(|(known, _)| known.name == setting.name)
+}
 
 /// Reads all APIs. `file` is what the config file holds.
 pub(super) fn read(source: &mut Source<'_>, file: Option<Node>) -> Vec<Settings> {

@@ -19,6 +19,7 @@ use crate::base::authority::Host;
 use crate::base::authority::HostKey;
 use crate::config::Command;
 use crate::config::Config;
+use crate::config::said_of;
 use crate::listen::proxy_protocol as header;
 use crate::proxy::fuzz;
 use crate::proxy::fuzz::Verdict;
@@ -32,6 +33,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("authority", authority),
     ("config", config),
+    ("config_file", config_file),
     ("forwarded", forwarded),
     ("headers", headers),
     ("proxy_protocol", proxy_protocol),
@@ -98,6 +100,16 @@ pub fn config(data: &[u8]) {
             assert!(problems.0.iter().all(|problem| !problem.trim().is_empty()));
         }
     }
+}
+
+/// Whatever a config file or an expression of `--set` holds, it becomes settings or problems in words, each
+/// of which says where; and no part of what is said is the value of a variable.
+pub fn config_file(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let said = said_of(text);
+    assert!(said.iter().all(|said| !said.trim().is_empty()));
+    let hides = !text.contains("sesame");
+    assert!(!hides || said.iter().all(|said| !said.contains("sesame")), "{said:?}");
 }
 
 /// A request is found where it ends, in whatever pieces it comes, and a plain reading of the standard ends

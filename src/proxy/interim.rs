@@ -21,8 +21,8 @@ pub(super) struct Interim<'a> {
     heads: Arc<Mutex<Heads>>,
     bound: u32,
     /// Whether a 100 has gone to the client, and whether one had before this attempt.
-    continued: &'a Cell<bool>,
-    had_continued: bool,
+    told: &'a Cell<bool>,
+    was_told: bool,
     /// HTTP/1.0 knows no such answers (RFC 9110 §15.2).
     is_wanted: bool,
 }
@@ -41,7 +41,7 @@ impl<'a> Interim<'a> {
         gate: Option<Arc<Gate>>,
         continues: bool,
         (version, bound): (Version, u32),
-        continued: &'a Cell<bool>,
+        told: &'a Cell<bool>,
     ) -> Self {
         let heads = Arc::<Mutex<Heads>>::default();
         let queue = Arc::clone(&heads);
@@ -58,8 +58,8 @@ impl<'a> Interim<'a> {
                 heads.waiting.push((interim.status(), interim.headers().clone()));
             }
         });
-        let (had_continued, is_wanted) = (continued.get(), version != Version::HTTP_10);
-        Self { heads, bound, continued, had_continued, is_wanted }
+        let (was_told, is_wanted) = (told.get(), version != Version::HTTP_10);
+        Self { heads, bound, told, was_told, is_wanted }
     }
 
     /// Writes to the client what has come; whether there were not too many.
@@ -70,10 +70,10 @@ impl<'a> Interim<'a> {
         }
         for (status, mut fields) in heads.waiting.drain(..).filter(|_| self.is_wanted) {
             if status == StatusCode::CONTINUE {
-                if self.had_continued {
+                if self.was_told {
                     continue;
                 }
-                self.continued.set(true);
+                self.told.set(true);
             }
             headers::strip(&mut fields, Version::HTTP_11);
             if let Some(via) = &thread.via {

@@ -4,6 +4,7 @@
 //! Nothing of a tunnel is sent before it is there, so where a parent itself was no good another is
 //! tried at once, [`TRIES`] in all. What the destination had to say is not tried again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -17,6 +18,7 @@ use crate::policy::Facts;
 use crate::policy::Refusal;
 use crate::policy::api::Api;
 use crate::policy::parents::Asked;
+use crate::policy::parents::Parent;
 use crate::upstream::conn::Conn;
 use crate::upstream::dial::DialError;
 use crate::upstream::dial::Errand;
@@ -24,9 +26,33 @@ use crate::upstream::dial::Errand;
 /// Ways that are tried for one tunnel.
 const TRIES: u32 = 3;
 
+/// By which way a tunnel was tried, for the access log.
+#[derive(Default)]
+pub(super) struct Road {
+    api: Option<Arc<str>>,
+    attempts: u32,
+    parent: Option<Arc<str>>,
+}
+
+impl Road {
+    /// An attempt, by way of this parent.
+    fn went(&mut self, api: &Api, parent: Option<&Parent>) {
+        self.api = Some(Arc::clone(api.name()));
+        self.attempts += 1;
+        self.parent = parent.map(|parent| Arc::clone(&parent.name));
+    }
+
+    /// The API, the attempts, and the parent of the last one.
+    pub(super) fn parts(self) -> (Option<Arc<str>>, u32, Option<Arc<str>>) {
+        (self.api, self.attempts, self.parent)
+    }
+}
+
 /// Why there is no connection.
 pub(super) enum Barred {
     Dial(DialError),
+    /// By the doing of the way itself, which says nothing of the destination.
+    Way(DialError),
     Policy(Refusal),
 }
 
@@ -36,19 +62,22 @@ pub(super) async fn connect(
     client: &Asker,
     api: Option<&Api>,
     errand: Errand<'_>,
+    road: &mut Option<Box<Road>>,
 ) -> Option<Result<Conn, Barred>> {
-    let Some(circuits) = &thread.connects else { return dial(thread, client, api, errand).await };
+    let Some(circuits) = &thread.connects else {
+        return dial(thread, client, api, errand, road).await;
+    };
     let pass = match client.unless_left(circuits.enter(errand.authority.key())).await? {
         Decision::Pass(pass) => pass,
         Decision::Wait(refusal) | Decision::Refuse(refusal) => {
             return Some(Err(Barred::Policy(refusal)));
         }
     };
-    let connected = dial(thread, client, api, errand).await?;
+    let connected = dial(thread, client, api, errand, road).await?;
     let end = match &connected {
         Ok(_conn) => End::Status(200),
         Err(Barred::Dial(error)) => error.end(),
-        Err(Barred::Policy(_)) => End::Neutral,
+        Err(Barred::Policy(_) | Barred::Way(_)) => End::Neutral,
     };
     // No share of slow ones is judged.
     pass.record(Facts { end, took: Duration::ZERO }).await;
@@ -60,8 +89,9 @@ async fn dial(
     client: &Asker,
     api: Option<&Api>,
     errand: Errand<'_>,
+    road: &mut Option<Box<Road>>,
 ) -> Option<Result<Conn, Barred>> {
-    let Some(parents) = api.and_then(|api| api.parents.as_ref()) else {
+    let Some((api, parents)) = api.and_then(|api| Some((api, api.parents.as_ref()?))) else {
         let connected = client.unless_left(thread.upstream.connect(errand)).await?;
         return Some(connected.map_err(Barred::Dial));
     };
@@ -79,6 +109,9 @@ async fn dial(
                 }
             };
         tries += 1;
+        if thread.log.is_on() {
+            road.get_or_insert_default().went(api, way.parent.as_deref());
+        }
         let started = clock::now();
         let errand = Errand { parent: way.hop(), ..errand };
         let connected = client.unless_left(thread.upstream.connect(errand)).await?;
@@ -88,7 +121,8 @@ async fn dial(
         before = way.parent.clone();
         way.record(Facts { end, took: (clock::now() - started).saturating_sub(waited) });
         if !is_ways || tries >= TRIES {
-            return Some(connected.map_err(Barred::Dial));
+            let barred = if is_ways { Barred::Way } else { Barred::Dial };
+            return Some(connected.map_err(barred));
         }
     }
 }

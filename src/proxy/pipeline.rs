@@ -250,13 +250,13 @@ async fn pause(
 ) -> Result<Option<Sent>, Failed> {
     let client = order.client;
     let until = clock::now() + delay;
-    let mut held = None;
+    let mut answer = None;
     if let Some(Sent { response, reused, waited, attempts }) = sent {
         let (head, body) = response.into_parts();
         let holding = body.hold(HELD);
         let holding = tokio::time::timeout_at(until.min(clock::now() + HELD_TIME), holding);
         let body = client.unless_left(holding).await.ok_or(Failed::Left)?;
-        held = body.ok().flatten().map(|body| {
+        answer = body.ok().flatten().map(|body| {
             let response = Response::from_parts(head, body);
             Sent { response, reused, waited, attempts }
         });
@@ -264,7 +264,7 @@ async fn pause(
     // Nobody reads the request's body now, who would see the client leave.
     client.pulse().upload(0, false);
     client.unless_left(tokio::time::sleep_until(until)).await.ok_or(Failed::Left)?;
-    Ok(held)
+    Ok(answer)
 }
 
 /// One attempt, and what its API's gates say to it and hear of it.
@@ -388,11 +388,10 @@ fn tell(order: &Order<'_>, api: &Api, attempt: u32, sent: &Result<Sent, SendErro
     let (End::Failed(cause), Err(error)) = (end, sent) else { return };
     let (api, failures) = (&**api.name(), &api.failures);
     let (host, cause_name) = (order.authority.key().as_str(), cause.as_str());
-    match failures.note(cause, clock::now()) {
-        Some(count) => {
-            tracing::warn!(api, host, attempt, cause = cause_name, count, %error, "attempt failed");
-        }
-        None => tracing::debug!(api, host, attempt, cause = cause_name, %error, "attempt failed"),
+    if let Some(count) = failures.note(cause, clock::now()) {
+        tracing::warn!(api, host, attempt, cause = cause_name, count, %error, "attempt failed");
+    } else {
+        tracing::debug!(api, host, attempt, cause = cause_name, %error, "attempt failed");
     }
 }
 

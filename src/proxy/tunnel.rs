@@ -18,6 +18,7 @@ use super::guard::Detached;
 use super::head::Connect;
 use super::passage;
 use super::passage::Barred;
+use super::passage::Road;
 use super::reject::Reject;
 use super::relay;
 use super::relay::End;
@@ -110,10 +111,10 @@ pub(super) async fn open(
     };
     let apis = thread.apis.load();
     let api = apis.of_host(authority.key()).map(|api| &**api);
-    let connected = passage::connect(thread, client, api, errand).await?;
+    let connected = passage::connect(thread, client, api, errand, &mut line.road).await?;
     line.waited = match &connected {
         Ok(conn) => conn.waited(),
-        Err(Barred::Dial(error)) => error.waited(),
+        Err(Barred::Dial(error) | Barred::Way(error)) => error.waited(),
         Err(Barred::Policy(_)) => Duration::ZERO,
     };
     Some(connected.map_err(Reject::from))
@@ -162,13 +163,15 @@ pub(super) struct Line {
     time: SystemTime,
     started: Instant,
     waited: Duration,
+    /// Boxed, since few tunnels have one.
+    road: Option<Box<Road>>,
 }
 
 impl Line {
     pub(super) fn begin(client: SocketAddr, target: String) -> Self {
         let (time, started) = (clock::wall(), clock::now());
         let (identity, host, waited) = (None, None, Duration::ZERO);
-        Self { client, identity, target, host, time, started, waited }
+        Self { client, identity, target, host, time, started, waited, road: None }
     }
 
     /// Who asked, as far as they said.
@@ -185,6 +188,7 @@ impl Line {
         end: &'static str,
     ) {
         if thread.log.is_on() {
+            let (api, attempts, parent) = self.road.map(|road| *road).unwrap_or_default().parts();
             thread.log.write(&Record {
                 time: self.time,
                 client: self.client,
@@ -199,9 +203,9 @@ impl Line {
                 waited: self.waited,
                 duration: clock::now() - self.started,
                 reused: false,
-                api: None,
-                attempts: 0,
-                parent: None,
+                api,
+                attempts,
+                parent,
                 end,
             });
         }

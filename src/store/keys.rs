@@ -8,6 +8,7 @@
 //! | `leases` | `proxy_rate_limiter:{0}:@lease` | sorted set: instance -> end of lease, ms of Redis time | while there is an instance; one day after the last heartbeat |
 //! | `limits` | `proxy_rate_limiter:{0}:@limits` | hash: pattern -> limit, or limit and `/shared`; `#v` version, `#at` time of the last change, us of Redis time | for ever |
 //! | `policy` | `proxy_rate_limiter:{0}:@p:cooldown:shop/api.example.com` | what the policy's script in `lua/` says | as that says; always limited |
+//! | `policy` | `proxy_rate_limiter:{0}:@p:parents:shop` | hash: parent and host, or parent and `*` -> end of the ban (ms of Redis time), why, its length in ms | until its longest ban ends |
 //! | `policies_of` | `proxy_rate_limiter:{0}:@p:cooldown` | what all keys of one policy have in common; as its script says | as that says; always limited |
 //! | `policy_channel` | `proxy_rate_limiter:{0}:@p` | pub/sub channel: what all instances are told about APIs | no key |
 //! | `channel` | `proxy_rate_limiter:{0}:@n:0123456789ab` | pub/sub channel: what one instance is told | no key |

@@ -236,10 +236,10 @@ mod tests {
         tokio::spawn(connection);
         let mut server = server.unwrap();
         let put = http::Request::put("http://a.test/").body(()).unwrap();
-        let (_answer, sending) = client.send_request(put, false).unwrap();
-        let (request, _respond) = server.accept().await.unwrap().unwrap();
+        let (answer, sending) = client.send_request(put, false).unwrap();
+        let (request, respond) = server.accept().await.unwrap().unwrap();
         tokio::spawn(async move {
-            let _rest = (client, _answer, _respond);
+            let _rest = (client, answer, respond);
             while server.accept().await.is_some() {}
         });
         (request.into_body().into(), sending)

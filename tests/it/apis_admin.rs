@@ -6,6 +6,7 @@ use serde_json::json;
 use crate::support::Origin;
 use crate::support::Proxy;
 use crate::support::narrows;
+use crate::support::parent::Parent;
 use crate::support::wait_until;
 
 /// narrows with this API `a`, which is at the origin.
@@ -19,9 +20,13 @@ async fn with(origin: &Origin, rest: &str, flags: &str) -> (tempfile::TempDir, P
     (folder, proxy)
 }
 
-async fn requests(proxy: &Proxy, outcome: &str) -> f64 {
-    let labels = [("api", "a"), ("outcome", outcome)];
-    proxy.metric("narrows_api_requests_total", &labels).await
+async fn requests(proxy: &Proxy, outcome: &str) -> u64 {
+    number(proxy, "narrows_api_requests_total", &[("api", "a"), ("outcome", outcome)]).await
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+async fn number(proxy: &Proxy, name: &str, labels: &[(&str, &str)]) -> u64 {
+    proxy.metric(name, labels).await as u64
 }
 
 #[tokio::test]
@@ -36,16 +41,14 @@ async fn each_request_is_counted_once_by_what_its_client_got() {
     }
     // Nobody's API, and it makes no label.
     proxy.get("/api/nobody/x").await;
-    for (outcome, n) in
-        [("success", 2.0), ("failure", 2.0), ("breaker_open", 1.0), ("client_left", 0.0)]
-    {
+    for (outcome, n) in [("success", 2), ("failure", 2), ("breaker_open", 1), ("client_left", 0)] {
         assert_eq!(requests(&proxy, outcome).await, n, "{outcome}");
     }
-    for (result, n) in [("2xx", 1.0), ("4xx", 1.0), ("5xx", 2.0), ("reset", 0.0)] {
+    for (result, n) in [("2xx", 1), ("4xx", 1), ("5xx", 2), ("reset", 0)] {
         let labels = [("api", "a"), ("result", result)];
-        assert_eq!(proxy.metric("narrows_api_attempts_total", &labels).await, n, "{result}");
+        assert_eq!(number(&proxy, "narrows_api_attempts_total", &labels).await, n, "{result}");
     }
-    assert_eq!(proxy.metric("narrows_breaker_state", &[("api", "a")]).await, 2.0);
+    assert_eq!(number(&proxy, "narrows_breaker_state", &[("api", "a")]).await, 2);
     let names: Vec<_> = proxy.metrics().await.into_iter().flat_map(|line| line.labels).collect();
     assert!(!names.iter().any(|(_, value)| value == "nobody"), "{names:?}");
 }
@@ -55,8 +58,8 @@ async fn what_the_gateway_refuses_itself_is_no_failure_of_the_api() {
     let origin = Origin::start();
     let (_folder, proxy) = with(&origin, "requires_body: true", "").await;
     assert_eq!(proxy.get("/api/a/x").await.status(), 400);
-    assert_eq!((requests(&proxy, "bad_request").await, origin.hits()), (1.0, 0));
-    assert_eq!(requests(&proxy, "failure").await, 0.0);
+    assert_eq!((requests(&proxy, "bad_request").await, origin.hits()), (1, 0));
+    assert_eq!(requests(&proxy, "failure").await, 0);
 }
 
 #[tokio::test]
@@ -67,8 +70,8 @@ async fn a_client_that_leaves_is_counted_as_one() {
     client.send_request("GET", "/api/a/slow?ms=60000", &[]).await;
     wait_until("it is asked", async || origin.hits() == 1).await;
     drop(client);
-    wait_until("it is counted", async || requests(&proxy, "client_left").await == 1.0).await;
-    assert_eq!(requests(&proxy, "failure").await, 0.0);
+    wait_until("it is counted", async || requests(&proxy, "client_left").await == 1).await;
+    assert_eq!(requests(&proxy, "failure").await, 0);
 }
 
 #[tokio::test]
@@ -87,8 +90,28 @@ async fn the_access_log_names_the_api_and_counts_the_attempts() {
     assert_eq!(told[0], json!(["a", 1, 200]));
     assert_eq!(told[1], json!(["a", 3, 500]));
     assert_eq!(told[2], json!([null, null, 200]));
-    assert_eq!(proxy.metric("narrows_api_retries_total", &[("api", "a")]).await, 2.0);
-    assert_eq!(requests(&proxy, "failure").await, 1.0);
+    assert_eq!(number(&proxy, "narrows_api_retries_total", &[("api", "a")]).await, 2);
+    assert_eq!(requests(&proxy, "failure").await, 1);
+}
+
+#[tokio::test]
+async fn the_access_log_names_the_parent_of_a_request_and_of_a_tunnel() {
+    let (origin, parent) = (Origin::start(), Parent::start().await);
+    let rest = format!("use_proxy: true, proxies: ['{}']", parent.url("user:cAnArY@"));
+    let (_folder, proxy) = with(&origin, &rest, "--access-log stdout").await;
+    proxy.get("/api/a/x").await;
+    drop(proxy.tunnel(origin.authority()).await);
+    let lines = proxy.stdout.wait_for(2, "\"method\"").await;
+    for line in lines {
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let told = json!([line["api"], line["attempts"], line["parent"]]);
+        assert_eq!(told, json!(["a", 1, parent.url("")]), "{line}");
+    }
+    let labels = [("api", "a"), ("parent", &*parent.url(""))];
+    assert_eq!(number(&proxy, "narrows_parent_requests_total", &labels).await, 2);
+    let told = proxy.admin("/parents").await;
+    assert_eq!(told.json()["apis"][0]["parents"][0]["parent"], parent.url(""));
+    assert!(!told.text().contains("cAnArY"), "{}", told.text());
 }
 
 #[tokio::test]

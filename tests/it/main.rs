@@ -21,6 +21,7 @@ mod apis_admin;
 mod bench;
 mod breaker;
 mod clients;
+mod config;
 mod cooldown;
 mod deployments;
 mod egress;

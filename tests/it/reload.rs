@@ -140,8 +140,8 @@ async fn settings_that_are_wrong_change_nothing_and_are_loud() {
     let good = apis(&[("a", &origin)]);
     let settings = Settings::new(&good);
     let proxy = settings.setup().start().await;
-    let is_good = async || proxy.metric("narrows_config_last_reload_successful", &[]).await;
-    assert_eq!(is_good().await, 1.0);
+    let is_good = async || proxy.metric("narrows_config_last_reload_successful", &[]).await > 0.5;
+    assert!(is_good().await);
     assert_eq!(proxy.admin("/readyz?verbose").await.json()["settings"]["current"], true);
     let since = "narrows_config_last_reload_success_timestamp_seconds";
     let since = proxy.metric(since, &[]).await;
@@ -151,7 +151,7 @@ async fn settings_that_are_wrong_change_nothing_and_are_loud() {
     let bad = "max_connections: many\napi:\n  b: {target: 'http://a.test'}\n";
     settings.replace(bad);
     wait_until_reloaded(&proxy, "failed", 1.0).await;
-    assert_eq!(is_good().await, 0.0);
+    assert!(!is_good().await);
     assert_eq!(status(&proxy, "/api/a/x").await, 200);
     assert_eq!(status(&proxy, "/api/b/x").await, 404);
     let ready = proxy.admin("/readyz?verbose").await;
@@ -169,7 +169,7 @@ async fn settings_that_are_wrong_change_nothing_and_are_loud() {
 
     settings.replace(&good);
     wait_until_reloaded(&proxy, "ok", 1.0).await;
-    assert_eq!(is_good().await, 1.0);
+    assert!(is_good().await);
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ pub(in super::super) fn list(sources: &Sources) -> Answer {
 }
 
 fn of(api: &Api) -> Vec<Value> {
-    let circuits = api.breakers.as_ref().map(|breakers| breakers.snapshot()).unwrap_or_default();
+    let circuits = api.breakers.as_ref().map(Breakers::snapshot).unwrap_or_default();
     let target = api.settings.target.as_ref().map(url);
     circuits.iter().map(|circuit| told(target.as_deref(), circuit)).collect()
 }

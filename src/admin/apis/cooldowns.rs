@@ -11,6 +11,7 @@ use super::super::problem;
 use super::seconds;
 use super::timestamp;
 use crate::policy::api::Api;
+use crate::policy::cooldown::CoolDowns;
 
 /// All that hold, and those that are asked slowly again.
 pub(in super::super) fn list(sources: &Sources) -> Answer {
@@ -20,7 +21,7 @@ pub(in super::super) fn list(sources: &Sources) -> Answer {
 }
 
 fn of(api: &Api) -> Vec<Value> {
-    let seen = api.cooldowns.as_ref().map(|cooldowns| cooldowns.seen()).unwrap_or_default();
+    let seen = api.cooldowns.as_ref().map(CoolDowns::seen).unwrap_or_default();
     let told = seen.into_iter().map(|seen| {
         json!({
             "api": api.name(),

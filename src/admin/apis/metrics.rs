@@ -15,25 +15,41 @@ use crate::policy::api::Apis;
 use crate::policy::api::counts::Outcome;
 use crate::policy::api::counts::RESULTS;
 use crate::policy::api::counts::Totals;
+use crate::policy::breaker;
+use crate::policy::breaker::Breakers;
 use crate::policy::breaker::Circuit;
 use crate::policy::breaker::Condition;
 use crate::policy::cooldown::CoolDowns;
 use crate::policy::cooldown::Counted;
 use crate::policy::parents::ParentSnapshot;
 use crate::policy::parents::Snapshot;
+use crate::store;
 
 /// All APIs, as of one moment.
 #[derive(Debug)]
-pub(in super::super) struct Numbers(pub(in super::super) Arc<Apis>);
+pub(in super::super) struct Numbers {
+    pub(in super::super) apis: Arc<Apis>,
+    /// Circuits of CONNECT.
+    pub(in super::super) connects: Option<Arc<Breakers>>,
+    /// How the policies' way to Redis is doing, if they have one.
+    pub(in super::super) board: Option<store::board::Snapshot>,
+}
 
 impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let apis: Vec<(&Api, Totals)> =
-            self.0.all().into_iter().map(|api| (&**api, api.counts.totals())).collect();
+            self.apis.all().into_iter().map(|api| (&**api, api.counts.totals())).collect();
+        let encoder = &mut encoder;
+        if let Some(board) = &self.board {
+            redis(encoder, board)?;
+        }
+        let tunnels = self.connects.iter().map(|connects| (breaker::TUNNELS, &**connects));
+        let breakers =
+            apis.iter().filter_map(|(api, _)| Some((&**api.name(), api.breakers.as_ref()?)));
+        circuits(encoder, &breakers.chain(tunnels).collect::<Vec<_>>())?;
         if apis.is_empty() {
             return Ok(());
         }
-        let encoder = &mut encoder;
         let help = "Requests of an API by what their clients got";
         let outcomes = Outcome::ALL.map(Outcome::as_str);
         let label = ("outcome", outcomes.as_slice());
@@ -43,18 +59,36 @@ impl Collector for Numbers {
         family(encoder, ("narrows_api_attempts", help), label, &apis, |totals| &totals.attempts)?;
         let help = "Attempts that were not the first of their request";
         single(encoder, ("narrows_api_retries", help), &apis, |totals| totals.retries)?;
-        circuits(encoder, &apis)?;
         cool_downs(encoder, &apis)?;
         parents(encoder, &apis)
     }
 }
 
-/// How the circuits of each API are; where each host has its own, the worst of them.
-fn circuits(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> fmt::Result {
-    let all: Vec<(&str, Vec<Circuit>)> = apis
-        .iter()
-        .filter_map(|(api, _)| Some((&**api.name(), api.breakers.as_ref()?.snapshot())))
-        .collect();
+/// The policies' way to Redis.
+fn redis(encoder: &mut DescriptorEncoder<'_>, board: &store::board::Snapshot) -> fmt::Result {
+    let help = "Whether Redis answers the policies of APIs, 1 or 0";
+    encoder
+        .encode_descriptor("narrows_policies_redis_up", help, None, MetricType::Gauge)?
+        .encode_gauge(&u64::from(board.is_up))?;
+    let help = "What policies said or asked in Redis: answered, not since it was away, not since too much was waiting";
+    let name = "narrows_policies_redis_calls";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (result, n) in
+        [("answered", board.answered), ("away", board.away), ("dropped", board.dropped)]
+    {
+        let labels = [("result", result)];
+        family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&n, None)?;
+    }
+    let help = "Connections to Redis that policies have had";
+    encoder
+        .encode_descriptor("narrows_policies_redis_connects", help, None, MetricType::Counter)?
+        .encode_counter::<NoLabelSet, _, u64>(&board.connects, None)
+}
+
+/// How circuits are; where each host has its own, the worst of them.
+fn circuits(encoder: &mut DescriptorEncoder<'_>, breakers: &[(&str, &Breakers)]) -> fmt::Result {
+    let all: Vec<(&str, Vec<Circuit>)> =
+        breakers.iter().map(|(name, breakers)| (*name, breakers.snapshot())).collect();
     if all.is_empty() {
         return Ok(());
     }
@@ -93,8 +127,8 @@ fn cool_downs(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> f
     let name = "narrows_cool_downs";
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (api, cooldowns) in &all {
-        let held = cooldowns.seen().iter().filter(|seen| !seen.left.is_zero()).count();
-        family.encode_family(&[("api", *api)])?.encode_gauge(&(held as u64))?;
+        let lasting = cooldowns.seen().iter().filter(|seen| !seen.left.is_zero()).count();
+        family.encode_family(&[("api", *api)])?.encode_gauge(&(lasting as u64))?;
     }
     let help = "What became of cool-downs and of requests that met one";
     let name = "narrows_cool_down_events";
@@ -117,6 +151,9 @@ fn cool_downs(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> f
     Ok(())
 }
 
+/// Name, help, and what a parent says.
+type Number = (&'static str, &'static str, fn(&ParentSnapshot) -> u64);
+
 fn parents(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> fmt::Result {
     let all: Vec<(&str, Snapshot)> = apis
         .iter()
@@ -125,7 +162,7 @@ fn parents(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> fmt:
     if all.is_empty() {
         return Ok(());
     }
-    let counters: [(&str, &str, fn(&ParentSnapshot) -> u64); 2] = [
+    let counters: [Number; 2] = [
         ("narrows_parent_requests", "Attempts by way of a parent", |parent| parent.requests),
         ("narrows_parent_failures", "Those of them for which it was banned", |parent| {
             parent.failures
@@ -139,7 +176,7 @@ fn parents(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> fmt:
             metric.encode_counter::<NoLabelSet, _, u64>(&count(parent), None)?;
         }
     }
-    let gauges: [(&str, &str, fn(&ParentSnapshot) -> u64); 2] = [
+    let gauges: [Number; 2] = [
         (
             "narrows_parent_in_use",
             "Attempts by way of a parent that wait for a response",

@@ -94,6 +94,7 @@ pub(super) fn set<T>(slot: &mut T, read: Option<T>) {
 }
 
 /// A part that is on or off; none within is on with nothing said.
+#[expect(clippy::option_option, reason = "off, on with nothing said, on with a map")]
 fn part<'t>(map: &Map<'t>, notes: &mut Notes, key: &Key, unset: bool) -> Option<Option<Map<'t>>> {
     match map.part(notes, key) {
         Some(Or::Else(inner)) => Some(Some(inner)),
@@ -134,7 +135,8 @@ fn field_name(text: &str) -> Result<HeaderName, &'static str> {
 }
 
 fn removable(text: &str) -> Result<HeaderName, &'static str> {
-    field_name(text).and_then(|name| if is_settable(&name) { Ok(name) } else { Err(SETTABLE) })
+    let name = field_name(text)?;
+    if is_settable(&name) { Ok(name) } else { Err(SETTABLE) }
 }
 
 /// Fields that are set. Those that say where a message ends or which way it goes are ours.

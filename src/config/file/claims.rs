@@ -72,11 +72,11 @@ pub(super) fn settle(apis: &mut [Settings], entries: &[Entry], notes: &mut Notes
             apis[at].hosts.push(pattern);
             continue;
         }
-        let names: Vec<&str> = sharers.iter().map(|at| &*apis[*at].name).collect();
+        let sharing: Vec<&str> = sharers.iter().map(|at| &*apis[*at].name).collect();
         let words = format!(
             "{pattern} is the target of several APIs ({}), so that forward traffic to it meets the policies of none; \
              say by hosts whose they should be, and by hosts: [] that it is nobody's",
-            names.join(", ")
+            sharing.join(", ")
         );
         let entry = &entries[sharers[0]];
         notes.warn(&entry.place, &format!("api.{}", entry.key), &words);

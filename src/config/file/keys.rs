@@ -20,9 +20,6 @@ pub(crate) enum Section {
 }
 
 impl Section {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Api, Self::Breaker, Self::Retry, Self::CoolDown, Self::Parent];
-
     /// The key that it is the value of.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -111,7 +108,7 @@ impl fmt::Display for Kind {
             Self::Bytes(from, to) => bytes(f, *from, *to),
             Self::Word(words) => f.write_str(&words.join(", ")),
             Self::Text(words) => f.write_str(words),
-            Self::Texts(words) => write!(f, "a list of {words}"),
+            Self::Texts(words) | Self::Parts(_, words) => write!(f, "a list of {words}"),
             Self::Numbers(from, to) => write!(f, "a list of whole numbers from {from} to {to}"),
             Self::Pairs(words) => write!(f, "a map of {words}"),
             Self::SwitchOrTexts(words) => write!(f, "true, false, or a list of {words}"),
@@ -120,7 +117,6 @@ impl fmt::Display for Kind {
                 bytes(f, *from, *to)
             }
             Self::Part(_) => f.write_str("true, false, or a map"),
-            Self::Parts(_, words) => write!(f, "a list of {words}"),
         }
     }
 }

@@ -19,10 +19,7 @@ pub(crate) const SECRET: &str = "(secret)";
 
 /// A value in quotation marks, or what stands in its place.
 pub(crate) fn told(text: &str, secret: bool, referred: bool) -> String {
-    match secret || referred {
-        true => SECRET.to_owned(),
-        false => format!("{:?}", url(text)),
-    }
+    if secret || referred { SECRET.to_owned() } else { format!("{:?}", url(text)) }
 }
 
 /// Text without the userinfo of a URL, should it be one that has some.

@@ -75,9 +75,10 @@ fn file(path: &Path, notes: &mut Notes) -> Node {
 pub(crate) fn parse(text: &str, name: &str, notes: &mut Notes) -> Node {
     let place = Place::of(name);
     let ending = Path::new(name).extension();
-    match ending.is_some_and(|ending| ending.eq_ignore_ascii_case("toml")) {
-        true => toml::parse(text, &place, &mut notes.problems),
-        false => yaml::parse(text, &place, &mut notes.problems),
+    if ending.is_some_and(|ending| ending.eq_ignore_ascii_case("toml")) {
+        toml::parse(text, &place, &mut notes.problems)
+    } else {
+        yaml::parse(text, &place, &mut notes.problems)
     }
 }
 
@@ -94,6 +95,31 @@ fn text_of(path: &Path) -> io::Result<String> {
         io::Error::other(format!("line {} is not UTF-8", lines.count() + 1))
     })?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+/// What becomes of any text, for the fuzzer: it is read in both languages, as a change from outside,
+/// and with a variable that it may refer to. What was said of it.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn said_of(text: &str) -> Vec<String> {
+    let variable = |name: &str| (name == "A").then(|| "open sesame!".to_owned());
+    let mut said = Vec::new();
+    for name in ["f.yaml", "f.toml", ""] {
+        let mut notes = Notes::default();
+        let mut root = match name {
+            "" => Node::empty(Place::of("f")),
+            name => parse(text, name, &mut notes),
+        };
+        if name.is_empty() {
+            text.lines().for_each(|line| set::apply(&mut root, "--set", line, &mut notes));
+        }
+        expand::expand(&mut root, &variable, &mut notes);
+        let _texts = settings::read(&root, &mut notes);
+        let apis = apis(&root, &[], &mut notes);
+        said.extend(notes.problems);
+        said.extend(notes.warnings);
+        said.push(format!("{root:?}{apis:?}"));
+    }
+    said
 }
 
 /// The APIs of a tree; `shared` are the parents of those that have none of their own.

@@ -57,29 +57,24 @@ pub(crate) fn shared<'t>(
 ) -> Vec<Arc<Parent>> {
     let mut parents = Vec::new();
     for (at, text) in texts.map(str::trim).filter(|text| !text.is_empty()).enumerate() {
-        match url::parent(text) {
-            Some(parent) => parents.push(parent),
-            None => {
-                let text = mask::url(text);
-                refuse(format!(
-                    "entry {}, {text:?}, is not allowed: {}",
-                    at + 1,
-                    keys::PARENT_URL.kind
-                ));
-            }
+        if let Some(parent) = url::parent(text) {
+            parents.push(parent);
+            continue;
         }
+        let (entry, text, allowed) = (at + 1, mask::url(text), keys::PARENT_URL.kind);
+        refuse(format!("entry {entry}, {text:?}, is not allowed: {allowed}"));
     }
     distinct(parents)
 }
 
 fn list(map: &Map<'_>, notes: &mut Notes) -> Option<Vec<Arc<Parent>>> {
     let entry = map.find(&keys::PROXIES)?;
-    let nodes = match &entry.node.value {
-        Value::List(nodes) => &**nodes,
+    let values = match &entry.node.value {
+        Value::List(values) => &**values,
         Value::Nothing | Value::Scalar(_) | Value::Map(_) => std::slice::from_ref(&entry.node),
     };
     let mut parents = Vec::new();
-    for (at, node) in nodes.iter().enumerate() {
+    for (at, node) in values.iter().enumerate() {
         let path = format!("{}[{at}]", map.path_of(&keys::PROXIES));
         parents.extend(one(node, path, notes));
     }

@@ -173,6 +173,7 @@ impl<'t> Map<'t> {
     }
 
     /// A length of time; `off` is none within.
+    #[expect(clippy::option_option, reason = "not given, given as off, given")]
     pub(super) fn time_or_off(&self, notes: &mut Notes, key: &Key) -> Option<Option<Duration>> {
         self.parse(notes, key, |text| time(text, key.kind).ok_or(key.kind))
     }
@@ -189,9 +190,8 @@ impl<'t> Map<'t> {
     pub(super) fn word(&self, notes: &mut Notes, key: &Key) -> Option<&'t str> {
         let Wanted::Word(words) = key.kind else { return None };
         let (scalar, _) = self.scalar(notes, key)?;
-        self.parse(notes, key, |text| match words.contains(&text) {
-            true => Ok(&*scalar.text),
-            false => Err(key.kind),
+        self.parse(notes, key, |text| {
+            if words.contains(&text) { Ok(&*scalar.text) } else { Err(key.kind) }
         })
     }
 
@@ -200,9 +200,9 @@ impl<'t> Map<'t> {
         let entry = self.find(key)?;
         match &entry.node.value {
             Value::Scalar(scalar) => Some(vec![item(scalar, &entry.node.place)]),
-            Value::List(nodes) => {
+            Value::List(values) => {
                 let mut items = Vec::new();
-                for node in nodes {
+                for node in values {
                     match &node.value {
                         Value::Scalar(scalar) => items.push(item(scalar, &node.place)),
                         other @ (Value::Nothing | Value::List(_) | Value::Map(_)) => {
@@ -340,6 +340,7 @@ pub(super) fn decimal(text: &str, kind: Wanted) -> Option<f64> {
         .filter(|number| (from..=to).contains(number))
 }
 
+#[expect(clippy::option_option, reason = "not allowed, off, a time")]
 pub(super) fn time(text: &str, kind: Wanted) -> Option<Option<Duration>> {
     let Wanted::Time(unit, zero) = kind else { return None };
     if text == "off" {

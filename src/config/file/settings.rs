@@ -131,13 +131,13 @@ fn limits(entry: &Entry, texts: &mut Texts, notes: &mut Notes) {
 /// The texts of one setting.
 fn values(setting: &Setting, node: &Node, path: &str, notes: &mut Notes) -> Vec<Told> {
     let takes_many = setting.values != Values::One;
-    let nodes = match &node.value {
-        Value::List(nodes) if takes_many => &**nodes,
+    let values = match &node.value {
+        Value::List(values) if takes_many => &**values,
         Value::Nothing => &[],
         Value::Scalar(_) | Value::List(_) | Value::Map(_) => std::slice::from_ref(node),
     };
     let mut told = Vec::new();
-    for node in nodes {
+    for node in values {
         match &node.value {
             Value::Scalar(scalar) => {
                 let words = match (scalar.kind, &*scalar.text) {

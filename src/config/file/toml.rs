@@ -55,14 +55,13 @@ fn broken(text: &str) -> Option<String> {
         let mut put = letter;
         match (letter, quote) {
             ('\n', _) => is_comment = false,
-            (_, _) if is_comment => {}
+            _ if is_comment => {}
             ('\\', Some('"')) => is_escaped = !was_escaped,
             (letter, Some(open)) if letter == open && !was_escaped => quote = None,
-            (_, Some(_)) => {}
             ('"' | '\'', None) => quote = Some(letter),
             ('#', None) => is_comment = true,
             (';', None) => (put, found) = ('\n', true),
-            (_, None) => {}
+            (_, Some(_) | None) => {}
         }
         out.push(put);
     }

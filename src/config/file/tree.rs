@@ -108,10 +108,10 @@ impl Scalar {
 impl fmt::Debug for Scalar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // SECURITY: what came from a variable is a secret most of the time.
-        match self.referred {
-            true => f.write_str("(secret)"),
-            false => write!(f, "{:?} ({:?})", self.text, self.kind),
+        if self.referred {
+            return f.write_str("(secret)");
         }
+        write!(f, "{:?} ({:?})", self.text, self.kind)
     }
 }
 

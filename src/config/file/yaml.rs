@@ -53,8 +53,22 @@ impl<'a> Reader<'a> {
                 | Event::DocumentStart(_)
                 | Event::DocumentEnd => {}
                 Event::StreamEnd => break,
-                _ if root.is_some() => self.stop(&place, "a second document; only one is read"),
-                event => root = Some(self.node(event, place)),
+                Event::Alias(_)
+                | Event::Scalar(..)
+                | Event::SequenceStart(..)
+                | Event::SequenceEnd
+                | Event::MappingStart(..)
+                | Event::MappingEnd
+                    if root.is_some() =>
+                {
+                    self.stop(&place, "a second document; only one is read");
+                }
+                Event::Alias(_)
+                | Event::Scalar(..)
+                | Event::SequenceStart(..)
+                | Event::SequenceEnd
+                | Event::MappingStart(..)
+                | Event::MappingEnd => root = Some(self.node(event, place)),
             }
         }
         root.unwrap_or_else(|| Node { place: self.place.clone(), value: Value::Nothing })
@@ -143,10 +157,10 @@ impl<'a> Reader<'a> {
     fn list(&mut self) -> Value {
         let mut nodes = Vec::new();
         while let Some((event, place)) = self.next() {
-            match event {
-                Event::SequenceEnd => break,
-                event => nodes.push(self.node(event, place)),
+            if event == Event::SequenceEnd {
+                break;
             }
+            nodes.push(self.node(event, place));
         }
         Value::List(nodes)
     }
@@ -164,31 +178,26 @@ impl<'a> Reader<'a> {
             if self.ended {
                 break;
             }
-            match known.get(&key) {
-                Some(first) => self
-                    .problems
-                    .push(format!("{place}: the key {key:?} is there twice, first at {first}")),
-                None => {
-                    known.insert(key.clone(), place.clone());
-                    entries.push(Entry { key, place, node });
-                }
+            if let Some(first) = known.get(&key) {
+                let problem = format!("{place}: the key {key:?} is there twice, first at {first}");
+                self.problems.push(problem);
+                continue;
             }
+            known.insert(key.clone(), place.clone());
+            entries.push(Entry { key, place, node });
         }
         Value::Map(entries)
     }
 
     fn key(&mut self, event: Event<'a>, place: &Place) -> String {
-        match event {
-            Event::Scalar(text, ..) if text == "<<" => {
+        if let Event::Scalar(text, _, _, None) = event {
+            if text == "<<" {
                 self.stop(place, "a merge key; write the keys themselves");
-                String::new()
             }
-            Event::Scalar(text, _, _, None) => text.into_owned(),
-            _ => {
-                self.stop(place, "a key must be plain text");
-                String::new()
-            }
+            return text.into_owned();
         }
+        self.stop(place, "a key must be plain text");
+        String::new()
     }
 }
 

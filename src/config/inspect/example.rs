@@ -44,7 +44,7 @@ api:
   # curl http://127.0.0.1:8080/api/hyperliquid/info -d '{\"type\": \"meta\"}'
   hyperliquid:
     target_url: https://api.hyperliquid.xyz
-    method: POST
+    methods: [POST]
     requires_body: true
     headers:
       Content-Type: application/json

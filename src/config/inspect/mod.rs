@@ -18,7 +18,6 @@ use clap::builder::OsStringValueParser;
 use super::Config;
 use super::Problems;
 use super::flags;
-use super::flags::Group;
 use super::source::Source;
 
 /// The subcommands.
@@ -81,8 +80,7 @@ pub(super) fn run(
 fn check(source: &mut Source<'_>, config: &Config) -> String {
     let file =
         source.given(&flags::CONFIG).ok().flatten().map_or_else(String::new, |file| file.text);
-    let settings = flags::ALL.iter().filter(|setting| setting.group != Group::Policies);
-    let settings = settings.filter(|setting| source.stands_in_file(setting)).count();
+    let settings = flags::ALL.iter().filter(|setting| source.stands_in_file(setting)).count();
     let names: Vec<&str> = config.apis.iter().map(|api| &*api.name).collect();
     let apis = match &*names {
         [] => "no API".to_owned(),

@@ -19,10 +19,10 @@ use crate::config::file::tree::Node;
 use crate::config::file::tree::Place;
 use crate::config::file::tree::Scalar;
 use crate::config::flags;
-use crate::config::flags::Group;
 use crate::config::flags::Setting;
 use crate::config::flags::Unset;
 use crate::config::flags::Values;
+use crate::config::policies;
 use crate::config::source::Origin;
 use crate::config::source::Source;
 use crate::policy::api::DEFAULT;
@@ -42,7 +42,7 @@ pub(super) fn text(source: &mut Source<'_>, config: &Config, as_json: bool) -> S
     let mut all = Vec::new();
     for setting in flags::ALL.iter().filter(|setting| settings::may_stand(setting)) {
         // Those of the default API are shown there.
-        if setting.group != Group::Policies {
+        if !policies::is_of_default(setting) {
             all.push((settings::key_of(setting), one(source, setting)));
         }
     }
@@ -71,9 +71,8 @@ fn one(source: &mut Source<'_>, setting: &'static Setting) -> Shown {
         };
         return Shown::Value(Value::Null, origin);
     };
-    let shown = |text: &str| match setting.secret {
-        true => json!(mask::SECRET),
-        false => plain(&mask::url(text)),
+    let shown = |text: &str| {
+        if setting.secret { json!(mask::SECRET) } else { plain(&mask::url(text)) }
     };
     let value = match setting.values {
         Values::One => shown(&given.text),

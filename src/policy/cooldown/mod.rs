@@ -146,18 +146,13 @@ impl CoolDowns {
     }
 
     fn asked(&self, status: u16, fields: &HeaderMap) -> Option<Duration> {
-        match status {
-            200..400 if !self.settings.on_exhausted => None,
-            200..400 => fields::after_last(fields, clock::wall()),
-            429 => {
-                let told = fields::after_refusal(fields, clock::wall());
-                // Many round down to nothing what is some milliseconds.
-                Some(told.filter(|told| !told.is_zero()).unwrap_or(self.settings.default))
-            }
-            503 => fields::retry_after(fields, clock::wall()),
-            _ => None,
-        }
-        .filter(|asked| !asked.is_zero())
+        let asked = match status {
+            200..400 if self.settings.on_exhausted => fields::after_last(fields, clock::wall()),
+            // Many round down to nothing what is some milliseconds.
+            429 => asked(status, fields).or(Some(self.settings.default)),
+            _ => asked(status, fields),
+        };
+        asked.filter(|asked| !asked.is_zero())
     }
 
     /// Ends one, by the name that [`CoolDowns::seen`] gives it, on all instances; whether it was
@@ -177,11 +172,12 @@ impl CoolDowns {
     }
 }
 
-/// How long an answer asks not to be asked, if it says so; for who has no cool-downs to ask.
+/// How long an answer that refuses says not to be asked again.
 pub(crate) fn asked(status: u16, fields: &HeaderMap) -> Option<Duration> {
-    match status {
+    let told = match status {
         429 => fields::after_refusal(fields, clock::wall()),
         503 => fields::retry_after(fields, clock::wall()),
         _ => None,
-    }
+    };
+    told.filter(|told| !told.is_zero())
 }

@@ -69,9 +69,9 @@ impl Fleet {
         !told.is_empty()
     }
 
-    /// A way to a host is good.
-    pub(super) fn clear(&self, id: &Arc<str>, host: &HostKey) {
-        if self.memory.clear(id, host) {
+    /// A way to a host that was gone `since` then is good.
+    pub(super) fn clear(&self, id: &Arc<str>, host: &HostKey, since: Instant) {
+        if self.memory.clear(id, host, since) {
             tracing::info!(
                 api = &*self.api,
                 parent = &**id,

@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::base::authority::HostKey;
+use crate::base::clock;
 
 /// Hosts for which a parent fails until it is down for all.
 const IN_A_ROW: usize = 3;
@@ -194,13 +195,14 @@ impl Memory {
         told
     }
 
-    /// A way to this host is good; whether anything had been held against it.
-    pub(super) fn clear(&self, id: &Arc<str>, host: &HostKey) -> bool {
+    /// A way to this host that was gone `since` then is good; whether anything had been held against
+    /// it. What was held against it later stays: of many under way one may be told no, and others not.
+    pub(super) fn clear(&self, id: &Arc<str>, host: &HostKey, since: Instant) -> bool {
         if self.troubles.load(Relaxed) == 0 {
             return false;
         }
         let mut page = self.lock();
-        let freed = page.free(id, Some(host)) | page.free(id, None);
+        let freed = page.free(id, Some(host), since) | page.free(id, None, since);
         page.rows.remove(id);
         self.count(&page);
         freed
@@ -244,7 +246,7 @@ impl Memory {
     /// Others say that this way is good again.
     pub(super) fn freed(&self, id: &Arc<str>, host: Option<&HostKey>) {
         let mut page = self.lock();
-        page.free(id, host);
+        page.free(id, host, clock::now());
         self.count(&page);
     }
 
@@ -315,7 +317,8 @@ impl Page {
         }
     }
 
-    fn free(&mut self, id: &Arc<str>, host: Option<&HostKey>) -> bool {
+    /// Drops what was held against a way before `since`.
+    fn free(&mut self, id: &Arc<str>, host: Option<&HostKey>, since: Instant) -> bool {
         let bans = match host {
             Some(host) => match self.hosts.get_mut(host) {
                 Some(entry) => &mut entry.bans,
@@ -324,7 +327,7 @@ impl Page {
             None => &mut self.all,
         };
         let before = bans.len();
-        bans.retain(|ban| ban.id != *id);
+        bans.retain(|ban| ban.id != *id || ban.until > since + ban.length);
         let freed = bans.len() < before;
         if let (true, Some(host)) = (bans.is_empty(), host) {
             self.hosts.remove(host);
@@ -397,7 +400,6 @@ impl View<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::clock;
 
     const BASE: Duration = Duration::from_secs(30);
 
@@ -422,7 +424,8 @@ mod tests {
         assert_eq!(standing(&memory, &other, &a, now), Standing::Free);
         assert_eq!(standing(&memory, &one, &b, now), Standing::Free);
         assert_eq!(standing(&memory, &one, &a, until), Standing::Due);
-        assert!(memory.clear(&one, &a));
+        assert!(!memory.clear(&one, &a, now - BASE), "it began before");
+        assert!(memory.clear(&one, &a, now));
         assert!(memory.look(&a, now).is_none());
     }
 
@@ -454,7 +457,7 @@ mod tests {
         let [a, b, c, d] = ["a.test", "b.test", "c.test", "d.test"].map(host);
         memory.ban((&id, &a), Why::Unreachable, BASE, now);
         memory.ban((&id, &b), Why::Unreachable, BASE, now);
-        memory.clear(&id, &c);
+        memory.clear(&id, &c, now);
         memory.ban((&id, &a), Why::Unreachable, BASE, now + BASE);
         memory.ban((&id, &b), Why::Unreachable, BASE, now + BASE);
         assert_eq!(standing(&memory, &id, &d, now + BASE), Standing::Free);
@@ -462,7 +465,7 @@ mod tests {
         assert_eq!(told.iter().map(|told| told.host.clone()).collect::<Vec<_>>(), [Some(c), None]);
         let is_down = |now| standing(&memory, &id, &d, now);
         assert!(matches!(is_down(now + BASE), Standing::Banned { down: true, .. }));
-        memory.clear(&id, &d);
+        memory.clear(&id, &d, now + BASE);
         assert_eq!(is_down(now + BASE), Standing::Free);
     }
 

@@ -120,6 +120,16 @@ fn a_limited_parent_is_not_used_for_that_host_and_is_for_others() {
 }
 
 #[test]
+fn who_was_under_way_when_a_parent_was_limited_does_not_end_its_ban() {
+    let parents = parents(2, Strategy::RoundRobin);
+    let ways: Vec<Way> = (0..4).map(|_| Request::new().way(&parents)).collect();
+    for (at, way) in ways.into_iter().enumerate() {
+        way.record(facts(if at == 0 { LIMITED } else { OK }));
+    }
+    assert!((0..4).all(|_| Request::new().goes(&parents) == Some(1)));
+}
+
+#[test]
 fn sticky_requests_go_by_one_parent_and_stay_there_when_the_list_grows() {
     let strategy = Strategy::Sticky(StickyKey::ClientIp);
     let few = parents(5, strategy.clone());

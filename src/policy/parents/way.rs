@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Inner;
 use super::Parent;
 use super::Strategy;
@@ -43,6 +45,7 @@ struct Stake {
     host: HostKey,
     /// Others wait for what comes of it.
     trial: bool,
+    since: Instant,
 }
 
 /// What the parent itself had to say to an attempt.
@@ -109,7 +112,8 @@ impl Way {
             slot.requests.fetch_add(1, Relaxed);
         }
         let parent = slot.map(|slot| Arc::clone(&slot.parent));
-        let stake = Stake { inner: Arc::clone(inner), at, host: host.clone(), trial };
+        let since = clock::now();
+        let stake = Stake { inner: Arc::clone(inner), at, host: host.clone(), trial, since };
         Self { parent, terms: inner.terms, reply: Cell::default(), stake: Some(stake) }
     }
 
@@ -173,7 +177,7 @@ impl Stake {
     }
 
     fn good(&self) {
-        self.inner.fleet.clear(self.id(), &self.host);
+        self.inner.fleet.clear(self.id(), &self.host, self.since);
     }
 
     fn bad(&self, why: Why) {

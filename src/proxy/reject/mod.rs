@@ -141,7 +141,7 @@ impl From<SendError> for Reject {
 impl From<Barred> for Reject {
     fn from(barred: Barred) -> Self {
         match barred {
-            Barred::Dial(error) => error.into(),
+            Barred::Dial(error) | Barred::Way(error) => error.into(),
             Barred::Policy(refusal) => Self::Policy(refusal),
         }
     }

@@ -149,7 +149,7 @@ async fn a_parents_credentials_get_out_nowhere() {
     let secure = Origin::https(certs.server(&["localhost"], &["http/1.1"]).0);
     let parents = three_for_user().await;
     let file = File::new("[api.default]\nPARENTS\nproxy_max_connections=3\n", &parents);
-    let log = tempfile::NamedTempFile::new().unwrap();
+    let log = NamedTempFile::new().unwrap();
     let flags = format!(
         "--log-level trace --explain on --error-details on --connect-ports 1-65535 \
          --access-log {} --upstream-ca {}",

@@ -1,6 +1,7 @@
 //! Tunnels of clients, by parents.
 
 use super::*;
+use crate::support::Http2;
 use crate::support::Origin;
 use crate::support::parent::Act;
 use crate::support::wait_until;
@@ -56,6 +57,16 @@ async fn a_tunnel_leaves_by_another_parent_where_the_first_is_no_good() {
         tunnel(&gate, &origin.authority()).await.echo(b"hello").await;
     }
     assert_eq!(hits(&parents), [1, 1, 4], "what is no good is not tried again");
+}
+
+#[tokio::test]
+async fn tunnels_of_http_2_go_by_a_parent_too() {
+    let (origin, parent) = (Origin::echo(), Parent::start().await);
+    let gate = Gate::with(plain(&[&parent]), any_port).await;
+    let mut client = Http2::to(gate.address).await;
+    let mut tunnel = client.tunnel(&origin.authority()).await;
+    tunnel.echo("hello").await;
+    assert_eq!(parent.connects().len(), 1);
 }
 
 #[tokio::test]

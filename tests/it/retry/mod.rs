@@ -41,9 +41,13 @@ async fn retrying(keys: &str) -> Retrying {
 }
 
 async fn retrying_with(setup: Setup, keys: &str) -> Retrying {
+    configured(setup, "narrows.yaml", &format!("api: {{default: {{{keys}}}}}\n")).await
+}
+
+async fn configured(setup: Setup, name: &str, text: &str) -> Retrying {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("narrows.yaml");
-    std::fs::write(&file, format!("api: {{default: {{{keys}}}}}\n")).unwrap();
+    let file = folder.path().join(name);
+    std::fs::write(&file, text).unwrap();
     let proxy = setup.flags(format!("--config {}", file.display())).start().await;
     Retrying { proxy, _folder: folder }
 }

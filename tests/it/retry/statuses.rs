@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::FAST;
+use super::configured;
 use super::retrying;
 use super::say;
 use super::say_with;
 use super::scripted;
+use crate::support::narrows;
 use crate::support::wait_until;
 
 const UNSAFE: &str =
@@ -204,4 +206,31 @@ async fn an_answer_without_a_length_is_held_and_delivered_whole() {
     assert_eq!(answer.trailers, [("X-Sum".to_owned(), "6".to_owned())]);
     let key = origin.authority();
     wait_until("its connection is kept", async || proxy.host(&key).await.idle == 1).await;
+}
+
+/// The words of resilient-proxy-out, by its path and with its body checked before.
+#[tokio::test]
+async fn requests_by_the_path_of_an_api_are_tried_again_too() {
+    let (origin, hits) = scripted(&[say(500), say(502), say(200), say(500)]);
+    let text = format!(
+        "[api.a]\ntarget_url=\"http://{}\"; requires_body=true; validate_json=true\n\
+         retry_unsafe=true\ncircuit_breaker={{failure_threshold=50}}\n\
+         retry={{max_attempts=3, initial_delay=0.01, max_delay=10, backoff_factor=2, \
+         retry_on_status=[500,502,503,504,429]}}\n",
+        origin.authority()
+    )
+    .replace("; ", "\n");
+    let proxy = configured(narrows(), "narrows.toml", &text).await;
+    let mut client = proxy.client().await;
+    for (status, count) in [(200, 3), (500, 6)] {
+        let fields = ["Content-Type: application/json", "Content-Length: 12"];
+        client.send_request("POST", "/api/a/info", &fields).await;
+        client.send(r#"{"type":"x"}"#).await;
+        let answer = client.response("POST").await;
+        assert_eq!((answer.status(), hits.count()), (status, count));
+        assert_eq!(answer.head.field("x-retry-count"), Some("2"));
+    }
+    for hit in hits.all() {
+        assert_eq!((hit.head.target(), &*hit.body), ("/info", &br#"{"type":"x"}"#[..]));
+    }
 }
