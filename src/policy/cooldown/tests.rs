@@ -30,6 +30,7 @@ fn of(cooldowns: &CoolDowns, key: &str) -> Subject {
     cooldowns.subject(&host, &fields(&[("authorization", key)]))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as it is asked for")]
 fn soon(seconds: u64) -> Option<Instant> {
     Some(clock::now() + Duration::from_secs(seconds))
 }

@@ -188,12 +188,12 @@ async fn a_client_that_leaves_waits_no_longer() {
     let proxy = narrows().flags(&flags).start().await;
     origin.limit_next("Retry-After: 1");
     assert_eq!(get(&proxy, &origin, &[ONE]).await.status(), 429);
-    let mut leaver = proxy.client().await;
-    leaver.send_request("GET", &origin.url(), &[ONE]).await;
+    let mut gone = proxy.client().await;
+    gone.send_request("GET", &origin.url(), &[ONE]).await;
     let stays = get(&proxy, &origin, &[ONE]);
     let leaves = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        drop(leaver);
+        drop(gone);
     };
     let (answer, ()) = tokio::join!(stays, leaves);
     assert_eq!(answer.status(), 200);
