@@ -37,7 +37,7 @@ pub enum Error {
         /// What is wrong with it.
         why: BadRule,
     },
-    /// It runs already, or ran: an [`App`] starts once.
+    /// It runs already, or ran: an [`App`](super::App) starts once.
     #[error("it was started before")]
     Started,
     /// Something it needs cannot be had.
