@@ -189,6 +189,7 @@ mod tests {
         &flags::COOL_DOWN,
         &flags::PARENT,
         &flags::PARENT_STRATEGY,
+        &flags::NO_PARENT,
         &flags::PROXY_URLS,
         &flags::MAX_CONNECTIONS,
         &flags::HOST_LIMIT,

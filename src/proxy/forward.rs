@@ -206,12 +206,15 @@ async fn forward(
     identity: &Identity,
     story: &mut Story,
 ) -> Result<Response<Kind>, Failed> {
+    let apis = thread.apis.load();
+    let api = apis.of_host(authority.key()).map(|api| &**api);
+    if let Some(reject) = api.and_then(|api| pipeline::refused(api, authority.key(), story)) {
+        return Err(reject.into());
+    }
     let (mut parts, body) = request.into_parts();
     let (patience, deadline) = patience(thread, &parts.headers);
     let version = parts.version;
     let upgrade = prepare(&mut parts, client, thread);
-    let apis = thread.apis.load();
-    let api = apis.of_host(authority.key()).map(|api| &**api);
     if let Some(api) = api {
         gateway::fields::dress_forward(&mut parts, api, (authority, tls));
     }

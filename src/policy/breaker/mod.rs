@@ -248,6 +248,13 @@ impl Breakers {
         Self::new(&TUNNELS.into(), settings, true, Some(timeout), board, None)
     }
 
+    /// Whether it is known already that an attempt would be refused, which then counts as one that was.
+    pub(crate) fn refuse(&self, host: &HostKey) -> Option<Refusal> {
+        let circuit = self.table.find(host)?;
+        let left = circuit.enter(self.place(circuit.key()))?.err()?;
+        Some(Refusal { rule: Rule::Breaker, left })
+    }
+
     /// Whether an attempt at this host may be made.
     pub(crate) async fn enter<'a>(&'a self, host: &'a HostKey) -> Decision<Pass<'a>> {
         let circuit = self.table.find(host);

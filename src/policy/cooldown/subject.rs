@@ -12,14 +12,20 @@ use std::fmt::Write;
 
 use aws_lc_rs::hmac;
 use http::HeaderMap;
+use http::HeaderName;
 use http::HeaderValue;
+use http::header;
 
 use super::Scope;
 use super::book::Place;
 use crate::base::authority::HostKey;
 
 /// Fields that say who asks, for the upstream.
-const CREDENTIALS: [&str; 3] = ["authorization", "x-api-key", "api-key"];
+static CREDENTIALS: [HeaderName; 3] = [
+    header::AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+];
 
 /// First bytes of the digest.
 type Fingerprint = [u8; 16];
@@ -81,7 +87,7 @@ fn fingerprint(digits: &str) -> Option<Fingerprint> {
 pub(crate) struct Subject {
     scope: Scope,
     host: HostKey,
-    credentials: [Option<HeaderValue>; CREDENTIALS.len()],
+    credentials: [Option<HeaderValue>; 3],
     /// PERF: nothing is hashed before there is a cool-down.
     name: OnceCell<Name>,
     pub(super) place: RefCell<Option<Place>>,
@@ -97,7 +103,7 @@ impl Subject {
     pub(super) fn new(scope: Scope, host: &HostKey, fields: &HeaderMap) -> Self {
         let is_told_apart = scope == Scope::Credential;
         let credentials =
-            CREDENTIALS.map(|name| fields.get(name).filter(|_| is_told_apart).cloned());
+            CREDENTIALS.each_ref().map(|name| fields.get(name).filter(|_| is_told_apart).cloned());
         let (name, place) = (OnceCell::new(), RefCell::default());
         Self { scope, host: host.clone(), credentials, name, place }
     }
@@ -122,7 +128,7 @@ impl Subject {
         }
         for (name, value) in CREDENTIALS.iter().zip(&self.credentials) {
             if let Some(value) = value {
-                digest.update(name.as_bytes());
+                digest.update(name.as_str().as_bytes());
                 digest.update(b"\0");
                 digest.update(value.as_bytes());
                 digest.update(b"\0");
@@ -143,7 +149,7 @@ mod tests {
         let fields: HeaderMap = fields
             .iter()
             .map(|(name, value)| {
-                (http::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+                (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
             })
             .collect();
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"prefix");

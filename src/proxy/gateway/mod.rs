@@ -27,6 +27,7 @@ use super::Thread;
 use super::asker::Asker;
 use super::forward;
 use super::headers;
+use super::pipeline;
 use super::pipeline::Failed;
 use super::pipeline::Order;
 use super::reject::Reject;
@@ -136,6 +137,9 @@ pub(super) async fn serve(
         return Err(Reject::UnknownApi(api.name().to_string()).into());
     };
     story.bound_for(Route::Gateway, &target.authority);
+    if let Some(reject) = pipeline::refused(api, target.authority.key(), story) {
+        return Err(reject.into());
+    }
     let (mut parts, body) = request.into_parts();
     let (patience, deadline) = forward::patience(thread, &parts.headers);
     let version = parts.version;
