@@ -10,7 +10,8 @@
 --         'good'  one did well: forgets failures, or counts towards closing
 --         'try'   a place to probe is wanted
 --         'free'  a probe came to nothing: its place is given back
---         'sync'  nothing happened: everybody is told how things are
+--         'look'  nothing happened: the caller alone is told how things are
+--         'sync'  the same, and everybody is told
 --         'reset' an operator closes it
 --       5 the generation that the attempt, or the instance's mirror, is of; 0 if Redis never said one
 --       6 the token of the probe, or ''

@@ -10,8 +10,9 @@
 //!
 //! PERF: while it is closed, an attempt costs two loads of atomics, and a success one more, for as
 //! long as no failure is known and no share is judged. Everything else takes a lock, for some dozen
-//! nanoseconds. Redis is asked, and waited for, on a failure and for a place to probe; it is told,
-//! and not waited for, of the success after a failure.
+//! nanoseconds. Redis is asked, and waited for, on a failure, for a place to probe, and before each
+//! attempt while the last one of the fleet has failed; it is told, and not waited for, of the success
+//! after a failure.
 
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -152,7 +153,8 @@ impl Switch {
     pub(super) fn enter(&self, place: Place<'_>) -> Option<Result<Tickets, Duration>> {
         let (common, own) =
             (self.hint.load(Ordering::Acquire), self.own_hint.load(Ordering::Acquire));
-        if common & own & CLOSED != 0 {
+        let is_known = common & CALM != 0 || !place.board.is_shared();
+        if common & own & CLOSED != 0 && is_known {
             let ticket = |hint: u64| Ticket { generation: hint >> 2, probe: None };
             return Some(Ok(Tickets { common: ticket(common), own: ticket(own) }));
         }
@@ -171,7 +173,8 @@ impl Switch {
         Err(left)
     }
 
-    /// The same where a place to probe is needed. Dropped before it is done, it has none.
+    /// The same where Redis is to be asked: for a place to probe, or since there are failures, and
+    /// what came of the last ones may not have been heard. Dropped before it is done, it has none.
     pub(super) async fn probe(&self, place: Place<'_>) -> Result<Tickets, Duration> {
         let own = self.own().state.enter(clock::now(), place.rules, token());
         let own = match own {
@@ -189,6 +192,7 @@ impl Switch {
     }
 
     async fn probe_common(&self, place: Place<'_>) -> Result<Ticket, Duration> {
+        self.hear(place).await;
         let token = token();
         let mut claim = {
             let mut mirror = self.common();
@@ -227,6 +231,21 @@ impl Switch {
             Look::Closed => Ok(Ticket { generation: mirror.state.generation, probe: None }),
             Look::Probe => Err(SHORTLY),
             Look::Refused(left) => Err(left),
+        }
+    }
+
+    /// Asks what the fleet has counted by now, where a failure more may be one too many.
+    async fn hear(&self, place: Place<'_>) {
+        let told = {
+            let mirror = self.common();
+            let is_troubled = mirror.state.is_closed() && !mirror.state.is_calm();
+            if !is_troubled || !place.board.is_shared() {
+                return;
+            }
+            mirror.told()
+        };
+        if let Ok((_, word)) = told.ask("look", None, place).await {
+            self.adopt(&word, place.key);
         }
     }
 
