@@ -34,7 +34,7 @@ macro_rules! errors {
 errors! {
     1 "dns_timeout" "The name server took too long",
     2 "dns_error" "The name has no address",
-    3 "destination_not_found" "This is a forward proxy",
+    3 "destination_not_found" "There is no such destination here",
     4 "destination_unavailable" "The destination is unavailable",
     5 "destination_ip_prohibited" "The address is one that this proxy does not go to",
     6 "destination_ip_unroutable" "There is no way to the address",
