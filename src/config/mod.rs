@@ -24,11 +24,10 @@ mod redis;
 mod source;
 mod units;
 mod upstream;
+mod words;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs;
-use std::io::Read;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
@@ -38,8 +37,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgMatches;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 
 pub use self::access::Passwd;
 pub use self::bench::Bench;
@@ -52,13 +49,30 @@ pub use self::limits::Limits;
 use self::source::Noted;
 use self::source::Source;
 use self::units::Written;
+use self::words::authorities;
+use self::words::bare;
+use self::words::failure;
+use self::words::format;
+use self::words::ip;
+use self::words::level;
+use self::words::limit;
+use self::words::line_of;
+use self::words::pinned;
+use self::words::port;
+use self::words::port_or_off;
+use self::words::resolver;
+use self::words::some_time;
+use self::words::target;
+use self::words::time_or_off;
+use self::words::token;
+use self::words::token_file;
+use self::words::via;
+use self::words::whole;
 use crate::admin;
 use crate::base::authority::Host;
 use crate::limit;
-use crate::limit::rules::Limit;
 use crate::limit::rules::Rule;
 use crate::limit::shared;
-use crate::limit::shared::Failure;
 use crate::limit::shared::LeaseLoss;
 use crate::listen;
 use crate::policy;
@@ -67,8 +81,6 @@ use crate::store;
 use crate::store::Secret;
 use crate::telemetry::access::Target;
 use crate::telemetry::trace;
-use crate::upstream::Pinned;
-use crate::upstream::Resolver;
 
 /// All settings of one narrows. The default is what `narrows` without flags and variables does.
 ///
@@ -548,173 +560,6 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 // What each text must be. Errors say what is allowed.
-
-fn whole<T: TryFrom<u64>>(text: &str, from: u64, to: u64, note: &str) -> Result<T, String> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = if digits { text.parse::<u64>().ok() } else { None };
-    number
-        .filter(|number| (from..=to).contains(number))
-        .and_then(|number| T::try_from(number).ok())
-        .ok_or_else(|| format!("a whole number from {from}{note} to {to}"))
-}
-
-fn port(text: &str) -> Result<u16, String> {
-    whole(text, 0, 65535, " (any free port)")
-}
-
-fn port_or_off(text: &str) -> Result<Option<u16>, String> {
-    if text == "off" {
-        return Ok(None);
-    }
-    port(text).map(Some).map_err(|allowed| format!("off, or {allowed}"))
-}
-
-fn limit(text: &str) -> Result<Limit, String> {
-    whole(text, 0, u32::MAX.into(), " (unlimited)")
-}
-
-fn bare(text: &str) -> &str {
-    text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text)
-}
-
-fn ip(text: &str) -> Result<IpAddr, &'static str> {
-    bare(text).parse().map_err(|_unparsed| "an IP address, such as 127.0.0.1, 0.0.0.0 or ::")
-}
-
-fn some_time(text: &str) -> Result<Duration, &'static str> {
-    match units::duration(text) {
-        Ok(time) if !time.is_zero() => Ok(time),
-        _ => Err("a time above 0 and up to 365d, such as 10s, 500ms, 1m30s or 2h"),
-    }
-}
-
-/// Zero and "off" are a time so long that it never ends, so that nobody needs a second case.
-fn time_or_off(text: &str) -> Result<Duration, &'static str> {
-    match units::duration(text) {
-        Ok(Duration::ZERO) => Ok(units::LONGEST),
-        Ok(time) => Ok(time),
-        Err(_) if text == "off" => Ok(units::LONGEST),
-        Err(_) => Err("off, or a time up to 365d, such as 10s, 500ms, 1m30s or 2h"),
-    }
-}
-
-/// A pseudonym in Via is a token (RFC 9110 §7.6.3, §5.6.2).
-fn via(text: &str) -> Result<Option<String>, &'static str> {
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    match text {
-        "off" => Ok(None),
-        _ if text.bytes().all(is_token) => Ok(Some(text.to_owned())),
-        _ => Err("off, or a name of letters, digits and !#$%&'*+-.^_`|~"),
-    }
-}
-
-/// As a field of a request can carry it.
-fn token(text: &str) -> Result<Secret, &'static str> {
-    if (1..=512).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Ok(Secret(text.to_owned()));
-    }
-    Err("1 to 512 visible ASCII characters")
-}
-
-fn token_file(path: &str) -> Result<Secret, String> {
-    token(&line_of(path)?).map_err(|allowed| format!("a file with one line of {allowed}"))
-}
-
-/// What a short file holds, without the end of its line.
-fn line_of(path: &str) -> Result<String, String> {
-    let mut text = String::new();
-    let read = fs::File::open(path).and_then(|file| file.take(4096).read_to_string(&mut text));
-    read.map_err(|error| format!("a file that can be read ({error})"))?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
-}
-
-fn failure(text: &str) -> Result<Failure, &'static str> {
-    match text {
-        "closed" => Ok(Failure::Closed),
-        "open" => Ok(Failure::Open),
-        "share" => Ok(Failure::Share),
-        _ => Err("closed, share or open"),
-    }
-}
-
-fn resolver(text: &str) -> Result<Resolver, &'static str> {
-    if text == "system" {
-        return Ok(Resolver::System);
-    }
-    let server = text.parse().or_else(|_| bare(text).parse().map(|ip| SocketAddr::new(ip, 53)));
-    match server {
-        Ok(server) if server.port() != 0 => Ok(Resolver::Server(server)),
-        _ => Err("system, or the IP address of a DNS server, such as 1.1.1.1 or [::1]:5353"),
-    }
-}
-
-fn pinned(text: &str) -> Result<Pinned, &'static str> {
-    let wrong = "HOST=ADDR or HOST:PORT=ADDR, with the name of a host and an IP address";
-    let (name, address) = text.rsplit_once('=').ok_or(wrong)?;
-    let (name, port) = match name.split_once(':') {
-        None => (name, None),
-        Some((name, port)) => (name, Some(whole(port, 1, 65535, "").map_err(|_why| wrong)?)),
-    };
-    match Host::parse(name.trim()) {
-        Ok(Host::Name(host)) => {
-            let address = bare(address.trim()).parse().map_err(|_why| wrong)?;
-            Ok(Pinned { host: host.to_string(), port, address })
-        }
-        Ok(Host::Address(_)) | Err(_) => Err(wrong),
-    }
-}
-
-fn authorities(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
-    let certificates = CertificateDer::pem_file_iter(&path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| format!("a PEM file of certificates ({error})"))?;
-    if certificates.is_empty() {
-        return Err("a PEM file of certificates (it holds none)".to_owned());
-    }
-    Ok(path)
-}
-
-fn level(text: &str) -> Result<tracing::Level, &'static str> {
-    match text.to_ascii_lowercase().as_str() {
-        "error" => Ok(tracing::Level::ERROR),
-        "warn" | "warning" => Ok(tracing::Level::WARN),
-        "info" => Ok(tracing::Level::INFO),
-        "debug" => Ok(tracing::Level::DEBUG),
-        "trace" => Ok(tracing::Level::TRACE),
-        _ => Err("error, warn, info, debug or trace"),
-    }
-}
-
-fn format(text: &str) -> Result<trace::Format, &'static str> {
-    match text {
-        "json" => Ok(trace::Format::Json),
-        "text" => Ok(trace::Format::Text),
-        _ => Err("text or json"),
-    }
-}
-
-fn target(text: &str) -> Result<Target, &'static str> {
-    match text {
-        "off" => Ok(Target::Off),
-        "stderr" => Ok(Target::Stderr),
-        "stdout" => Ok(Target::Stdout),
-        _ => {
-            let path = Path::new(text);
-            let folder = match path.parent() {
-                Some(folder) if !folder.as_os_str().is_empty() => folder,
-                _ => Path::new("."),
-            };
-            // Checked here so that a misspelt path is a problem like any other.
-            let is_there =
-                |path| fs::metadata(path).is_ok_and(|found: fs::Metadata| found.is_dir());
-            if is_there(folder) && !is_there(path) {
-                return Ok(Target::File(path.to_owned()));
-            }
-            Err("off, stderr, stdout, or a file in a folder that is there")
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

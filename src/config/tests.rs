@@ -1,6 +1,10 @@
 //! What command lines and variables become, and what is said of those that are not allowed.
 
+use std::fs;
+
 use super::*;
+use crate::upstream::Pinned;
+use crate::upstream::Resolver;
 
 pub(super) fn read(args: &[&str], env: &[(&str, &str)]) -> Result<Command, Problems> {
     let args = ["narrows"].iter().chain(args).map(OsString::from);
