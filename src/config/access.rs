@@ -98,7 +98,8 @@ fn users(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn network(text: &str) -> Result<IpNet, &'static str> {
+/// A network, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, &'static str> {
     let allowed = "a network such as 10.0.0.0/8, 2001:db8::/32, or one address";
     let network = match text.parse() {
         Ok(network) => network,

@@ -24,6 +24,8 @@ use tokio::time::Instant;
 use super::Thread;
 use super::asker::Asker;
 use super::front;
+use super::gates;
+use super::gates::Ask;
 use super::gateway;
 use super::gateway::Call;
 use super::headers;
@@ -208,8 +210,10 @@ async fn forward(
 ) -> Result<Response<Kind>, Failed> {
     let apis = thread.apis.load();
     let api = apis.of_host(authority.key()).map(|api| &**api);
-    if let Some(reject) = api.and_then(|api| pipeline::refused(api, authority.key(), story)) {
-        return Err(reject.into());
+    if let Some(api) = api {
+        story.meets(api);
+        gates::enter(Ask { client, api })?;
+        pipeline::refused(api, authority.key())?;
     }
     let (mut parts, body) = request.into_parts();
     let (patience, deadline) = patience(thread, &parts.headers);

@@ -13,6 +13,7 @@ mod forward;
 mod front;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod gates;
 mod gateway;
 mod guard;
 mod head;

@@ -93,14 +93,15 @@ impl From<Reject> for Failed {
 const HELD: usize = 64 * 1024;
 const HELD_TIME: Duration = Duration::from_millis(100);
 
-/// Why a request is not to be answered, as far as that is known without asking anybody.
+/// Whether a request is to be answered, as far as that is known without asking anybody.
 ///
 /// PERF: nothing need be made of a request that an open circuit waits for.
-pub(super) fn refused(api: &Api, host: &HostKey, story: &mut Story) -> Option<Reject> {
-    let refusal = api.breakers.as_ref()?.refuse(host)?;
-    story.meets(api);
+pub(super) fn refused(api: &Api, host: &HostKey) -> Result<(), Reject> {
+    let Some(refusal) = api.breakers.as_ref().and_then(|breakers| breakers.refuse(host)) else {
+        return Ok(());
+    };
     api.counts.asked(refusal.rule.into());
-    Some(Reject::Policy(refusal))
+    Err(Reject::Policy(refusal))
 }
 
 /// Has a request answered, in as many attempts as its API allows.
@@ -111,9 +112,6 @@ pub(super) async fn answer(
     story: &mut Story,
 ) -> Result<Sent, Failed> {
     let tally = Tally::begin(order.api);
-    if let Some(api) = order.api {
-        story.meets(api);
-    }
     let result = answered(order, parts, body, story).await;
     tally.end(&result);
     result

@@ -13,6 +13,8 @@ use super::Open;
 use super::Thread;
 use super::asker::Asker;
 use super::front;
+use super::gates;
+use super::gates::Ask;
 use super::guard::Client;
 use super::guard::Detached;
 use super::head::Connect;
@@ -111,6 +113,9 @@ pub(super) async fn open(
     };
     let apis = thread.apis.load();
     let api = apis.of_host(authority.key()).map(|api| &**api);
+    if let Some(Err(reject)) = api.map(|api| gates::enter(Ask { client, api })) {
+        return Some(Err(reject));
+    }
     let connected = passage::connect(thread, client, api, errand, &mut line.road).await?;
     line.waited = match &connected {
         Ok(conn) => conn.waited(),

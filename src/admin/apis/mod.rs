@@ -139,6 +139,7 @@ fn settings(settings: &Settings) -> Value {
         name,
         target,
         hosts,
+        lists,
         gateway,
         request_timeout,
         total_timeout,
@@ -151,6 +152,8 @@ fn settings(settings: &Settings) -> Value {
     told["name"] = name.to_string().into();
     told["target_url"] = target.as_ref().map(url).into();
     told["hosts"] = hosts.iter().map(ToString::to_string).collect();
+    told["allow_from"] = lists.allow.iter().map(ToString::to_string).collect();
+    told["deny_from"] = lists.deny.iter().map(ToString::to_string).collect();
     told["request_timeout"] = request_timeout.map(seconds).into();
     told["total_timeout"] = total_timeout.map(seconds).into();
     told["circuit_breaker"] = breaker.as_ref().map(self::breaker).into();

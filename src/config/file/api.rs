@@ -21,6 +21,7 @@ use super::reader::Or;
 use super::tree::Entry;
 use super::url;
 use crate::base::pattern::Pattern;
+use crate::config::access::network;
 use crate::policy::Cause;
 use crate::policy::api::DEFAULT;
 use crate::policy::api::Forwarded;
@@ -54,6 +55,8 @@ pub(super) fn read(entry: &Entry, shared: &[Arc<Parent>], notes: &mut Notes) -> 
     api.target =
         map.parse(notes, &keys::TARGET_URL, |text| url::target(text).ok_or(keys::TARGET_URL.kind));
     set(&mut api.hosts, map.list(notes, &keys::HOSTS, str::parse::<Pattern>));
+    set(&mut api.lists.allow, map.list(notes, &keys::ALLOW_FROM, network));
+    set(&mut api.lists.deny, map.list(notes, &keys::DENY_FROM, network));
     api.gateway = gateway(&map, notes);
     certificates(&map, notes);
     cache(&map, notes);

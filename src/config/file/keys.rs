@@ -197,6 +197,7 @@ use Unit::Seconds;
 
 const FIELD: &str = "field names and values, such as Accept: application/json";
 const NAMES: &str = "field names, such as X-Api-Key";
+const NETWORKS: &str = "networks such as 10.0.0.0/8 or 2001:db8::/32, or addresses";
 const TIMES: u64 = 1_000_000;
 const PER_CENT: Kind = Decimal(0.0, 101.0);
 
@@ -205,6 +206,10 @@ keys! {
         "Where requests of /api/NAME/PATH go: to this URL, a slash, and PATH. Without it the API has no gateway path.");
     HOSTS = row(Api, "hosts", Texts("HOST, HOST:PORT or *.SUFFIX"), "",
         "Hosts whose forward traffic meets these policies too; if it is not given, the host of target_url, and [] is none.");
+    ALLOW_FROM = row(Api, "allow_from", Texts(NETWORKS), "[]",
+        "Networks whose clients alone may use the API, by whichever route; [] is all.");
+    DENY_FROM = row(Api, "deny_from", Texts(NETWORKS), "[]",
+        "Networks whose clients may not, even if allow_from has them.");
     METHOD = row(Api, "method", Texts("methods, such as POST"), "",
         "Without effect, as in resilient-proxy-out: a request keeps its method. See methods.");
     METHODS = row(Api, "methods", Texts("methods, such as POST"), "",

@@ -12,6 +12,7 @@
 //! field that it came in.
 
 mod basic;
+mod lists;
 mod memory;
 mod users;
 mod verify;
@@ -35,6 +36,7 @@ use thiserror::Error;
 
 use self::basic::Credentials;
 pub use self::basic::Given;
+pub use self::lists::Lists;
 use self::memory::Found;
 use self::memory::Memory;
 use self::memory::Outcome;

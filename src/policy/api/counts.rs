@@ -32,6 +32,8 @@ pub(crate) enum Outcome {
     Parents,
     /// There was no slot.
     Limit,
+    /// The client may not use the API.
+    Denied,
     /// What the client asked for is refused: by the gateway, by what may be reached.
     Request,
     /// The client left before there was an answer.
@@ -39,13 +41,14 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Success,
         Self::Failure,
         Self::Breaker,
         Self::CoolDown,
         Self::Parents,
         Self::Limit,
+        Self::Denied,
         Self::Request,
         Self::Left,
     ];
@@ -59,6 +62,7 @@ impl Outcome {
             Self::CoolDown => "cool_down",
             Self::Parents => "no_parent",
             Self::Limit => "no_slot",
+            Self::Denied => "denied",
             Self::Request => "bad_request",
             Self::Left => "client_left",
         }

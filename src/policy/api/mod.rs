@@ -20,6 +20,7 @@ use http::Method;
 
 pub(crate) use self::circuits::Circuits;
 use self::counts::Counts;
+use super::access::Lists;
 use super::breaker;
 use super::breaker::Breakers;
 use super::cooldown;
@@ -47,6 +48,8 @@ pub struct Settings {
     pub target: Option<Target>,
     /// Hosts whose forward traffic meets its policies too.
     pub hosts: Vec<Pattern>,
+    /// From which addresses it may be used.
+    pub lists: Lists,
     /// What the gateway does to its requests.
     pub gateway: Gateway,
     /// How long an attempt may take to connect, and then to the head of its response.
@@ -195,6 +198,7 @@ impl Settings {
             name: name.into(),
             target: None,
             hosts: Vec::new(),
+            lists: Lists::default(),
             gateway: Gateway::default(),
             request_timeout: None,
             total_timeout: None,
@@ -214,6 +218,7 @@ impl Settings {
             && self.cooldown.is_none()
             && self.parents.is_none()
             && !self.gateway.dresses()
+            && self.lists.is_open()
     }
 }
 

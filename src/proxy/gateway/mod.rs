@@ -26,6 +26,8 @@ use http::header;
 use super::Thread;
 use super::asker::Asker;
 use super::forward;
+use super::gates;
+use super::gates::Ask;
 use super::headers;
 use super::pipeline;
 use super::pipeline::Failed;
@@ -137,9 +139,9 @@ pub(super) async fn serve(
         return Err(Reject::UnknownApi(api.name().to_string()).into());
     };
     story.bound_for(Route::Gateway, &target.authority);
-    if let Some(reject) = pipeline::refused(api, target.authority.key(), story) {
-        return Err(reject.into());
-    }
+    story.meets(api);
+    gates::enter(Ask { client, api })?;
+    pipeline::refused(api, target.authority.key())?;
     let (mut parts, body) = request.into_parts();
     let (patience, deadline) = forward::patience(thread, &parts.headers);
     let version = parts.version;

@@ -15,6 +15,11 @@ pub(super) fn not_taken(methods: &str) -> Answer {
     Answer { allow: Some(methods.to_owned()), ..answer }
 }
 
+pub(super) fn not_listed() -> Answer {
+    let detail = "clients of this address may not use this API";
+    make(403, "client not allowed".to_owned(), "http_request_denied", None, detail, None)
+}
+
 pub(super) fn stranger() -> Answer {
     let detail = "say who you are by a user and a password that this gateway knows, in Authorization, \
                   or in Proxy-Authorization where Authorization is for the API";

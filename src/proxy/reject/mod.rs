@@ -20,6 +20,7 @@
 //! | the same by the gateway's path | 401 | `http_request_error` | `WWW-Authenticate` |
 //! | a client that may not use the proxy | 403 | `http_request_denied` | the connection closes |
 //! | more passwords to verify than may wait | 503 | `proxy_internal_error` | `Retry-After` |
+//! | a client of an address that may not use an API | 403 | `http_request_denied` | |
 //! | plain HTTP on a port for TLS | 400 | `http_request_error` | in the clear; the connection closes |
 //! | as many clients as may be | 503 | `proxy_internal_response` | `Retry-After`; the connection closes |
 //! | as many from one address | 429 | `http_request_error` | `Retry-After`; the connection closes |
@@ -119,6 +120,8 @@ pub(crate) enum Reject {
     /// No body where an API wants one.
     NoBody,
     NotForProxy,
+    /// A client of an address that may not use the API.
+    NotListed,
     /// A policy of the API says no.
     Policy(Refusal),
     Send(SendError),
@@ -324,6 +327,7 @@ impl Reject {
                  http://example.com/ ; GET /health tells whether the proxy is alive"
                     .to_owned(),
             ),
+            Self::NotListed => return door::not_listed(),
             Self::Policy(refusal) => return by_policy(*refusal),
             Self::Send(SendError::Dial(DialError::Refused(refused))) => {
                 return refusal(refused, manner.refuse_status);

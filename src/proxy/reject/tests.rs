@@ -62,6 +62,7 @@ fn table() -> Vec<(Reject, u16, &'static str)> {
         (Reject::SlowBody, 408, "http_request_error"),
         (Reject::Stranger, 401, "http_request_error"),
         (Reject::UnknownApi("x".to_owned()), 404, "destination_not_found"),
+        (Reject::NotListed, 403, "http_request_denied"),
         (Reject::NotForProxy, 404, "destination_not_found"),
         (policy(Rule::Breaker), 503, "destination_unavailable"),
         (policy(Rule::CoolDown(429)), 429, "destination_unavailable"),

@@ -4,6 +4,7 @@ use http::Request;
 use narrows::Config;
 use narrows::listen::tls;
 use narrows::listen::tls::Clients;
+use narrows::policy::access::Lists;
 use narrows::policy::api::Forwarded;
 use narrows::policy::api::Gateway;
 use tokio::net::TcpStream;
@@ -134,4 +135,40 @@ async fn of_a_client_that_is_known_by_its_certificate_authorization_is_the_apis(
         assert_eq!(wire.head().await.unwrap().unwrap().status(), status);
     }
     assert_eq!(origin.only().head.field("authorization"), Some("Bearer api"));
+}
+
+#[tokio::test]
+async fn an_api_is_only_for_the_addresses_that_its_lists_let_in_by_every_route() {
+    let origin = Origin::start();
+    let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    for (allow, deny, is_in) in [
+        (&["10.0.0.0/8"][..], &[][..], false),
+        (&["127.0.0.0/8"], &["127.0.0.1/32"], false),
+        (&["10.0.0.0/8", "127.0.0.1/32"], &["127.0.0.2/32"], true),
+    ] {
+        let mut settings = with(&origin, Gateway::default());
+        settings.hosts = vec![origin.authority().parse().unwrap()];
+        settings.lists = Lists { allow: networks(allow), deny: networks(deny) };
+        let served = Served::new([settings]);
+        let mut client = served.client().await;
+        let answers = [
+            client.get("/api/a/x").await,
+            client.get(origin.url("/x")).await,
+            served.client().await.connect(origin.authority()).await,
+        ];
+        let stream = served.http2().await.connect(&origin.authority()).await;
+        assert_eq!(stream.is_ok(), is_in, "{allow:?} {deny:?}");
+        for answer in answers {
+            if is_in {
+                assert_eq!(answer.status(), 200);
+            } else {
+                answer.assert_refused(403, "http_request_denied");
+            }
+        }
+    }
+    // Another host is none of the API's business.
+    let mut settings = with(&origin, Gateway::default());
+    settings.lists.deny = networks(&["127.0.0.0/8"]);
+    let other = Origin::start();
+    assert_eq!(Served::new([settings]).get(&other.url("/x")).await.status(), 200);
 }
