@@ -55,9 +55,14 @@ static FIXED: &[Row] = &[
         a.proxy.http2 == b.proxy.http2
     }),
     (&[&flags::GATEWAY_HOST], |a, b| a.proxy.gateway_hosts == b.proxy.gateway_hosts),
-    (&[&flags::CONNECT_BREAKER_FAILURES, &flags::CONNECT_BREAKER_RESET], |a, b| {
-        a.proxy.connect_breaker == b.proxy.connect_breaker
-    }),
+    (
+        &[
+            &flags::CONNECT_BREAKER_FAILURES,
+            &flags::CONNECT_BREAKER_RESET,
+            &flags::CONNECT_BREAKER_MODE,
+        ],
+        |a, b| a.proxy.connect_breaker == b.proxy.connect_breaker,
+    ),
     (&[&flags::SHUTDOWN_TIMEOUT], |a, b| a.shutdown_timeout == b.shutdown_timeout),
     (&[&flags::PROXY_AUTH], |a, b| a.clients.users == b.clients.users),
     (&[&flags::PROXY_AUTH_QUEUE], |a, b| a.clients.queue == b.clients.queue),
@@ -186,6 +191,7 @@ mod tests {
         &flags::BREAKER_FAILURES,
         &flags::BREAKER_RESET,
         &flags::BREAKER_SUCCESSES,
+        &flags::BREAKER_MODE,
         &flags::COOL_DOWN,
         &flags::PARENT,
         &flags::PARENT_STRATEGY,

@@ -1,6 +1,7 @@
 //! When hosts to which no tunnel can be opened are left alone.
 
 use super::flags;
+use super::mode;
 use super::some_time;
 use super::source::Noted;
 use super::source::Source;
@@ -12,11 +13,17 @@ pub(super) fn connects(source: &mut Source<'_>) -> Result<Option<Settings>, Note
         "off" => Ok(0),
         _ => whole(text, 1, 1_000_000, "").map_err(|allowed| format!("{allowed}, or off")),
     });
-    let reset_timeout = source.read(&flags::CONNECT_BREAKER_RESET, some_time)?;
-    let failure_threshold = failures?;
-    // One tunnel that opens says all that there is to be known.
-    let settings =
-        Settings { failure_threshold, reset_timeout, success_threshold: 1, ..Settings::default() };
+    let reset_timeout = source.read(&flags::CONNECT_BREAKER_RESET, some_time);
+    let mode = source.read(&flags::CONNECT_BREAKER_MODE, mode);
+    let (failure_threshold, reset_timeout, mode) = (failures?, reset_timeout?, mode?);
+    let settings = Settings {
+        mode,
+        failure_threshold,
+        reset_timeout,
+        // One tunnel that opens says all that there is to be known.
+        success_threshold: 1,
+        ..Settings::default()
+    };
     Ok((failure_threshold > 0).then_some(settings))
 }
 

@@ -411,6 +411,9 @@ settings! {
     CONNECT_BREAKER_RESET = row(Policies, "connect-breaker-reset", "TIME",
         &["NARROWS_CONNECT_BREAKER_RESET"], Text("30s"),
         "How long, before one tunnel is tried again; if that is opened, all are.");
+    CONNECT_BREAKER_MODE = row(Policies, "connect-breaker-mode", "enforce|observe",
+        &["NARROWS_CONNECT_BREAKER_MODE"], Text("enforce"),
+        "observe counts and logs what would be refused so, and refuses nothing.");
 
     CONNECT_TIMEOUT = row(Timeouts, "connect-timeout", "TIME", &["NARROWS_CONNECT_TIMEOUT"],
         Text("10s"), "For a connection to an upstream, all its addresses together.");
@@ -467,8 +470,12 @@ settings! {
         "That while; then one request may try.");
     BREAKER_SUCCESSES = row(Policies, "breaker-successes", "N", &["NARROWS_BREAKER_SUCCESSES"],
         Said("2"), "Such requests that must succeed before all may again.");
-    COOL_DOWN = row(Policies, "cool-down", "on|off", &["NARROWS_COOL_DOWN"], Said("off"),
-        "Leave a host alone for as long as it asks (429, or 503 with Retry-After).");
+    BREAKER_MODE = row(Policies, "breaker-mode", "enforce|observe", &["NARROWS_BREAKER_MODE"],
+        Said("enforce"), "observe counts and logs what would be refused so, and refuses nothing.");
+    COOL_DOWN = row(Policies, "cool-down", "on|off|observe", &["NARROWS_COOL_DOWN"],
+        Said("off"),
+        "Leave a host alone for as long as it asks (429, or 503 with Retry-After); observe counts and \
+         logs what would wait, and lets it go on.");
     PARENT = row(Policies, "parent", "URL", &["NARROWS_PARENT"], Nothing,
         "Proxy by which upstreams are reached: http:// or https://, USER:PASSWORD@, HOST:PORT. \
          Repeatable, or separated by semicolons in the \

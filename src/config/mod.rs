@@ -57,6 +57,7 @@ use self::words::ip;
 use self::words::level;
 use self::words::limit;
 use self::words::line_of;
+use self::words::mode;
 use self::words::pinned;
 use self::words::port;
 use self::words::port_or_off;

@@ -24,7 +24,7 @@ use crate::policy::api::Settings;
 use crate::policy::parents::Parent;
 
 /// Settings of the default API, and the keys that say the same.
-const DEFAULTS: [(&Setting, &[&str]); 14] = [
+const DEFAULTS: [(&Setting, &[&str]); 15] = [
     (&flags::REQUEST_TIMEOUT, &["request_timeout"]),
     (&flags::TOTAL_TIMEOUT, &["total_timeout"]),
     (&flags::RETRY_ATTEMPTS, &["retry", "max_attempts"]),
@@ -35,6 +35,7 @@ const DEFAULTS: [(&Setting, &[&str]); 14] = [
     (&flags::BREAKER_FAILURES, &["circuit_breaker", "failure_threshold"]),
     (&flags::BREAKER_RESET, &["circuit_breaker", "reset_timeout"]),
     (&flags::BREAKER_SUCCESSES, &["circuit_breaker", "success_threshold"]),
+    (&flags::BREAKER_MODE, &["circuit_breaker", "mode"]),
     (&flags::COOL_DOWN, &["cool_down"]),
     (&flags::PARENT, &["proxies"]),
     (&flags::PARENT_STRATEGY, &["proxy_strategy"]),
@@ -62,6 +63,9 @@ pub(super) fn read(source: &mut Source<'_>, file: Option<Node>) -> Vec<Settings>
 
 fn put(source: &mut Source<'_>, tree: &mut Node, setting: &'static Setting, keys: &[&str]) {
     let Ok(Some(given)) = source.given(setting) else { return };
+    // One that is observed is on.
+    let is_observed = std::ptr::eq(setting, &raw const flags::COOL_DOWN) && given.text == "observe";
+    let keys = if is_observed { &["cool_down", "mode"] } else { keys };
     let path: Vec<String> =
         ["api", DEFAULT].iter().chain(keys).map(|key| (*key).to_owned()).collect();
     let there = find(tree, &path);

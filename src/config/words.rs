@@ -18,6 +18,7 @@ use super::units;
 use crate::base::authority::Host;
 use crate::limit::rules::Limit;
 use crate::limit::shared::Failure;
+use crate::policy::Mode;
 use crate::store::Secret;
 use crate::telemetry::access::Target;
 use crate::telemetry::trace;
@@ -36,6 +37,10 @@ pub(super) fn whole<T: TryFrom<u64>>(
         .filter(|number| (from..=to).contains(number))
         .and_then(|number| T::try_from(number).ok())
         .ok_or_else(|| format!("a whole number from {from}{note} to {to}"))
+}
+
+pub(super) fn mode(text: &str) -> Result<Mode, &'static str> {
+    Mode::ALL.into_iter().find(|mode| mode.as_str() == text).ok_or("enforce or observe")
 }
 
 pub(super) fn port(text: &str) -> Result<u16, String> {

@@ -4,7 +4,9 @@
 //! Three positions, and no fourth. A *front gate* stands before a request: who asks ([`access`]).
 //! A *wrap* goes around attempts: [`retry`]. An *attempt gate* stands before each attempt:
 //! [`breaker`], then [`cooldown`], then [`parents`] says by which way it goes. What a gate says is a
-//! [`Decision`]; what came of an attempt is told to all of them in the same words, [`Facts`].
+//! [`Decision`]; what came of an attempt is told to all of them in the same words, [`Facts`]. A
+//! policy decides the same in either [`Mode`]; whoever acts on it (`proxy::docket`) does nothing
+//! but note it where the policy only observes.
 //!
 //! [`api`] says which requests meet which policies.
 
@@ -12,11 +14,36 @@ pub mod access;
 pub mod api;
 pub mod breaker;
 pub mod cooldown;
+pub(crate) mod decided;
 pub(crate) mod failures;
 pub mod parents;
 pub mod retry;
 
+use std::fmt;
 use std::time::Duration;
+
+/// Whether a policy is obeyed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// It is.
+    #[default]
+    Enforce,
+    /// What it decides is counted and logged, and nothing else comes of it.
+    Observe,
+}
+
+impl Mode {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Enforce, Self::Observe];
+
+    /// The word for settings and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        }
+    }
+}
 
 /// What a gate says.
 #[derive(Debug)]
@@ -46,6 +73,45 @@ pub(crate) enum Rule {
     CoolDown(u16),
     /// No parent can be used.
     Parents,
+}
+
+impl Rule {
+    /// The words for all of them.
+    pub(crate) const WORDS: [&str; 3] = ["breaker", "cool_down", "parents"];
+
+    /// Which of [`Rule::WORDS`] it is.
+    pub(crate) const fn index(self) -> usize {
+        match self {
+            Self::Breaker => 0,
+            Self::CoolDown(_) => 1,
+            Self::Parents => 2,
+        }
+    }
+
+    /// The word for metrics and logs.
+    pub(crate) const fn as_str(self) -> &'static str {
+        Self::WORDS[self.index()]
+    }
+}
+
+/// Whose decision something is, and by which numbers.
+#[derive(Clone, Copy)]
+pub(crate) struct Ruling<'a> {
+    pub(crate) rule: Rule,
+    pub(crate) mode: Mode,
+    /// For whom it holds, as it may be written down: a name, an address, a fingerprint. Never a secret.
+    pub(crate) key: &'a dyn fmt::Display,
+    /// What was counted, where there is a number.
+    pub(crate) value: Option<u64>,
+    /// Up to which number it may go.
+    pub(crate) limit: Option<u64>,
+}
+
+impl fmt::Debug for Ruling<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rule, mode, key, value, limit } = self;
+        write!(f, "{rule:?} ({mode:?}) of {key}: {value:?} of {limit:?}")
+    }
 }
 
 /// What came of an attempt.

@@ -8,6 +8,7 @@
 
 mod asker;
 mod bounds;
+mod docket;
 mod door;
 mod forward;
 mod front;

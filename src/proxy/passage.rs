@@ -11,11 +11,15 @@ use http::HeaderMap;
 
 use super::Thread;
 use super::asker::Asker;
+use super::docket::Docket;
+use super::docket::Halt;
 use crate::base::clock;
-use crate::policy::Decision;
 use crate::policy::End;
 use crate::policy::Facts;
+use crate::policy::Mode;
 use crate::policy::Refusal;
+use crate::policy::Rule;
+use crate::policy::Ruling;
 use crate::policy::api::Api;
 use crate::policy::parents::Asked;
 use crate::policy::parents::Parent;
@@ -63,24 +67,31 @@ pub(super) async fn connect(
     api: Option<&Api>,
     errand: Errand<'_>,
     road: &mut Option<Box<Road>>,
+    docket: &mut Docket,
 ) -> Option<Result<Conn, Barred>> {
     let Some(circuits) = &thread.connects else {
-        return dial(thread, client, api, errand, road).await;
+        return dial(thread, client, api, errand, road, docket).await;
     };
-    let pass = match client.unless_left(circuits.enter(errand.authority.key())).await? {
-        Decision::Pass(pass) => pass,
-        Decision::Wait(refusal) | Decision::Refuse(refusal) => {
+    let host = errand.authority.key();
+    let ruling =
+        Ruling { rule: Rule::Breaker, mode: circuits.mode(), key: host, value: None, limit: None };
+    let decision = client.unless_left(circuits.enter(host)).await?;
+    let pass = match docket.obey(circuits.decided(), &ruling, decision) {
+        Ok(pass) => pass,
+        Err(Halt::Wait(refusal) | Halt::Refuse(refusal)) => {
             return Some(Err(Barred::Policy(refusal)));
         }
     };
-    let connected = dial(thread, client, api, errand, road).await?;
+    let connected = dial(thread, client, api, errand, road, docket).await?;
     let end = match &connected {
         Ok(_conn) => End::Status(200),
         Err(Barred::Dial(error)) => error.end(),
         Err(Barred::Policy(_) | Barred::Way(_)) => End::Neutral,
     };
-    // No share of slow ones is judged.
-    pass.record(Facts { end, took: Duration::ZERO }).await;
+    if let Some(pass) = pass {
+        // No share of slow ones is judged.
+        pass.record(Facts { end, took: Duration::ZERO }).await;
+    }
     Some(connected)
 }
 
@@ -90,6 +101,7 @@ async fn dial(
     api: Option<&Api>,
     errand: Errand<'_>,
     road: &mut Option<Box<Road>>,
+    docket: &mut Docket,
 ) -> Option<Result<Conn, Barred>> {
     let Some((api, parents)) = api.and_then(|api| Some((api, api.parents.as_ref()?))) else {
         let connected = client.unless_left(thread.upstream.connect(errand)).await?;
@@ -101,13 +113,18 @@ async fn dial(
     loop {
         let before_it = before.as_ref().map(|parent| (Some(parent), 0));
         let ip = errand.client.ip();
-        let way =
-            match parents.choose(Asked { client: ip, host, fields: &fields, before: before_it }) {
-                Decision::Pass(way) => way,
-                Decision::Wait(refusal) | Decision::Refuse(refusal) => {
-                    return Some(Err(Barred::Policy(refusal)));
-                }
-            };
+        let decision =
+            parents.choose(Asked { client: ip, host, fields: &fields, before: before_it });
+        let (rule, mode) = (Rule::Parents, Mode::Enforce);
+        let ruling = Ruling { rule, mode, key: host, value: None, limit: None };
+        let way = match docket.obey(api.counts.decided(), &ruling, decision) {
+            Ok(Some(way)) => way,
+            // What is enforced passes with a way, or not at all.
+            Ok(None) => return Some(Err(Barred::Policy(Refusal { rule, left: Duration::ZERO }))),
+            Err(Halt::Wait(refusal) | Halt::Refuse(refusal)) => {
+                return Some(Err(Barred::Policy(refusal)));
+            }
+        };
         tries += 1;
         if thread.log.is_on() {
             road.get_or_insert_default().went(api, way.parent.as_deref());

@@ -4,7 +4,7 @@
 //! The order is the product. The breaker is asked before the cool-down and both before any slot is
 //! waited for, so that nobody queues for a host that is known to be down; a slot comes last, and is
 //! held for the shortest time. All of them are asked anew before each attempt, and hear of each. What
-//! a gate decides ([`Decision`]) is done in one place, [`obey`].
+//! a gate decides ([`Decision`](crate::policy::Decision)) is done in one place, [`docket`](super::docket).
 //!
 //! Between attempts nothing is held but the request, and the answer before if that is small: the
 //! client gets it if a gate says no then.
@@ -20,6 +20,8 @@ use tokio::time::Instant;
 
 use super::Thread;
 use super::asker::Asker;
+use super::docket::Docket;
+use super::docket::Halt;
 use super::head::Flaw;
 use super::reject::Reject;
 use super::send::Course;
@@ -31,16 +33,18 @@ use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::base::identity::Identity;
 use crate::limit::Patience;
-use crate::policy::Decision;
 use crate::policy::End;
 use crate::policy::Facts;
+use crate::policy::Mode;
 use crate::policy::Refusal;
 use crate::policy::Rule;
+use crate::policy::Ruling;
 use crate::policy::api::Api;
 use crate::policy::breaker::Pass;
 use crate::policy::cooldown;
 use crate::policy::cooldown::CoolDowns;
 use crate::policy::cooldown::Subject;
+use crate::policy::decided::Effect;
 use crate::policy::parents::Asked;
 use crate::policy::parents::Parent;
 use crate::policy::parents::Way;
@@ -101,6 +105,7 @@ pub(super) fn refused(api: &Api, host: &HostKey) -> Result<(), Reject> {
         return Ok(());
     };
     api.counts.asked(refusal.rule.into());
+    api.counts.decided().note(refusal.rule, Effect::Refused);
     Err(Reject::Policy(refusal))
 }
 
@@ -291,9 +296,9 @@ async fn attempt(
     let client = order.client.peer().ip();
     let fields = order.asked.unwrap_or(&parts.headers);
     let asked = Asked { client, host, fields, before };
-    let (pass, way) = loop {
-        match enter(api, host, subject.as_ref(), asked, turn.cooled).await {
-            Ok(passed) => break passed,
+    let Entered { pass, is_heard, way } = loop {
+        match enter(api, host, subject.as_ref(), asked, turn.cooled, story.docket()).await {
+            Ok(entered) => break entered,
             // What waits holds nothing, and asks all gates again.
             Err(Halt::Wait(refusal)) => wait(order, refusal, subject.as_ref(), turn.until).await?,
             Err(Halt::Refuse(refusal)) => return Err(Reject::Policy(refusal).into()),
@@ -310,7 +315,7 @@ async fn attempt(
     let facts = Facts { end, took: (clock::now() - started).saturating_sub(waited) };
     // Too much by one way is not too much by all: the others are not to wait for it.
     let escapes = end == End::Status(429) && way.as_ref().is_some_and(Way::has_others);
-    let asked = sent.as_ref().ok().filter(|_| !escapes).and_then(|sent| {
+    let asked = sent.as_ref().ok().filter(|_| is_heard && !escapes).and_then(|sent| {
         let (status, fields) = (sent.response.status().as_u16(), sent.response.headers());
         let (cooldowns, subject) = subject.as_ref()?;
         cooldowns.hear(subject, status, fields)
@@ -335,6 +340,14 @@ async fn attempt(
     Ok(Tried { sent, end, asked, parent })
 }
 
+/// What an attempt takes along that may be made.
+struct Entered<'a> {
+    pass: Option<Pass<'a>>,
+    /// Whether the cool-down hears its answer: an attempt that it would have held back does not count.
+    is_heard: bool,
+    way: Option<Way>,
+}
+
 /// Asks the gates, in this order.
 async fn enter<'a>(
     api: &'a Api,
@@ -342,34 +355,35 @@ async fn enter<'a>(
     subject: Option<&(&CoolDowns, Subject)>,
     asked: Asked<'_>,
     until: Option<Instant>,
-) -> Result<(Option<Pass<'a>>, Option<Way>), Halt> {
+    docket: &mut Docket,
+) -> Result<Entered<'a>, Halt> {
+    let decided = api.counts.decided();
+    let mut ruling =
+        Ruling { rule: Rule::Breaker, mode: Mode::Enforce, key: host, value: None, limit: None };
     let pass = match &api.breakers {
-        Some(breakers) => Some(obey(breakers.enter(host).await)?),
+        Some(breakers) => {
+            ruling.mode = breakers.mode();
+            docket.obey(decided, &ruling, breakers.enter(host).await)?
+        }
         None => None,
     };
+    let mut is_heard = true;
     if let Some((cooldowns, subject)) = subject {
-        obey(cooldowns.enter(subject, until))?;
+        ruling = Ruling { rule: Rule::CoolDown(0), mode: cooldowns.mode(), ..ruling };
+        is_heard = docket.obey(decided, &ruling, cooldowns.enter(subject, until))?.is_some();
+        if !is_heard {
+            subject.goes_on();
+        }
     }
     let way = match &api.parents {
-        Some(parents) => Some(obey(parents.choose(asked))?),
+        Some(parents) => {
+            // Without a parent there is no way that would be one: it is always obeyed.
+            ruling = Ruling { rule: Rule::Parents, mode: Mode::Enforce, ..ruling };
+            docket.obey(decided, &ruling, parents.choose(asked))?
+        }
         None => None,
     };
-    Ok((pass, way))
-}
-
-/// A gate that does not let pass.
-enum Halt {
-    Wait(Refusal),
-    Refuse(Refusal),
-}
-
-/// Does what a gate says.
-fn obey<T>(decision: Decision<T>) -> Result<T, Halt> {
-    match decision {
-        Decision::Pass(guard) => Ok(guard),
-        Decision::Wait(refusal) => Err(Halt::Wait(refusal)),
-        Decision::Refuse(refusal) => Err(Halt::Refuse(refusal)),
-    }
+    Ok(Entered { pass, is_heard, way })
 }
 
 /// Waits for a gate, if there is time for that.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::Thread;
 use super::asker::Asker;
+use super::docket::Docket;
 use crate::base::authority::Authority;
 use crate::base::clock;
 use crate::base::identity::Identity;
@@ -105,6 +106,7 @@ pub(super) struct Story {
     end: &'static str,
     /// Those after the first that went out.
     retries: u32,
+    docket: Docket,
     log: Option<Box<Told>>,
 }
 
@@ -149,6 +151,7 @@ impl Story {
             route: Route::Own,
             end: "client left",
             retries: 0,
+            docket: Docket::default(),
             log,
         }
     }
@@ -182,6 +185,11 @@ impl Story {
 
     pub(super) fn retries(&self) -> u32 {
         self.retries
+    }
+
+    /// What its gates say of it.
+    pub(super) fn docket(&mut self) -> &mut Docket {
+        &mut self.docket
     }
 
     /// Whose policies it meets.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Open;
 use super::Thread;
 use super::asker::Asker;
+use super::docket::Docket;
 use super::front;
 use super::gates;
 use super::gates::Ask;
@@ -116,7 +117,8 @@ pub(super) async fn open(
     if let Some(Err(reject)) = api.map(|api| gates::enter(Ask { client, api })) {
         return Some(Err(reject));
     }
-    let connected = passage::connect(thread, client, api, errand, &mut line.road).await?;
+    let connected =
+        passage::connect(thread, client, api, errand, &mut line.road, &mut line.docket).await?;
     line.waited = match &connected {
         Ok(conn) => conn.waited(),
         Err(Barred::Dial(error) | Barred::Way(error)) => error.waited(),
@@ -170,13 +172,24 @@ pub(super) struct Line {
     waited: Duration,
     /// Boxed, since few tunnels have one.
     road: Option<Box<Road>>,
+    docket: Docket,
 }
 
 impl Line {
     pub(super) fn begin(client: SocketAddr, target: String) -> Self {
         let (time, started) = (clock::wall(), clock::now());
         let (identity, host, waited) = (None, None, Duration::ZERO);
-        Self { client, identity, target, host, time, started, waited, road: None }
+        Self {
+            client,
+            identity,
+            target,
+            host,
+            time,
+            started,
+            waited,
+            road: None,
+            docket: Docket::default(),
+        }
     }
 
     /// Who asked, as far as they said.

@@ -36,6 +36,7 @@ mod idle;
 mod limit;
 mod listen;
 mod logs;
+mod observe;
 mod oracle;
 mod parents;
 mod pool;

@@ -10,6 +10,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::NoLabelSet;
 use prometheus_client::metrics::MetricType;
 
+use crate::policy::Rule;
 use crate::policy::api::Api;
 use crate::policy::api::Apis;
 use crate::policy::api::counts::Outcome;
@@ -21,6 +22,8 @@ use crate::policy::breaker::Circuit;
 use crate::policy::breaker::Condition;
 use crate::policy::cooldown::CoolDowns;
 use crate::policy::cooldown::Counted;
+use crate::policy::decided::Effect;
+use crate::policy::decided::Sums;
 use crate::policy::parents::ParentSnapshot;
 use crate::policy::parents::Snapshot;
 use crate::store;
@@ -47,6 +50,7 @@ impl Collector for Numbers {
         let breakers =
             apis.iter().filter_map(|(api, _)| Some((&**api.name(), api.breakers.as_ref()?)));
         circuits(encoder, &breakers.chain(tunnels).collect::<Vec<_>>())?;
+        decisions(encoder, &apis, self.connects.as_deref())?;
         if apis.is_empty() {
             return Ok(());
         }
@@ -115,6 +119,37 @@ fn number(condition: Condition) -> u64 {
         Condition::HalfOpen => 1,
         Condition::Open => 2,
     }
+}
+
+/// What rules did, and would have done.
+fn decisions(
+    encoder: &mut DescriptorEncoder<'_>,
+    apis: &[(&Api, Totals)],
+    connects: Option<&Breakers>,
+) -> fmt::Result {
+    let mut all: Vec<(&str, Sums)> =
+        apis.iter().map(|(api, totals)| (&**api.name(), totals.decided)).collect();
+    if let Some(connects) = connects {
+        let mut sums = Sums::default();
+        connects.decided().add_to(&mut sums);
+        all.push((breaker::TUNNELS, sums));
+    }
+    if all.is_empty() {
+        return Ok(());
+    }
+    let help = "What rules of an API decided against: it waited, was refused, or was let go since the rule only observes";
+    let name = "narrows_decisions";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (api, sums) in &all {
+        for (rule, counts) in Rule::WORDS.iter().zip(sums) {
+            for (effect, n) in Effect::ALL.iter().zip(counts) {
+                let labels = [("api", *api), ("rule", *rule), ("outcome", effect.as_str())];
+                let mut metric = family.encode_family(&labels)?;
+                metric.encode_counter::<NoLabelSet, _, u64>(n, None)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn cool_downs(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> fmt::Result {
@@ -260,6 +295,7 @@ mod tests {
         counts.attempted(End::Status(200), true);
         counts.asked(Outcome::Success);
         counts.asked(Outcome::Breaker);
+        counts.decided().note(Rule::Breaker, Effect::Observed);
         let (_, _, text) = get(&sources, "/metrics").await;
         for line in [
             "narrows_api_requests_total{api=\"orders\",outcome=\"success\"} 1",
@@ -269,6 +305,8 @@ mod tests {
             "narrows_api_attempts_total{api=\"orders\",result=\"5xx\"} 1",
             "narrows_api_attempts_total{api=\"orders\",result=\"2xx\"} 1",
             "narrows_api_attempts_total{api=\"orders\",result=\"connect_refused\"} 0",
+            "narrows_decisions_total{api=\"orders\",rule=\"breaker\",outcome=\"observed\"} 1",
+            "narrows_decisions_total{api=\"orders\",rule=\"breaker\",outcome=\"refused\"} 0",
             "narrows_api_retries_total{api=\"orders\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");

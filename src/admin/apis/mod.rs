@@ -221,6 +221,7 @@ fn masked(fields: &[(HeaderName, HeaderValue)]) -> Value {
 
 fn breaker(settings: &breaker::Settings) -> Value {
     let mut told = json!({
+        "mode": settings.mode.as_str(),
         "failure_threshold": settings.failure_threshold,
         "reset_timeout": seconds(settings.reset_timeout),
         "success_threshold": settings.success_threshold,
@@ -255,6 +256,7 @@ fn retry(settings: &retry::Settings) -> Value {
 
 fn cooldown(settings: &cooldown::Settings) -> Value {
     json!({
+        "mode": settings.mode.as_str(),
         "scope": match settings.scope {
             Scope::Api => "api",
             Scope::Host => "host",

@@ -129,6 +129,7 @@ async fn a_circuit_has_the_shape_that_is_known_and_the_name_of_its_api() {
             "opened": 0,
             "refused": 0,
             "config": {
+                "mode": "enforce",
                 "failure_threshold": 5,
                 "reset_timeout": 30,
                 "success_threshold": 2,

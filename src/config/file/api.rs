@@ -23,6 +23,7 @@ use super::url;
 use crate::base::pattern::Pattern;
 use crate::config::access::network;
 use crate::policy::Cause;
+use crate::policy::Mode;
 use crate::policy::api::DEFAULT;
 use crate::policy::api::Forwarded;
 use crate::policy::api::Gateway;
@@ -239,8 +240,15 @@ fn only_forward(map: &Map<'_>, notes: &mut Notes) {
     }
 }
 
+/// Whether a policy is obeyed.
+pub(super) fn mode(map: &Map<'_>, notes: &mut Notes, key: &Key) -> Option<Mode> {
+    let word = map.word(notes, key)?;
+    Mode::ALL.into_iter().find(|mode| mode.as_str() == word)
+}
+
 fn breaker(map: &Map<'_>, notes: &mut Notes) -> breaker::Settings {
     let mut settings = breaker::Settings::default();
+    set(&mut settings.mode, mode(map, notes, &keys::BREAKER_MODE));
     set(&mut settings.failure_threshold, map.whole(notes, &keys::FAILURE_THRESHOLD));
     set(&mut settings.reset_timeout, map.time(notes, &keys::RESET_TIMEOUT));
     set(&mut settings.success_threshold, map.whole(notes, &keys::SUCCESS_THRESHOLD));
@@ -308,6 +316,7 @@ fn causes(map: &Map<'_>, notes: &mut Notes) -> Option<Vec<Cause>> {
 
 fn cooldown(map: &Map<'_>, notes: &mut Notes) -> cooldown::Settings {
     let mut settings = cooldown::Settings::default();
+    set(&mut settings.mode, mode(map, notes, &keys::COOL_DOWN_MODE));
     set(
         &mut settings.scope,
         map.word(notes, &keys::SCOPE).map(|word| match word {

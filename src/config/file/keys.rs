@@ -199,6 +199,7 @@ const FIELD: &str = "field names and values, such as Accept: application/json";
 const NAMES: &str = "field names, such as X-Api-Key";
 const NETWORKS: &str = "networks such as 10.0.0.0/8 or 2001:db8::/32, or addresses";
 const TIMES: u64 = 1_000_000;
+const MODE: Kind = Word(&["enforce", "observe"]);
 const PER_CENT: Kind = Decimal(0.0, 101.0);
 
 keys! {
@@ -281,6 +282,8 @@ keys! {
     PARENT_WEIGHT = row(Parent, "weight", Whole(1, 1000), "1",
         "How much of the requests it gets, with weighted.");
 
+    BREAKER_MODE = row(Breaker, "mode", MODE, "enforce",
+        "observe counts and logs what the breaker would refuse, and refuses nothing.");
     FAILURE_THRESHOLD = row(Breaker, "failure_threshold", Whole(0, TIMES), "5",
         "Failures one after the other that open the circuit; 0 counts none.");
     RESET_TIMEOUT = row(Breaker, "reset_timeout", Time(Seconds, Zero::Refused), "30",
@@ -327,6 +330,8 @@ keys! {
     MAX_BODY = row(Retry, "max_body", Bytes(0, 64 * 1024 * 1024), "64KiB",
         "Bytes of a body that are kept for another attempt; a longer one has only one.");
 
+    COOL_DOWN_MODE = row(CoolDown, "mode", MODE, "enforce",
+        "observe counts and logs what would wait or be refused, and lets it go on at once.");
     SCOPE = row(CoolDown, "scope", Word(&["api", "host", "credential"]), "credential",
         "What is left alone: all requests of the API, those to the same host, or those to the same host with the same credential.");
     COOL_DOWN_MAX = row(CoolDown, "max", Time(Seconds, Zero::Refused), "600",

@@ -8,6 +8,7 @@ use crate::base::pattern::Pattern;
 use crate::config::tests::problems;
 use crate::config::tests::serve;
 use crate::policy::Cause;
+use crate::policy::Mode;
 use crate::policy::api::Forwarded;
 use crate::policy::api::Settings;
 use crate::policy::breaker;
@@ -107,8 +108,9 @@ fn a_named_api_has_a_breaker_and_cool_downs_and_the_default_api_what_it_is_given
 #[test]
 fn a_cool_down_is_as_it_is_said() {
     let text = "api: {a: {cool_down: {scope: host, max: 1m, default: 0, ramp: 2.5, wait: 500ms, \
-                on_exhausted: true}}}";
+                on_exhausted: true, mode: observe}}}";
     let expected = cooldown::Settings {
+        mode: Mode::Observe,
         scope: cooldown::Scope::Host,
         max: Duration::from_mins(1),
         default: Duration::ZERO,

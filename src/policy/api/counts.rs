@@ -16,6 +16,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::super::Cause;
 use super::super::End;
 use super::super::Rule;
+use super::super::decided::Decided;
+use super::super::decided::Sums;
 
 /// How a request ended, as far as its API is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +118,7 @@ struct Stripe {
     requests: [AtomicU64; Outcome::ALL.len()],
     attempts: [AtomicU64; RESULTS.len()],
     retries: AtomicU64,
+    decided: Decided,
 }
 
 /// The counters of one API.
@@ -133,6 +136,8 @@ pub(crate) struct Totals {
     pub(crate) attempts: [u64; RESULTS.len()],
     /// Attempts that were not the first of their request.
     pub(crate) retries: u64,
+    /// Decisions of its rules.
+    pub(crate) decided: Sums,
 }
 
 impl Counts {
@@ -162,6 +167,11 @@ impl Counts {
         }
     }
 
+    /// Where decisions of its rules are counted.
+    pub(crate) fn decided(&self) -> &Decided {
+        &self.stripe().decided
+    }
+
     /// All that was counted.
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = Totals::default();
@@ -170,6 +180,7 @@ impl Counts {
             totals.requests.iter_mut().zip(&stripe.requests).for_each(|(sum, n)| add(sum, n));
             totals.attempts.iter_mut().zip(&stripe.attempts).for_each(|(sum, n)| add(sum, n));
             add(&mut totals.retries, &stripe.retries);
+            stripe.decided.add_to(&mut totals.decided);
         }
         totals
     }

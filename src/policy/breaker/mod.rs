@@ -21,6 +21,10 @@
 //! [`HOSTS`]. When they are so many, those that are well are forgotten, then all that are not open; a
 //! host that finds no room then is not watched.
 //!
+//! A breaker that only observes ([`Mode`]) decides the same. What it would have refused goes on, and
+//! what becomes of that it does not hear: otherwise a host that is well again would count as well
+//! through attempts that would never have been made.
+//!
 //! Nothing here answers anybody, and no attempt waits but for Redis: on a failure and for a place to
 //! probe, for one time-out at most.
 
@@ -55,8 +59,10 @@ use self::word::Word;
 use super::Decision;
 use super::End;
 use super::Facts;
+use super::Mode;
 use super::Refusal;
 use super::Rule;
+use super::decided::Decided;
 use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::store::board::Board;
@@ -77,6 +83,9 @@ const MARGIN: Duration = Duration::from_secs(2);
 /// When a circuit opens, and when it closes again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
+    /// Whether it is obeyed. One that only observes is told of those attempts alone that it would have
+    /// let pass, so that it opens and closes as it would if it were obeyed.
+    pub mode: Mode,
     /// Consecutive failures that open it; 0 counts none.
     pub failure_threshold: u32,
     /// How long it stays open before it is tried whether it can be closed.
@@ -110,6 +119,7 @@ pub struct Rates {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            mode: Mode::Enforce,
             failure_threshold: 5,
             reset_timeout: Duration::from_secs(30),
             success_threshold: 2,
@@ -151,7 +161,7 @@ pub struct Circuit {
     pub left: Duration,
     /// Times that it was opened, as far as this instance saw.
     pub trips: u64,
-    /// Attempts that this instance refused.
+    /// Attempts that this instance refused, or would have if it were obeyed.
     pub refused: u64,
     /// What it goes by.
     pub settings: Settings,
@@ -248,8 +258,20 @@ impl Breakers {
         Self::new(&TUNNELS.into(), settings, true, Some(timeout), board, None)
     }
 
-    /// Whether it is known already that an attempt would be refused, which then counts as one that was.
+    pub(crate) fn mode(&self) -> Mode {
+        self.settings.mode
+    }
+
+    /// What came of what they said, as far as no API counts it.
+    pub(crate) fn decided(&self) -> &Decided {
+        &self.table.decided
+    }
+
+    /// Whether it is known already that an attempt is refused, which then counts as one that was.
     pub(crate) fn refuse(&self, host: &HostKey) -> Option<Refusal> {
+        if self.settings.mode == Mode::Observe {
+            return None;
+        }
         let circuit = self.table.find(host)?;
         let left = circuit.enter(self.place(circuit.key()))?.err()?;
         Some(Refusal { rule: Rule::Breaker, left })
@@ -375,6 +397,7 @@ struct Table {
     count: AtomicUsize,
     /// When room was made last.
     swept: RwLock<Option<Instant>>,
+    decided: Decided,
 }
 
 /// A circuit and what the board calls it.
@@ -428,6 +451,7 @@ impl Table {
             hosts: RwLock::default(),
             count: AtomicUsize::new(0),
             swept: RwLock::default(),
+            decided: Decided::default(),
         });
         let listener: Arc<dyn Listener> = Arc::<Self>::clone(&table);
         board.listen(TOPIC, Arc::downgrade(&listener));

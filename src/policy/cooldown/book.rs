@@ -126,13 +126,26 @@ pub(super) struct Place {
     turn: Turn,
     /// When that is, as was told last.
     at: Instant,
+    /// Whether those behind it stay behind it when it is given up.
+    keeps_turn: bool,
+}
+
+impl Place {
+    /// Gives it up without a wait; the turn stays taken.
+    pub(super) fn skip(mut self) {
+        self.keeps_turn = true;
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.book.waiting.fetch_sub(1, Relaxed);
         if let Some(known) = self.book.state().pauses.get_mut(&self.name) {
-            known.pause.left(clock::now());
+            if self.keeps_turn {
+                known.pause.waiting = known.pause.waiting.saturating_sub(1);
+            } else {
+                known.pause.left(clock::now());
+            }
         }
     }
 }
@@ -228,7 +241,7 @@ impl Book {
         let book = self.itself.upgrade()?;
         self.waiting.fetch_add(1, Relaxed);
         self.counts.waited.fetch_add(1, Relaxed);
-        Some(Place { book, name: name.clone(), turn, at })
+        Some(Place { book, name: name.clone(), turn, at, keeps_turn: false })
     }
 
     /// Until it may be worth asking again: the turn has come, or the cool-down is another.

@@ -31,6 +31,7 @@ pub(crate) use self::book::Counted;
 pub(crate) use self::book::Seen;
 pub(crate) use self::subject::Subject;
 use super::Decision;
+use super::Mode;
 use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::store::board::Board;
@@ -38,6 +39,9 @@ use crate::store::board::Board;
 /// What is heard, and how it is kept to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
+    /// Whether it is obeyed. One that only observes does not hear the answers to those attempts that
+    /// it would have held back.
+    pub mode: Mode,
     /// What is left alone when one answer says so.
     pub scope: Scope,
     /// The longest that is obeyed; what asks for more gets this.
@@ -68,6 +72,7 @@ pub enum Scope {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            mode: Mode::Enforce,
             scope: Scope::Credential,
             max: Duration::from_mins(10),
             default: Duration::from_secs(1),
@@ -104,6 +109,10 @@ impl CoolDowns {
             None => Book::open(api, settings.clone(), board),
         };
         Self { settings, has_parents, book }
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        self.settings.mode
     }
 
     /// How long a request waits that does not say itself how long it would.

@@ -1,0 +1,3 @@
+//! Policies that only observe: they stop nobody, and count what they would have done.
+
+mod modes;
