@@ -13,6 +13,7 @@
 pub mod access;
 pub mod api;
 pub mod breaker;
+pub mod cache;
 pub mod cooldown;
 pub(crate) mod decided;
 pub(crate) mod failures;
