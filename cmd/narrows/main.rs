@@ -5,6 +5,7 @@
 
 mod bench;
 mod health;
+mod key;
 mod limits;
 mod passwd;
 mod redis;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Bench(bench) => bench::run(&bench).map(|text| say(&text)),
         Command::Health(health) => health::ask(&health),
+        Command::Key(wanted) => key::line(&wanted).map(|text| say(&text)),
         Command::Limits(limits) => limits::run(&limits).map(|text| say(&text)),
         Command::Passwd(passwd) => passwd::line(&passwd).map(|text| say(&text)),
         Command::RedisCheck(check) => match redis::check(&check) {

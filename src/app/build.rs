@@ -30,6 +30,7 @@ use crate::listen::bounds::Files;
 use crate::listen::tls;
 use crate::policy::access::BadUsers;
 use crate::policy::access::Gate;
+use crate::policy::api::entrances;
 use crate::telemetry::access::Log;
 use crate::upstream::egress;
 use crate::upstream::shelf::Shelf;
@@ -129,6 +130,7 @@ impl App {
         let (stop, stopping) = oneshot::channel::<()>();
         let limiter = self.limiter.clone();
         let board = self.board.clone();
+        let apis = Arc::clone(&self.apis);
         let shared = self.config.shared.clone().zip(limiter.link().map(Arc::clone));
         let patience = shared.as_ref().map(|(settings, _)| settings.store.timeout * 2);
         let (looked, first_look) = blocking::channel();
@@ -154,6 +156,7 @@ impl App {
                 }
             }
             tokio::spawn(hosts::tend(limiter.clone()));
+            tokio::spawn(entrances::tend(apis));
             if let Some(gate) = gate {
                 let users = limiter.clone();
                 let obey = move |traits| users.set_users(&traits);

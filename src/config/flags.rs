@@ -15,6 +15,7 @@ use clap::builder::OsStringValueParser;
 use super::access;
 use super::bench;
 use super::inspect;
+use super::key;
 use super::limits;
 
 /// Where a setting stands in `--help` and in the README.
@@ -587,6 +588,8 @@ const EXAMPLES: &str = "Examples:
       The same limit for all instances together that use this Redis.
   narrows passwd alice >> users; narrows --bind 0.0.0.0 --proxy-auth users
       Only who gives a user and password may use it.
+  narrows key new alice --plan paid >> keys
+      An API key for the file of api.NAME.keys.file; the key itself is shown once, on standard error.
   narrows limits set api.example.com 5 --redis-addr redis:6379
       The limit of one host, for all of them, while they run.
   narrows redis check --redis-addr redis:6379
@@ -639,7 +642,14 @@ pub(crate) fn command() -> Command {
         .disable_help_subcommand(true)
         .args(ALL.iter().map(|setting| setting.arg()))
         .arg(Arg::new(PRINT_MARKDOWN).long(PRINT_MARKDOWN).hide(true).action(ArgAction::SetTrue))
-        .subcommands([health, limits::command(), access::command(), redis, bench::command()])
+        .subcommands([
+            health,
+            limits::command(),
+            access::command(),
+            key::command(),
+            redis,
+            bench::command(),
+        ])
         .subcommands(inspect::commands())
 }
 

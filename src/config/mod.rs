@@ -18,6 +18,7 @@ mod flags;
 mod hosts;
 mod http2;
 mod inspect;
+mod key;
 mod limits;
 mod policies;
 mod redis;
@@ -44,6 +45,7 @@ pub use self::bench::Bench;
 pub(crate) use self::file::said_of;
 use self::flags::Group;
 pub use self::flags::markdown_table;
+pub use self::key::KeyLine;
 pub use self::limits::Action;
 pub use self::limits::Limits;
 use self::source::Noted;
@@ -123,6 +125,8 @@ pub enum Command {
     Bench(Box<Bench>),
     /// Ask a running narrows how it is.
     Health(Health),
+    /// Make a line of a file of keys.
+    Key(KeyLine),
     /// Show or change the fleet's limits.
     Limits(Box<Limits>),
     /// Make a line of a users file.
@@ -193,6 +197,7 @@ impl Sources {
             Command::Serve(serve) => Ok(*serve),
             Command::Bench(_)
             | Command::Health(_)
+            | Command::Key(_)
             | Command::Limits(_)
             | Command::Passwd(_)
             | Command::RedisCheck(_)
@@ -267,6 +272,12 @@ impl Config {
                 let mut source = Source::new(vec![inner, &matches], environment);
                 let passwd = access::passwd(&mut source, inner);
                 return finish(passwd.map(Command::Passwd), source.problems);
+            }
+            Some((key::KEY, middle)) => {
+                let (word, inner) = middle.subcommand().unwrap_or(("", middle));
+                let mut source = Source::new(vec![inner, &matches], environment);
+                let key = key::read(&mut source, word, inner);
+                return finish(key.map(Command::Key), source.problems);
             }
             Some((flags::REDIS, redis)) => {
                 let inner = redis.subcommand_matches(flags::CHECK).unwrap_or(redis);

@@ -17,6 +17,7 @@ pub(super) fn serve(args: &[&str], env: &[(&str, &str)]) -> Serve {
         Command::Serve(serve) => *serve,
         other @ (Command::Bench(_)
         | Command::Health(_)
+        | Command::Key(_)
         | Command::Limits(_)
         | Command::Passwd(_)
         | Command::RedisCheck(_)
@@ -335,6 +336,7 @@ fn a_health_check_asks_the_admin_port_and_minds_nothing_else() {
     let health = |args: &[&str], env: &[(&str, &str)]| match read(args, env).unwrap() {
         Command::Health(health) => health,
         other @ (Command::Bench(_)
+        | Command::Key(_)
         | Command::Limits(_)
         | Command::Passwd(_)
         | Command::RedisCheck(_)

@@ -74,11 +74,13 @@ pub(crate) enum Rule {
     CoolDown(u16),
     /// No parent can be used.
     Parents,
+    /// Nobody whom the API knows.
+    Access,
 }
 
 impl Rule {
     /// The words for all of them.
-    pub(crate) const WORDS: [&str; 3] = ["breaker", "cool_down", "parents"];
+    pub(crate) const WORDS: [&str; 4] = ["breaker", "cool_down", "parents", "access"];
 
     /// Which of [`Rule::WORDS`] it is.
     pub(crate) const fn index(self) -> usize {
@@ -86,6 +88,7 @@ impl Rule {
             Self::Breaker => 0,
             Self::CoolDown(_) => 1,
             Self::Parents => 2,
+            Self::Access => 3,
         }
     }
 

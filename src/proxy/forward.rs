@@ -47,7 +47,10 @@ use crate::base::identity::Identity;
 use crate::limit::Patience;
 use crate::policy::access::Denied;
 use crate::policy::access::Given;
+use crate::policy::access::Known;
+use crate::policy::access::entrance::Place;
 use crate::policy::api::Api;
+use crate::policy::api::Apis;
 use crate::telemetry::metrics::Route;
 use crate::upstream::SendError;
 use crate::upstream::Sent;
@@ -72,7 +75,17 @@ pub(crate) async fn serve(
 ) -> Result<Response<Body>, Left> {
     let mut story = Story::begin(&thread, &client, &request);
     let is_ours = is_ours(&thread, &client, request.uri());
-    let wish = Wish::read(&thread, &request, is_ours);
+    // One state of the APIs for all that follows: else keys could be neither asked for nor passwords.
+    let apis = thread.apis.load();
+    let wish = Wish::read(&thread, &apis, &request, is_ours);
+    let of_host = match &wish {
+        Ok(Wish::Forward { authority, .. }) => apis.of_host(authority.key()).map(|api| &**api),
+        Ok(Wish::Gateway { .. } | Wish::Own(_)) | Err(_) => None,
+    };
+    let asks_for_keys = match &wish {
+        Ok(Wish::Gateway { api, .. }) => api.asks_for_keys(),
+        Ok(Wish::Forward { .. } | Wish::Own(_)) | Err(_) => of_host.is_some_and(Api::asks_for_keys),
+    };
     // Whoever asks how it is may be a machine that knows no password.
     let is_health = is_ours && request.uri().path() == "/health";
     let is_open = is_health && matches!(wish, Ok(Wish::Own(_)));
@@ -81,6 +94,8 @@ pub(crate) async fn serve(
     let claim = claim.unwrap_or(header::PROXY_AUTHORIZATION);
     let admitted = if is_open {
         Ok(Identity::Anonymous)
+    } else if asks_for_keys {
+        front::admit_without_password(&thread, &client)
     } else {
         let given = || Given::by(request.headers(), &claim);
         front::admit(&thread, &client, given).await.ok_or(Left)?
@@ -95,11 +110,11 @@ pub(crate) async fn serve(
         (Ok(_), Ok(Wish::Own(answer))) => Ok(answer.map(|body| Kind::Own(Some(body)))),
         (Ok(identity), Ok(Wish::Forward { authority, tls, left })) => {
             story.bound_for(Route::Forward, &authority);
-            let bound_for = (&authority, tls, left);
+            let bound_for = (of_host, &authority, tls, left);
             settled(forward(&thread, &client, request, bound_for, &identity, &mut story).await)?
         }
         (Ok(identity), Ok(Wish::Gateway { api, left })) => {
-            let is_authorization_ours = claim == header::AUTHORIZATION;
+            let is_authorization_ours = claim == header::AUTHORIZATION && !asks_for_keys;
             let call = Call { api: &api, identity: &identity, left, is_authorization_ours };
             settled(gateway::serve(&thread, &client, request, call, &mut story).await)?
         }
@@ -146,7 +161,12 @@ enum Wish {
 }
 
 impl Wish {
-    fn read(thread: &Thread, request: &Request<Source>, is_ours: bool) -> Result<Self, Reject> {
+    fn read(
+        thread: &Thread,
+        apis: &Apis,
+        request: &Request<Source>,
+        is_ours: bool,
+    ) -> Result<Self, Reject> {
         if request.version() == Version::HTTP_2 {
             http2::check(thread, request).map_err(Reject::Flaw)?;
         }
@@ -155,7 +175,7 @@ impl Wish {
             if !gateway::has(uri) {
                 return local::asked(request).map(Self::Own).ok_or(Reject::NotForProxy);
             }
-            let api = gateway::find(thread, request)?;
+            let api = gateway::find(thread, apis, request)?;
             return judge(thread, request, |left| Self::Gateway { api, left });
         };
         let tls = match uri.scheme() {
@@ -204,15 +224,25 @@ async fn forward(
     thread: &Thread,
     client: &Asker,
     request: Request<Source>,
-    (authority, tls, left): (&Authority, bool, Option<u32>),
+    (api, authority, tls, left): (Option<&Api>, &Authority, bool, Option<u32>),
     identity: &Identity,
     story: &mut Story,
 ) -> Result<Response<Kind>, Failed> {
-    let apis = thread.apis.load();
-    let api = apis.of_host(authority.key()).map(|api| &**api);
+    let mut known = Known::of(identity.clone());
     if let Some(api) = api {
         story.meets(api);
-        gates::enter(Ask { client, api })?;
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let ask = Ask {
+            thread,
+            client,
+            api,
+            identity,
+            place: Place::Proxy(Given::of(request.headers())),
+            method: request.method(),
+            path: Some(path),
+        };
+        known = gates::enter(ask, story.docket()).await.ok_or(Failed::Left)??.known;
+        story.asked_by(&known.identity);
         pipeline::refused(api, authority.key())?;
     }
     let (mut parts, body) = request.into_parts();
@@ -226,7 +256,7 @@ async fn forward(
     let order = Order {
         thread,
         client,
-        identity,
+        identity: &known.identity,
         api,
         authority,
         tls,

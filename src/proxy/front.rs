@@ -30,6 +30,13 @@ pub(crate) async fn admit<'a>(
     client.unless_left(judge(thread, caller, given())).await
 }
 
+/// The same by a request of an API whose keys stand in the place of passwords.
+pub(crate) fn admit_without_password(thread: &Thread, client: &Asker) -> Result<Identity, Reject> {
+    let Some(gate) = &thread.gate else { return Ok(client.identity().clone()) };
+    let caller = Caller { address: client.peer().ip(), certificate: client.certificate() };
+    gate.admit_without_password(caller).map_err(|denied| turned_away(thread, caller, denied))
+}
+
 async fn judge(thread: &Thread, caller: Caller<'_>, given: Given<'_>) -> Result<Identity, Reject> {
     let Some(gate) = &thread.gate else { return Ok(Identity::of_address(caller.address)) };
     match gate.admit(given, caller).await {
@@ -39,12 +46,14 @@ async fn judge(thread: &Thread, caller: Caller<'_>, given: Given<'_>) -> Result<
             }
             Ok(identity)
         }
-        Err(denied) => {
-            if denied == Denied::Busy {
-                thread.cells.bounded(Bound::AuthQueue);
-            }
-            tracing::debug!(client = %caller.address, why = denied.as_str(), "turned away");
-            Err(Reject::Denied(denied))
-        }
+        Err(denied) => Err(turned_away(thread, caller, denied)),
     }
+}
+
+fn turned_away(thread: &Thread, caller: Caller<'_>, denied: Denied) -> Reject {
+    if denied == Denied::Busy {
+        thread.cells.bounded(Bound::AuthQueue);
+    }
+    tracing::debug!(client = %caller.address, why = denied.as_str(), "turned away");
+    Reject::Denied(denied)
 }

@@ -4,25 +4,101 @@
 //! [`policy`](crate::policy). Nothing has been made of a request before them, nor looked up, dialled
 //! or counted for it. The gate of the proxy itself, which all requests meet, is [`super::front`].
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use http::Method;
+
+use super::Thread;
 use super::asker::Asker;
+use super::docket::Docket;
+use super::docket::Halt;
+use super::reject::Asks;
 use super::reject::Reject;
+use crate::base::identity::Identity;
+use crate::policy::Decision;
+use crate::policy::Refusal;
+use crate::policy::Rule;
+use crate::policy::Ruling;
+use crate::policy::access::Known;
+use crate::policy::access::entrance::Deed;
+use crate::policy::access::entrance::Entrance;
+use crate::policy::access::entrance::Place;
 use crate::policy::api::Api;
 use crate::policy::api::counts::Outcome;
 
 /// What the gates look at.
 #[derive(Clone, Copy)]
 pub(super) struct Ask<'a> {
+    pub(super) thread: &'a Thread,
     pub(super) client: &'a Asker,
     pub(super) api: &'a Api,
+    /// Who asks, as far as the proxy's own gate knows.
+    pub(super) identity: &'a Identity,
+    /// Where the request shows who asks.
+    pub(super) place: Place<'a>,
+    pub(super) method: &'a Method,
+    /// Its path as the API has it, with the query; none of a tunnel.
+    pub(super) path: Option<&'a str>,
 }
 
-/// Lets a request in, or says why not.
-pub(super) fn enter(ask: Ask<'_>) -> Result<(), Reject> {
-    let Ask { client, api } = ask;
+/// Somebody whom the gates have let in.
+#[derive(Debug)]
+pub(super) struct Entered {
+    pub(super) known: Known,
+    /// The field that said who it is: it was meant for us, and goes no further.
+    pub(super) field: Option<HeaderName>,
+}
+
+/// Lets a request in, or says why not; none if the client left meanwhile.
+pub(super) async fn enter(ask: Ask<'_>, docket: &mut Docket) -> Option<Result<Entered, Reject>> {
+    let Ask { client, api, identity, .. } = ask;
     if !api.settings.lists.admit(client.peer().ip()) {
         tracing::debug!(client = %client.peer().ip(), api = %api.name(), "not of a network that may");
         api.counts.asked(Outcome::Denied);
-        return Err(Reject::NotListed);
+        return Some(Err(Reject::NotListed));
     }
-    Ok(())
+    match &api.entrance {
+        Some(entrance) => prove(ask, entrance, docket).await,
+        None => Some(Ok(Entered { known: Known::of(identity.clone()), field: None })),
+    }
+}
+
+/// Who asks by a key of the API.
+async fn prove(
+    ask: Ask<'_>,
+    entrance: &Entrance,
+    docket: &mut Docket,
+) -> Option<Result<Entered, Reject>> {
+    let Ask { thread, client, api, identity, place, method, path } = ask;
+    let address = client.peer().ip();
+    let deed = Deed { api: api.name(), method, path };
+    let why = match client.unless_left(entrance.judge(place, deed)).await? {
+        Ok(mut proven) => {
+            match proven.known.identity.name() {
+                Some(name) => thread.cells.asked_by(name),
+                None => proven.known.identity = identity.clone(),
+            }
+            return Some(Ok(Entered { known: proven.known, field: proven.field }));
+        }
+        Err(why) => why,
+    };
+    tracing::debug!(client = %address, api = %api.name(), why = why.as_str(), "no key that holds");
+    let (rule, mode) = (Rule::Access, entrance.mode());
+    let ruling = Ruling { rule, mode, key: &address, value: None, limit: None };
+    let decision = Decision::Refuse(Refusal { rule, left: Duration::ZERO });
+    match docket.obey::<()>(api.counts.decided(), &ruling, decision) {
+        Ok(_) => Some(Ok(Entered { known: Known::of(identity.clone()), field: None })),
+        Err(Halt::Wait(_) | Halt::Refuse(_)) => {
+            api.counts.asked(why.into());
+            let asks = Asks {
+                api: Arc::clone(api.name()),
+                header: entrance.header().cloned(),
+                takes_tokens: false,
+                at_gateway: matches!(place, Place::Gateway(_)),
+            };
+            Some(Err(Reject::Unproven { why, asks }))
+        }
+    }
 }

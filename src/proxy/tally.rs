@@ -61,6 +61,7 @@ fn outcome(reject: &Reject) -> Outcome {
         Reject::Send(SendError::Dial(DialError::Refused(_))) => Outcome::Limit,
         Reject::Send(error) if error.end() == End::Neutral => Outcome::Request,
         Reject::NotListed => Outcome::Denied,
+        Reject::Unproven { why, .. } => (*why).into(),
         Reject::Send(_) | Reject::ForeignProxy | Reject::Interim => Outcome::Failure,
         Reject::BadTarget { .. }
         | Reject::Denied(_)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use http::Method;
 use tokio::time::Instant;
 
 use super::Open;
@@ -32,6 +33,10 @@ use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::base::clock::Pulse;
 use crate::base::identity::Identity;
+use crate::policy::access::Given;
+use crate::policy::access::Known;
+use crate::policy::access::entrance::Place;
+use crate::policy::api::Api;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Route;
@@ -56,15 +61,8 @@ fn established(thread: &Thread, upstream: &Conn) -> Cow<'static, [u8]> {
 pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Connect) {
     let mut line = Line::begin(client.peer(), connect.target);
     let asker = Asker::Connection(Rc::clone(client));
-    let opened = match front::admit(thread, &asker, || connect.authorization.given()).await {
-        Some(Ok(identity)) => {
-            line.asked_by(&identity);
-            open(thread, &asker, &mut line, connect.wait, &identity).await
-        }
-        Some(Err(reject)) => Some(Err(reject)),
-        None => None,
-    };
-    let reject = match opened {
+    let given = connect.authorization.given();
+    let reject = match open(thread, &asker, &mut line, connect.wait, given).await {
         Some(Ok(upstream)) => {
             thread.cells.answered(Route::Connect, 200);
             client.write(&established(thread, &upstream));
@@ -87,36 +85,63 @@ pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Con
     super::linger(client).await;
 }
 
-/// The connection that a CONNECT asks for; none if the client left.
+/// The connection that a CONNECT asks for, if whoever asks may; none if the client left.
 pub(super) async fn open(
     thread: &Thread,
     client: &Asker,
     line: &mut Line,
     wait: Option<u64>,
-    identity: &Identity,
+    given: Given<'_>,
 ) -> Option<Result<Conn, Reject>> {
-    let authority = match Authority::parse(&line.target, None) {
+    let target = Authority::parse(&line.target, None);
+    // One state of the APIs for all that follows, as for a plain request.
+    let apis = thread.apis.load();
+    let api = target.as_ref().ok().and_then(|authority| apis.of_host(authority.key()));
+    let api = api.map(|api| &**api);
+    let admitted = if api.is_some_and(Api::asks_for_keys) {
+        front::admit_without_password(thread, client)
+    } else {
+        front::admit(thread, client, || given).await?
+    };
+    let identity = match admitted {
+        Ok(identity) => identity,
+        Err(reject) => return Some(Err(reject)),
+    };
+    line.asked_by(&identity);
+    let authority = match target {
         Ok(authority) => authority,
         Err(why) => {
             return Some(Err(Reject::BadTarget { target: line.target.clone(), why }));
         }
     };
     line.host = Some(authority.key().clone());
+    let mut known = Known::of(identity.clone());
+    if let Some(api) = api {
+        let ask = Ask {
+            thread,
+            client,
+            api,
+            identity: &identity,
+            place: Place::Proxy(given),
+            method: &Method::CONNECT,
+            path: None,
+        };
+        match gates::enter(ask, &mut line.docket).await? {
+            Ok(entered) => known = entered.known,
+            Err(reject) => return Some(Err(reject)),
+        }
+        line.asked_by(&known.identity);
+    }
     let patience = thread.patience(wait);
     let errand = Errand {
         authority: &authority,
         tls: false,
         patience,
         client: client.peer(),
-        identity,
+        identity: &known.identity,
         parent: None,
         request_timeout: None,
     };
-    let apis = thread.apis.load();
-    let api = apis.of_host(authority.key()).map(|api| &**api);
-    if let Some(Err(reject)) = api.map(|api| gates::enter(Ask { client, api })) {
-        return Some(Err(reject));
-    }
     let connected =
         passage::connect(thread, client, api, errand, &mut line.road, &mut line.docket).await?;
     line.waited = match &connected {

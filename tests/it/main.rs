@@ -33,6 +33,7 @@ mod gateway;
 mod hosts;
 mod http2;
 mod idle;
+mod keys;
 mod limit;
 mod listen;
 mod logs;

@@ -35,6 +35,8 @@ use super::limits;
 use super::problem;
 use crate::base::clock;
 use crate::policy::Cause;
+use crate::policy::access::entrance::Entrance;
+use crate::policy::access::keys;
 use crate::policy::api::Api;
 use crate::policy::api::Forwarded;
 use crate::policy::api::Gateway;
@@ -131,6 +133,9 @@ fn told(api: &Api) -> Value {
     told["requests"] = by(&Outcome::ALL.map(Outcome::as_str), &totals.requests).into();
     told["attempts"] = by(&RESULTS, &totals.attempts).into();
     told["retries"] = totals.retries.into();
+    if let Some(keys) = api.entrance.as_ref().and_then(Entrance::keys) {
+        told["keys"]["known"] = keys.into();
+    }
     told
 }
 
@@ -140,6 +145,7 @@ fn settings(settings: &Settings) -> Value {
         target,
         hosts,
         lists,
+        keys,
         gateway,
         request_timeout,
         total_timeout,
@@ -154,6 +160,7 @@ fn settings(settings: &Settings) -> Value {
     told["hosts"] = hosts.iter().map(ToString::to_string).collect();
     told["allow_from"] = lists.allow.iter().map(ToString::to_string).collect();
     told["deny_from"] = lists.deny.iter().map(ToString::to_string).collect();
+    told["keys"] = keys.as_ref().map(self::keys).into();
     told["request_timeout"] = request_timeout.map(seconds).into();
     told["total_timeout"] = total_timeout.map(seconds).into();
     told["circuit_breaker"] = breaker.as_ref().map(self::breaker).into();
@@ -217,6 +224,15 @@ fn gateway(gateway: &Gateway) -> Value {
 fn masked(fields: &[(HeaderName, HeaderValue)]) -> Value {
     let masked = |(name, _): &(HeaderName, HeaderValue)| (name.to_string(), MASK.into());
     fields.iter().map(masked).collect::<Map<String, Value>>().into()
+}
+
+fn keys(settings: &keys::Settings) -> Value {
+    json!({
+        "mode": settings.mode.as_str(),
+        "file": settings.file.as_ref().map(|file| file.display().to_string()),
+        "header": settings.header.as_str(),
+        "list": settings.own.iter().map(|key| key.name().to_string()).collect::<Value>(),
+    })
 }
 
 fn breaker(settings: &breaker::Settings) -> Value {

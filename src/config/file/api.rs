@@ -11,6 +11,7 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 
+use super::access;
 use super::keys;
 use super::keys::Key;
 use super::keys::Section;
@@ -58,6 +59,7 @@ pub(super) fn read(entry: &Entry, shared: &[Arc<Parent>], notes: &mut Notes) -> 
     set(&mut api.hosts, map.list(notes, &keys::HOSTS, str::parse::<Pattern>));
     set(&mut api.lists.allow, map.list(notes, &keys::ALLOW_FROM, network));
     set(&mut api.lists.deny, map.list(notes, &keys::DENY_FROM, network));
+    api.keys = access::keys(&map, notes);
     api.gateway = gateway(&map, notes);
     certificates(&map, notes);
     cache(&map, notes);

@@ -15,6 +15,8 @@ pub(crate) enum Section {
     Breaker,
     Retry,
     CoolDown,
+    /// API keys.
+    Keys,
     /// One of `proxies`.
     Parent,
 }
@@ -27,6 +29,7 @@ impl Section {
             Self::Breaker => "circuit_breaker",
             Self::Retry => "retry",
             Self::CoolDown => "cool_down",
+            Self::Keys => "keys",
             Self::Parent => "proxies",
         }
     }
@@ -148,7 +151,7 @@ impl Key {
     pub(crate) fn path(&self) -> String {
         match self.section {
             Api => self.name.to_owned(),
-            Breaker | Retry | CoolDown | Parent => {
+            Breaker | Retry | CoolDown | Keys | Parent => {
                 format!("{}.{}", self.section.name(), self.name)
             }
         }
@@ -190,6 +193,7 @@ use Kind::Word;
 use Section::Api;
 use Section::Breaker;
 use Section::CoolDown;
+use Section::Keys;
 use Section::Parent;
 use Section::Retry;
 use Unit::Milliseconds;
@@ -211,6 +215,8 @@ keys! {
         "Networks whose clients alone may use the API, by whichever route; [] is all.");
     DENY_FROM = row(Api, "deny_from", Texts(NETWORKS), "[]",
         "Networks whose clients may not, even if allow_from has them.");
+    KEYS = row(Api, "keys", Part(Keys), "false",
+        "Serve those alone who show a key of these, by whichever route.");
     METHOD = row(Api, "method", Texts("methods, such as POST"), "",
         "Without effect, as in resilient-proxy-out: a request keeps its method. See methods.");
     METHODS = row(Api, "methods", Texts("methods, such as POST"), "",
@@ -306,6 +312,15 @@ keys! {
         "Per cent of slow calls that open it; above 100 is off.");
     SLOW_CALL = row(Breaker, "slow_call", Time(Seconds, Zero::Refused), "60",
         "A call that takes so long is slow.");
+
+    KEYS_FILE = row(Keys, "file", Text("a file of keys, one a line: NAME sha256:HEX, as narrows key new NAME prints one"), "",
+        "Keys, one a line: NAME sha256:HEX, and behind that scopes=A,B, plan=NAME, not_before=DAY and expires=DAY if wanted. Obeyed within a second of a change.");
+    KEYS_LIST = row(Keys, "list", Texts("keys as they stand in a file, NAME sha256:HEX; from a variable also NAME KEY"), "[]",
+        "Keys in this place. Keys themselves, in the place of their hashes, only from variables: alice ${ALICE_KEY}.").secret();
+    KEYS_HEADER = row(Keys, "header", Text("the name of a field, such as X-API-Key"), "X-API-Key",
+        "The field of the gateway's requests that has the key; Authorization: Bearer is heard where it is not there.");
+    KEYS_MODE = row(Keys, "mode", MODE, "enforce",
+        "observe counts and logs who has no key, and refuses nobody.");
 
     MAX_ATTEMPTS = row(Retry, "max_attempts", Whole(1, 100), "3",
         "Attempts in all, the first one counted.");

@@ -5,6 +5,7 @@
 //! by a table of their own ([`keys`]). Nothing is done with a file that has a problem, and all of its
 //! problems are told at once.
 
+mod access;
 mod api;
 mod claims;
 mod expand;

@@ -116,6 +116,7 @@ fn part(section: Section, given: Option<&Node>, settings: &Settings) -> Shown {
         Section::Breaker => settings.breaker.is_some(),
         Section::Retry => settings.retry.is_some(),
         Section::CoolDown => settings.cooldown.is_some(),
+        Section::Keys => settings.keys.is_some(),
         Section::Api | Section::Parent => true,
     };
     let origin = given.map_or_else(|| BY_DEFAULT.to_owned(), |node| node.place.to_string());
@@ -176,6 +177,7 @@ fn value(key: &Key, node: &Node) -> Shown {
         }
         tree::Value::List(nodes) => {
             let list = nodes.iter().map(|node| match &node.value {
+                tree::Value::Scalar(_) if hides(key) => json!(mask::SECRET),
                 tree::Value::Scalar(scalar) => told(scalar),
                 // A parent, of which the URL says the most.
                 tree::Value::Map(entries) => {
@@ -189,9 +191,17 @@ fn value(key: &Key, node: &Node) -> Shown {
             });
             Shown::Value(list.collect(), place(&node.place))
         }
+        tree::Value::Scalar(_) if hides(key) => {
+            Shown::Value(json!(mask::SECRET), place(&node.place))
+        }
         tree::Value::Scalar(scalar) => Shown::Value(told(scalar), place(&node.place)),
         tree::Value::Nothing => Shown::Value(Value::Null, place(&node.place)),
     }
+}
+
+/// Whether nothing of a value may be told; of a parent's URL all but its userinfo may.
+fn hides(key: &Key) -> bool {
+    key.secret && key.section != Section::Parent && !std::ptr::eq(key, &raw const keys::PROXIES)
 }
 
 fn told(scalar: &Scalar) -> Value {

@@ -70,10 +70,11 @@ fn settings_are_shown_with_who_said_them() {
 fn no_secret_is_shown() {
     let text = "api:\n  a:\n    target_url: http://a.test\n    headers: {X-Key: sesame1, Accept: text/plain, Pragma: '${KEY}'}\n    \
                 use_proxy: true\n    proxies: ['http://u:sesame2@p.test', {url: 'http://u:${KEY}@q.test', weight: 2}]\n  \
-                b: {use_proxy: true}\nredis_url: 'redis://:sesame3@127.0.0.1'\n";
+                b: {use_proxy: true, keys: {list: ['x ${LONG_KEY}']}}\nredis_url: 'redis://:sesame3@127.0.0.1'\n";
     let (_folder, path) = file("yaml", text);
     let env = [
         ("KEY", "sesame4"),
+        ("LONG_KEY", "sesame-sesame-sesame"),
         ("PROXY_URLS", "http://u:sesame5@r.test"),
         ("NARROWS_ADMIN_TOKEN", "sesame6"),
     ];
@@ -158,7 +159,7 @@ fn the_defaults_that_the_example_shows_are_those_of_the_code() {
     let (_folder, path) = file("yaml", &format!("{head}\napi:\n  every_key:\n{keys}"));
     let said = serve(&["--config", &path, "--via=x"], &[]).config;
 
-    let parts = "circuit_breaker: {}, retry: {}, cool_down: {}, hosts: []";
+    let parts = "circuit_breaker: {}, retry: {}, cool_down: {}, keys: {list: []}, hosts: []";
     let (_other, path) = file("yaml", &format!("api: {{every_key: {{{parts}}}}}"));
     let unsaid = serve(&["--config", &path, "--via=x"], &[]).config;
     assert_eq!(format!("{:#?}", said.apis), format!("{:#?}", unsaid.apis));

@@ -63,7 +63,12 @@ impl fmt::Debug for Credentials {
 impl Credentials {
     /// Reads the field's value; none if it is of another scheme, or malformed.
     pub(super) fn parse(value: &[u8]) -> Option<Self> {
-        if value.len() > LONGEST {
+        Self::parse_within(value, LONGEST)
+    }
+
+    /// The same of a value that may have this many bytes.
+    pub(super) fn parse_within(value: &[u8], longest: usize) -> Option<Self> {
+        if value.len() > longest {
             return None;
         }
         let (scheme, rest) = value.split_at_checked("Basic".len())?;

@@ -5,6 +5,8 @@
 //! and one of certificate and password. Nothing else that a client says has a part in it, least of
 //! all `X-Forwarded-For` and its like.
 //!
+//! An API may ask for keys of its own in the place of passwords: [`entrance`].
+//!
 //! It answers nobody: [`Denied`] says why not, and the proxy makes an answer of it.
 //!
 //! Invariants: no password is verified on a thread that serves; credentials that were verified a
@@ -12,10 +14,16 @@
 //! field that it came in.
 
 mod basic;
+mod digest;
+pub(crate) mod entrance;
+pub mod keys;
+mod known;
 mod lists;
 mod memory;
+mod shown;
 mod users;
 mod verify;
+mod watched;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -36,6 +44,7 @@ use thiserror::Error;
 
 use self::basic::Credentials;
 pub use self::basic::Given;
+pub(crate) use self::known::Known;
 pub use self::lists::Lists;
 use self::memory::Found;
 use self::memory::Memory;
@@ -177,8 +186,7 @@ impl Gate {
         caller: Caller<'_>,
     ) -> Result<Identity, Denied> {
         let address = caller.address.to_canonical();
-        let is_in = |network: &IpNet| network.contains(&address);
-        if !self.networks.is_empty() && !self.networks.iter().any(is_in) {
+        if !self.has(address) {
             return Err(Denied::Network);
         }
         match (&self.users, given.value(), caller.certificate) {
@@ -188,6 +196,26 @@ impl Gate {
             (None, _, None) if self.needs_certificate => Err(Denied::Certificate),
             (None, _, None) => Ok(Identity::of_address(address)),
         }
+    }
+
+    /// Judges a request of an API whose keys stand in the place of passwords: all but those, and who asks
+    /// as far as the connection says it.
+    pub(crate) fn admit_without_password(&self, caller: Caller<'_>) -> Result<Identity, Denied> {
+        let address = caller.address.to_canonical();
+        if !self.has(address) {
+            return Err(Denied::Network);
+        }
+        match caller.certificate {
+            Some(name) => Ok(Identity::Name(Arc::clone(name))),
+            None if self.users.is_none() && self.needs_certificate => Err(Denied::Certificate),
+            None => Ok(Identity::of_address(address)),
+        }
+    }
+
+    /// Whether this address is of a network that may use the proxy.
+    fn has(&self, address: IpAddr) -> bool {
+        let is_in = |network: &IpNet| network.contains(&address);
+        self.networks.is_empty() || self.networks.iter().any(is_in)
     }
 
     /// Whether users are asked for passwords.

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::super::Cause;
 use super::super::End;
 use super::super::Rule;
+use super::super::access::entrance::Unproven;
 use super::super::decided::Decided;
 use super::super::decided::Sums;
 
@@ -36,6 +37,8 @@ pub(crate) enum Outcome {
     Limit,
     /// The client may not use the API.
     Denied,
+    /// The client showed no key that holds.
+    Unproven,
     /// What the client asked for is refused: by the gateway, by what may be reached.
     Request,
     /// The client left before there was an answer.
@@ -43,7 +46,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Success,
         Self::Failure,
         Self::Breaker,
@@ -51,6 +54,7 @@ impl Outcome {
         Self::Parents,
         Self::Limit,
         Self::Denied,
+        Self::Unproven,
         Self::Request,
         Self::Left,
     ];
@@ -65,6 +69,7 @@ impl Outcome {
             Self::Parents => "no_parent",
             Self::Limit => "no_slot",
             Self::Denied => "denied",
+            Self::Unproven => "unauthorized",
             Self::Request => "bad_request",
             Self::Left => "client_left",
         }
@@ -77,6 +82,20 @@ impl From<Rule> for Outcome {
             Rule::Breaker => Self::Breaker,
             Rule::CoolDown(_) => Self::CoolDown,
             Rule::Parents => Self::Parents,
+            Rule::Access => Self::Unproven,
+        }
+    }
+}
+
+impl From<Unproven> for Outcome {
+    fn from(why: Unproven) -> Self {
+        match why {
+            Unproven::Scope => Self::Denied,
+            Unproven::Nothing
+            | Unproven::Unclear
+            | Unproven::Unknown
+            | Unproven::Expired
+            | Unproven::NotYet => Self::Unproven,
         }
     }
 }

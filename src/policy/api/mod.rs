@@ -8,6 +8,7 @@
 
 mod circuits;
 pub(crate) mod counts;
+pub(crate) mod entrances;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,7 +21,10 @@ use http::Method;
 
 pub(crate) use self::circuits::Circuits;
 use self::counts::Counts;
+use super::Mode;
 use super::access::Lists;
+use super::access::entrance::Entrance;
+use super::access::keys;
 use super::breaker;
 use super::breaker::Breakers;
 use super::cooldown;
@@ -50,6 +54,8 @@ pub struct Settings {
     pub hosts: Vec<Pattern>,
     /// From which addresses it may be used.
     pub lists: Lists,
+    /// The keys that clients show; none asks for none.
+    pub keys: Option<keys::Settings>,
     /// What the gateway does to its requests.
     pub gateway: Gateway,
     /// How long an attempt may take to connect, and then to the head of its response.
@@ -199,6 +205,7 @@ impl Settings {
             target: None,
             hosts: Vec::new(),
             lists: Lists::default(),
+            keys: None,
             gateway: Gateway::default(),
             request_timeout: None,
             total_timeout: None,
@@ -219,6 +226,7 @@ impl Settings {
             && self.parents.is_none()
             && !self.gateway.dresses()
             && self.lists.is_open()
+            && self.keys.is_none()
     }
 }
 
@@ -228,6 +236,8 @@ pub(crate) struct Api {
     pub(crate) settings: Settings,
     /// The Host field of its target.
     pub(crate) host: Option<HeaderValue>,
+    /// Who is let in; none asks nobody.
+    pub(crate) entrance: Option<Entrance>,
     pub(crate) breakers: Option<Breakers>,
     pub(crate) retry: Option<Retry>,
     pub(crate) cooldowns: Option<CoolDowns>,
@@ -243,7 +253,9 @@ impl Api {
         let name = &settings.name;
         // One dead host is no reason not to go to another: the default API keeps them apart.
         let by_host = &**name == DEFAULT;
+        let entrance = former.and_then(|former| former.entrance.as_ref());
         Self {
+            entrance: Entrance::new(name, settings.keys.as_ref(), entrance),
             breakers: settings.breaker.as_ref().map(|breaker| {
                 let former = former.and_then(|former| former.breakers.as_ref());
                 let timeout = settings.request_timeout;
@@ -273,6 +285,11 @@ impl Api {
 
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.settings.name
+    }
+
+    /// Whether nobody is served who does not show one of its keys.
+    pub(crate) fn asks_for_keys(&self) -> bool {
+        self.entrance.as_ref().is_some_and(|entrance| entrance.mode() == Mode::Enforce)
     }
 }
 

@@ -31,22 +31,22 @@ fn is_needed(name: &HeaderName) -> bool {
 }
 
 /// The client's fields that go on, with the Host of the target; and all that came, where those are
-/// not the same. `upgrades` is whether the protocol is to switch, which for a WebSocket has fields of
+/// not the same. `ours` are fields that were meant for us. `upgrades` is whether the protocol is to switch, which for a WebSocket has fields of
 /// its own (RFC 6455 §4.1).
 pub(super) fn choose(
     came: HeaderMap,
     gateway: &Gateway,
     upgrades: bool,
-    is_authorization_ours: bool,
+    ours: &[HeaderName],
     host: &HeaderValue,
 ) -> (HeaderMap, Option<HeaderMap>) {
-    if gateway.forward_headers == Forwarded::All && !is_authorization_ours {
+    if gateway.forward_headers == Forwarded::All && ours.is_empty() {
         let mut fields = came;
         fields.insert(header::HOST, host.clone());
         return (fields, None);
     }
     let goes = |name: &HeaderName| {
-        let is_ours = is_authorization_ours && name == header::AUTHORIZATION;
+        let is_ours = ours.contains(name);
         let is_chosen = match &gateway.forward_headers {
             Forwarded::None => false,
             Forwarded::All => true,
@@ -166,7 +166,7 @@ mod tests {
         headers
     }
 
-    fn chosen(forwarded: Forwarded, upgrades: bool, is_ours: bool) -> Vec<String> {
+    fn chosen(forwarded: Forwarded, upgrades: bool, ours: &[HeaderName]) -> Vec<String> {
         let came = map(&[
             ("host", "narrows"),
             ("accept", "*/*"),
@@ -179,7 +179,7 @@ mod tests {
         ]);
         let gateway = Gateway { forward_headers: forwarded, ..Gateway::default() };
         let host = HeaderValue::from_static("h");
-        let (fields, _came) = choose(came, &gateway, upgrades, is_ours, &host);
+        let (fields, _came) = choose(came, &gateway, upgrades, ours, &host);
         assert_eq!(fields["host"], "h");
         fields.keys().map(|name| name.as_str().to_owned()).collect()
     }
@@ -187,24 +187,28 @@ mod tests {
     #[test]
     fn what_describes_the_body_goes_on_and_of_the_rest_what_is_chosen() {
         let needed = ["host", "content-type", "content-length", "via"];
-        assert_eq!(chosen(Forwarded::None, false, false), needed);
+        assert_eq!(chosen(Forwarded::None, false, &[]), needed);
         assert_eq!(
-            chosen(Forwarded::None, true, false),
+            chosen(Forwarded::None, true, &[]),
             [&needed[..], &["sec-websocket-key"]].concat()
         );
         let listed = Forwarded::Listed(vec![HeaderName::from_static("x-api-key")]);
-        assert_eq!(chosen(listed, false, false), [&needed[..], &["x-api-key"]].concat());
-        assert_eq!(chosen(Forwarded::All, false, false).len(), 8);
+        assert_eq!(chosen(listed, false, &[]), [&needed[..], &["x-api-key"]].concat());
+        assert_eq!(chosen(Forwarded::All, false, &[]).len(), 8);
     }
 
     #[test]
-    fn an_authorization_that_is_meant_for_us_goes_no_further() {
-        let listed = Forwarded::Listed(vec![header::AUTHORIZATION]);
-        let has = |forwarded: Forwarded, is_ours: bool| {
-            chosen(forwarded, false, is_ours).contains(&"authorization".to_owned())
-        };
-        assert!(has(Forwarded::All, false) && has(listed.clone(), false));
-        assert!(!has(Forwarded::All, true) && !has(listed, true));
+    fn what_is_meant_for_us_goes_no_further() {
+        let key = HeaderName::from_static("x-api-key");
+        for ours in [header::AUTHORIZATION, key] {
+            let listed = Forwarded::Listed(vec![ours.clone()]);
+            let has = |forwarded: Forwarded, fields: &[HeaderName]| {
+                chosen(forwarded, false, fields).contains(&ours.to_string())
+            };
+            assert!(has(Forwarded::All, &[]) && has(listed.clone(), &[]));
+            let fields = std::slice::from_ref(&ours);
+            assert!(!has(Forwarded::All, fields) && !has(listed, fields));
+        }
     }
 
     #[test]

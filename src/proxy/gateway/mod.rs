@@ -28,6 +28,7 @@ use super::asker::Asker;
 use super::forward;
 use super::gates;
 use super::gates::Ask;
+use super::gates::Entered;
 use super::headers;
 use super::pipeline;
 use super::pipeline::Failed;
@@ -39,7 +40,9 @@ use super::tally;
 use crate::base::authority::Authority;
 use crate::base::authority::Host;
 use crate::base::identity::Identity;
+use crate::policy::access::entrance::Place;
 use crate::policy::api::Api;
+use crate::policy::api::Apis;
 use crate::telemetry::metrics::Route;
 use crate::upstream::source::Source;
 
@@ -52,7 +55,11 @@ pub(super) fn has(uri: &Uri) -> bool {
 }
 
 /// The API that a request to the gateway is for.
-pub(super) fn find(thread: &Thread, request: &Request<Source>) -> Result<Arc<Api>, Reject> {
+pub(super) fn find(
+    thread: &Thread,
+    apis: &Apis,
+    request: &Request<Source>,
+) -> Result<Arc<Api>, Reject> {
     let name = path::name(request.uri().path());
     if name.is_empty() {
         return Err(Reject::NotForProxy);
@@ -60,7 +67,7 @@ pub(super) fn find(thread: &Thread, request: &Request<Source>) -> Result<Arc<Api
     if !is_called(&thread.settings.gateway_hosts, request) {
         return Err(Reject::Misdirected);
     }
-    let api = thread.apis.load().named(name).map(Arc::clone);
+    let api = apis.named(name).map(Arc::clone);
     let Some(api) = api.filter(|api| api.settings.target.is_some()) else {
         return Err(Reject::UnknownApi(name.to_owned()));
     };
@@ -140,7 +147,19 @@ pub(super) async fn serve(
     };
     story.bound_for(Route::Gateway, &target.authority);
     story.meets(api);
-    gates::enter(Ask { client, api })?;
+    let asked = request.uri().path_and_query().map_or("/", |asked| asked.as_str());
+    let ask = Ask {
+        thread,
+        client,
+        api,
+        identity,
+        place: Place::Gateway(request.headers()),
+        method: request.method(),
+        path: Some(path::behind_name(asked)),
+    };
+    let Entered { known, field } =
+        gates::enter(ask, story.docket()).await.ok_or(Failed::Left)??;
+    story.asked_by(&known.identity);
     pipeline::refused(api, target.authority.key())?;
     let (mut parts, body) = request.into_parts();
     let (patience, deadline) = forward::patience(thread, &parts.headers);
@@ -159,9 +178,10 @@ pub(super) async fn serve(
         client.says_goodbye();
     }
     let upgrade = hop.upgrade.clone();
+    let ours: Vec<HeaderName> =
+        is_authorization_ours.then_some(header::AUTHORIZATION).into_iter().chain(field).collect();
     let came = std::mem::take(&mut parts.headers);
-    let (kept, came) =
-        fields::choose(came, gateway, upgrade.is_some(), is_authorization_ours, host);
+    let (kept, came) = fields::choose(came, gateway, upgrade.is_some(), &ours, host);
     parts.headers = kept;
     if let Some(told) = told {
         told.put(&mut parts.headers);
@@ -179,7 +199,7 @@ pub(super) async fn serve(
     let order = Order {
         thread,
         client,
-        identity,
+        identity: &known.identity,
         api: Some(api),
         authority: &target.authority,
         tls: target.tls,

@@ -17,6 +17,12 @@ pub(super) fn name(path: &str) -> &str {
     rest.split('/').next().unwrap_or_default()
 }
 
+/// What stands behind the name: the path as the API has it, and the query.
+pub(super) fn behind_name(asked: &str) -> &str {
+    let path = asked.split('?').next().unwrap_or_default();
+    asked.get(PREFIX.len() + name(path).len()..).unwrap_or_default()
+}
+
 /// The target of what leaves: `asked`, path and query as they came, behind `base`, a path without a
 /// slash at its end. Of `rewrite` the longest beginning that fits is replaced.
 pub(super) fn join(base: &str, rewrite: &[(String, String)], asked: &str) -> Result<Uri, Reject> {

@@ -26,7 +26,6 @@ use super::wire::Wire;
 use crate::policy::access::Given;
 use crate::proxy::Thread;
 use crate::proxy::asker::Asker;
-use crate::proxy::front;
 use crate::proxy::head::Flaw;
 use crate::proxy::headers;
 use crate::proxy::reject::Reject;
@@ -55,7 +54,10 @@ pub(super) async fn serve(
     let head = Request::from_parts(head, ());
     let opened = match judge(thread, &head) {
         // Boxed, so that the tunnel does not keep the room for a dial.
-        Ok(()) => Box::pin(admit_and_open(thread, &asker, &mut line, wait, &head)).await,
+        Ok(()) => {
+            let given = Given::of(head.headers());
+            Box::pin(tunnel::open(thread, &asker, &mut line, wait, given)).await
+        }
         Err(flaw) => Some(Err(Reject::Flaw(flaw))),
     };
     let reject = match opened {
@@ -92,23 +94,6 @@ pub(super) fn refuse(thread: &Thread, stream: &Stream, reject: Reject, line: Lin
     line.end(thread, status, Some(answer.error), (0, 0), "refused");
     request::refuse(stream, answer);
     Outcome::Answered
-}
-
-/// The connection that the stream asks for, if whoever asks may; none if the client left.
-async fn admit_and_open(
-    thread: &Thread,
-    asker: &Asker,
-    line: &mut Line,
-    wait: Option<u64>,
-    head: &Request<()>,
-) -> Option<Result<Conn, Reject>> {
-    match front::admit(thread, asker, || Given::of(head.headers())).await? {
-        Ok(identity) => {
-            line.asked_by(&identity);
-            tunnel::open(thread, asker, line, wait, &identity).await
-        }
-        Err(reject) => Some(Err(reject)),
-    }
 }
 
 fn judge(thread: &Thread, head: &Request<()>) -> Result<(), Flaw> {

@@ -1,10 +1,15 @@
 //! Answers to those who may not come in, or not in this manner: connections, credentials, methods.
 
 use super::Answer;
+use super::Asks;
 use super::make;
 use crate::listen::bounds::Full;
 use crate::policy::access::Denied;
+use crate::policy::access::entrance::Unproven;
 
+/// The fields that ask for credentials (RFC 9110 §11.6.1, §11.7.1).
+const WWW: &str = "WWW-Authenticate";
+const PROXY: &str = "Proxy-Authenticate";
 /// RFC 7617 §2 and §2.1.
 const CHALLENGE: &str = r#"Basic realm="narrows", charset="UTF-8""#;
 
@@ -25,7 +30,65 @@ pub(super) fn stranger() -> Answer {
                   or in Proxy-Authorization where Authorization is for the API";
     let title = "authentication required".to_owned();
     let answer = make(401, title, "http_request_error", None, detail, None);
-    Answer { challenge: Some(CHALLENGE), ..answer }
+    Answer { challenges: vec![(WWW, CHALLENGE.into())], ..answer }
+}
+
+/// RFC 6750 §3: whoever shows nothing is told what would help, and nothing of errors.
+pub(super) fn unproven(why: Unproven, asks: &Asks) -> Answer {
+    let Asks { api, header, takes_tokens, at_gateway } = asks;
+    let stranger = if *at_gateway { 401 } else { 407 };
+    let what = match (header.is_some(), takes_tokens) {
+        (true, true) => "key or token",
+        (true, false) => "key",
+        (false, _) => "token",
+    };
+    let (status, error, said) = match why {
+        Unproven::Nothing => (stranger, None, String::new()),
+        Unproven::Unclear => {
+            let said = format!("there must be one {what}, by one field");
+            (400, Some("invalid_request"), said)
+        }
+        Unproven::Unknown => (stranger, Some("invalid_token"), format!("the {what} is not known")),
+        Unproven::Expired => (stranger, Some("invalid_token"), format!("the {what} has expired")),
+        Unproven::NotYet => {
+            (stranger, Some("invalid_token"), format!("the {what} does not hold yet"))
+        }
+        Unproven::Scope => {
+            (403, Some("insufficient_scope"), format!("the {what} may not be used for this"))
+        }
+    };
+    let realm = format!("realm=\"{api}\"");
+    let bearer = match error {
+        None => format!("Bearer {realm}"),
+        Some(error) => format!("Bearer {realm}, error=\"{error}\", error_description=\"{said}\""),
+    };
+    let field = if *at_gateway { WWW } else { PROXY };
+    let mut challenges = vec![(field, bearer.into())];
+    if !at_gateway {
+        // What `http://NAME:KEY@PROXY` makes of it.
+        challenges.insert(0, (PROXY, format!("Basic {realm}").into()));
+    } else if let Some(header) = header {
+        challenges.insert(0, (WWW, format!("ApiKey {realm}, header=\"{header}\"").into()));
+    }
+    let how = match (header, at_gateway) {
+        (Some(header), true) => {
+            format!("give a {what} of this API in {header}, or as Authorization: Bearer")
+        }
+        (None, true) => format!("give a {what} of this API as Authorization: Bearer"),
+        (_, false) => format!(
+            "give a {what} of this API as Proxy-Authorization: Bearer, or as the password: \
+             http://NAME:KEY@PROXY:PORT"
+        ),
+    };
+    let (title, word, detail) = match why {
+        Unproven::Nothing => ("authentication required", "http_request_error", how),
+        Unproven::Unclear => ("bad request", "http_request_error", format!("{said}; {how}")),
+        Unproven::Scope => ("not in scope", "http_request_denied", said),
+        Unproven::Unknown | Unproven::Expired | Unproven::NotYet => {
+            ("authentication required", "http_request_error", format!("{said}; {how}"))
+        }
+    };
+    Answer { challenges, ..make(status, title.to_owned(), word, None, &detail, None) }
 }
 
 pub(super) fn turned_away(denied: Denied) -> Answer {
@@ -57,9 +120,9 @@ pub(super) fn turned_away(denied: Denied) -> Answer {
         ),
     };
     let retry_after = (denied == Denied::Busy).then_some(1);
-    let challenge = (denied == Denied::Credentials).then_some(CHALLENGE);
+    let challenge = (denied == Denied::Credentials).then_some((PROXY, CHALLENGE.into()));
     let answer = make(status, title.to_owned(), error, retry_after, detail, None);
-    Answer { challenge, ..answer }
+    Answer { challenges: challenge.into_iter().collect(), ..answer }
 }
 
 pub(super) fn no_room(full: Full) -> Answer {

@@ -21,6 +21,9 @@
 //! | a client that may not use the proxy | 403 | `http_request_denied` | the connection closes |
 //! | more passwords to verify than may wait | 503 | `proxy_internal_error` | `Retry-After` |
 //! | a client of an address that may not use an API | 403 | `http_request_denied` | |
+//! | no key of an API, or one that does not hold | 401 by the gateway's path, else 407 | `http_request_error` | `WWW-Authenticate`, `Proxy-Authenticate` |
+//! | more than one key, or none that can be read | 400 | `http_request_error` | the same |
+//! | a key that may not be used for this | 403 | `http_request_denied` | the same |
 //! | plain HTTP on a port for TLS | 400 | `http_request_error` | in the clear; the connection closes |
 //! | as many clients as may be | 503 | `proxy_internal_response` | `Retry-After`; the connection closes |
 //! | as many from one address | 429 | `http_request_error` | `Retry-After`; the connection closes |
@@ -56,9 +59,12 @@
 mod door;
 mod response;
 
+use std::borrow::Cow;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use http::StatusCode;
 use serde::Serialize;
 
@@ -74,6 +80,7 @@ use crate::listen::bounds::Full;
 use crate::policy::Refusal;
 use crate::policy::Rule;
 use crate::policy::access::Denied;
+use crate::policy::access::entrance::Unproven;
 use crate::telemetry::access::presentable;
 use crate::upstream::SendError;
 use crate::upstream::dial::DialError;
@@ -131,6 +138,22 @@ pub(crate) enum Reject {
     Stranger,
     /// A gateway path of an API that there is not, by this name.
     UnknownApi(String),
+    /// Nobody whom the API knows, and what it wants to see.
+    Unproven {
+        why: Unproven,
+        asks: Asks,
+    },
+}
+
+/// What an API asks of who would use it.
+#[derive(Clone, Debug)]
+pub(crate) struct Asks {
+    pub(crate) api: Arc<str>,
+    /// The field for its keys at the gateway, if it has keys.
+    pub(crate) header: Option<HeaderName>,
+    pub(crate) takes_tokens: bool,
+    /// By which route it was asked.
+    pub(crate) at_gateway: bool,
 }
 
 impl From<SendError> for Reject {
@@ -183,8 +206,8 @@ pub(crate) struct Answer {
     pub(crate) retry_after: Option<u64>,
     details: Option<String>,
     waited: Option<Duration>,
-    /// What would help (RFC 9110 §11.7.1).
-    challenge: Option<&'static str>,
+    /// What would help, and the field that says so (RFC 9110 §11.6.1, §11.7.1).
+    challenges: Vec<(&'static str, Cow<'static, str>)>,
     /// The methods that are taken (RFC 9110 §15.5.6).
     allow: Option<String>,
     pub(crate) body: String,
@@ -343,6 +366,7 @@ impl Reject {
                 "the request's body did not come in time".to_owned(),
             ),
             Self::Stranger => return door::stranger(),
+            Self::Unproven { why, asks } => return door::unproven(*why, asks),
             Self::UnknownApi(name) => (
                 404,
                 "destination_not_found",
@@ -386,6 +410,8 @@ fn by_policy(refusal: Refusal) -> Answer {
             (status, "cooling down", "the upstream asked not to be asked for a while")
         }
         Rule::Parents => (503, "no parent", "no proxy on the way can be used"),
+        // Who is not let in is told what would help: that is `door::unproven`.
+        Rule::Access => (503, "not let in", "the API knows nobody who asks like this"),
     };
     let detail =
         format!("Service temporarily unavailable. Please try again in {seconds} seconds: {why}");
@@ -521,7 +547,7 @@ fn make(
         retry_after,
         details: None,
         waited: None,
-        challenge: None,
+        challenges: Vec::new(),
         allow: None,
         body,
     }
@@ -535,20 +561,11 @@ impl Answer {
             Some(("Proxy-Status", self.proxy_status())),
             Some(("Content-Type", "application/problem+json".to_owned())),
             self.retry_after.map(|seconds| ("Retry-After", seconds.to_string())),
-            self.challenge.map(|challenge| (self.asks_by(), challenge.to_owned())),
             self.allow.as_ref().map(|methods| ("Allow", methods.clone())),
         ]
         .into_iter()
         .flatten()
-    }
-
-    /// The field that asks for credentials (RFC 9110 §11.6.1, §11.7.1).
-    fn asks_by(&self) -> &'static str {
-        if self.status == StatusCode::UNAUTHORIZED {
-            "WWW-Authenticate"
-        } else {
-            "Proxy-Authenticate"
-        }
+        .chain(self.challenges.iter().map(|(name, text)| (*name, text.to_string())))
     }
 
     fn proxy_status(&self) -> String {

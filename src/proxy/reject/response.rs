@@ -41,7 +41,8 @@ fn make(answer: Answer) -> Response<Bytes> {
     *response.status_mut() = answer.status;
     for (name, value) in answer.fields() {
         if let Ok(value) = HeaderValue::try_from(value) {
-            response.headers_mut().insert(name, value);
+            // More than one field may ask for credentials.
+            response.headers_mut().append(name, value);
         }
     }
     if let Ok(phrase) = ReasonPhrase::try_from(answer.phrase.into_bytes()) {

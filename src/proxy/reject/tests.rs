@@ -16,6 +16,12 @@ fn refused(reason: Reason) -> Reject {
     Reject::Send(SendError::Dial(DialError::Refused(refused)))
 }
 
+fn unproven(why: Unproven, at_gateway: bool) -> Reject {
+    let header = Some(HeaderName::from_static("x-api-key"));
+    let asks = Asks { api: "orders".into(), header, takes_tokens: false, at_gateway };
+    Reject::Unproven { why, asks }
+}
+
 /// Every cause beside the status and the word of the table above.
 fn table() -> Vec<(Reject, u16, &'static str)> {
     let dial = |error: DialError| Reject::Send(SendError::Dial(error));
@@ -63,6 +69,13 @@ fn table() -> Vec<(Reject, u16, &'static str)> {
         (Reject::Stranger, 401, "http_request_error"),
         (Reject::UnknownApi("x".to_owned()), 404, "destination_not_found"),
         (Reject::NotListed, 403, "http_request_denied"),
+        (unproven(Unproven::Nothing, true), 401, "http_request_error"),
+        (unproven(Unproven::Nothing, false), 407, "http_request_error"),
+        (unproven(Unproven::Unknown, true), 401, "http_request_error"),
+        (unproven(Unproven::Expired, true), 401, "http_request_error"),
+        (unproven(Unproven::NotYet, false), 407, "http_request_error"),
+        (unproven(Unproven::Unclear, true), 400, "http_request_error"),
+        (unproven(Unproven::Scope, true), 403, "http_request_denied"),
         (Reject::NotForProxy, 404, "destination_not_found"),
         (policy(Rule::Breaker), 503, "destination_unavailable"),
         (policy(Rule::CoolDown(429)), 429, "destination_unavailable"),
@@ -118,6 +131,31 @@ fn every_answer_has_its_status_word_and_body() {
         let bytes = String::from_utf8(answer.bytes()).unwrap();
         assert!(bytes.contains(&format!("Proxy-Status: narrows; error={word}\r\n")));
     }
+}
+
+#[test]
+fn who_shows_no_key_is_told_what_would_help_as_rfc_6750_says() {
+    let asked = |why: Unproven, at_gateway: bool| {
+        let answer = unproven(why, at_gateway).answer(503);
+        let fields = answer.fields().filter(|(name, _)| name.ends_with("Authenticate"));
+        fields.map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        asked(Unproven::Nothing, true),
+        [
+            r#"WWW-Authenticate: ApiKey realm="orders", header="x-api-key""#,
+            r#"WWW-Authenticate: Bearer realm="orders""#,
+        ]
+    );
+    assert_eq!(
+        asked(Unproven::Expired, false),
+        [
+            r#"Proxy-Authenticate: Basic realm="orders""#,
+            r#"Proxy-Authenticate: Bearer realm="orders", error="invalid_token", error_description="the key has expired""#,
+        ]
+    );
+    assert!(asked(Unproven::Scope, true)[1].contains(r#"error="insufficient_scope""#));
+    assert!(asked(Unproven::Unclear, true)[1].contains(r#"error="invalid_request""#));
 }
 
 /// The rows of a table in Markdown: statuses and words.
@@ -237,6 +275,10 @@ fn only_who_lacks_a_password_is_asked_for_one() {
     for (reject, status, _) in table() {
         let bytes = String::from_utf8(reject.answer(503).bytes()).unwrap();
         let challenge = "Basic realm=\"narrows\", charset=\"UTF-8\"\r\n";
+        if matches!(reject, Reject::Unproven { .. }) {
+            assert!(!bytes.contains(challenge), "{reject:?}");
+            continue;
+        }
         for (name, asking) in [("\r\nProxy-Authenticate: ", 407), ("\r\nWWW-Authenticate: ", 401)] {
             let field = format!("{name}{challenge}");
             assert_eq!(bytes.contains(&field), status == asking, "{reject:?}");
