@@ -21,6 +21,7 @@ use crate::config::Command;
 use crate::config::Config;
 use crate::config::said_of;
 use crate::listen::proxy_protocol as header;
+use crate::policy::cache::entry;
 use crate::proxy::fuzz;
 use crate::proxy::fuzz::Verdict;
 pub use crate::proxy::fuzz::headers;
@@ -36,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     ("config_file", config_file),
     ("forwarded", forwarded),
     ("headers", headers),
+    ("kept", kept),
     ("proxy_protocol", proxy_protocol),
     ("request", request),
     ("response", response),
@@ -110,6 +112,11 @@ pub fn config_file(data: &[u8]) {
     assert!(said.iter().all(|said| !said.trim().is_empty()));
     let hides = !text.contains("sesame");
     assert!(!hides || said.iter().all(|said| !said.contains("sesame")), "{said:?}");
+}
+
+/// Whatever bytes Redis has, they are the head of one kept response or none.
+pub fn kept(data: &[u8]) {
+    entry::fuzz(data);
 }
 
 /// A request is found where it ends, in whatever pieces it comes, and a plain reading of the standard ends

@@ -107,6 +107,11 @@ fn what_concerns_one_hop_never_crosses_it() {
 }
 
 #[test]
+fn a_kept_head_is_read_back_as_it_was_or_not_at_all() {
+    run("kept", 10_000);
+}
+
+#[test]
 fn a_request_ends_where_it_ends_in_whatever_pieces_it_comes() {
     run("request", 5_000);
 }

@@ -78,6 +78,21 @@ fn hex(digit: u8) -> Option<u8> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Vary(pub(crate) Vec<(HeaderName, Vec<HeaderValue>)>);
 
+impl Vary {
+    /// Its form as bytes.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut form = Writer(Vec::new());
+        form.vary(self);
+        form.0
+    }
+
+    /// What has this form; none for anything else.
+    pub(crate) fn decode(form: &[u8]) -> Option<Self> {
+        let mut form = Reader(form);
+        form.vary().filter(|_| form.0.is_empty())
+    }
+}
+
 /// All of a kept response but its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
@@ -170,14 +185,7 @@ impl Head {
         form.0.push(u8::from(is_always_validated) << 1 | u8::from(may_be_stale));
         form.duration(while_revalidated);
         form.duration(if_error);
-        form.number(self.vary.0.len());
-        for (name, values) in &self.vary.0 {
-            form.bytes(name.as_str().as_bytes());
-            form.number(values.len());
-            for value in values {
-                form.bytes(value.as_bytes());
-            }
-        }
+        form.vary(&self.vary);
         for (name, value) in &self.fields {
             form.bytes(name.as_str().as_bytes());
             form.bytes(value.as_bytes());
@@ -205,21 +213,12 @@ impl Head {
         let (is_always_validated, may_be_stale) = (flags & 2 != 0, flags & 1 != 0);
         let terms =
             Terms { initial_age, is_always_validated, may_be_stale, while_revalidated, if_error };
-        let mut vary = Vec::new();
-        for _ in 0..form.number()? {
-            let name = form.name()?;
-            let mut values = Vec::new();
-            for _ in 0..form.number()? {
-                values.push(form.value()?);
-            }
-            vary.push((name, values));
-        }
+        let vary = form.vary()?;
         let mut fields = HeaderMap::new();
         while !form.0.is_empty() {
             let (name, value) = (form.name()?, form.value()?);
             fields.try_append(name, value).ok()?;
         }
-        let vary = Vary(vary);
         Some(Self { method, status, fields, asked, answered, vary, lifetime, keep, terms })
     }
 }
@@ -236,6 +235,17 @@ impl Writer {
     fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len());
         self.0.extend(bytes);
+    }
+
+    fn vary(&mut self, vary: &Vary) {
+        self.number(vary.0.len());
+        for (name, values) in &vary.0 {
+            self.bytes(name.as_str().as_bytes());
+            self.number(values.len());
+            for value in values {
+                self.bytes(value.as_bytes());
+            }
+        }
     }
 
     fn duration(&mut self, duration: Duration) {
@@ -272,6 +282,19 @@ impl<'a> Reader<'a> {
 
     fn value(&mut self) -> Option<HeaderValue> {
         HeaderValue::from_bytes(self.bytes()?).ok()
+    }
+
+    fn vary(&mut self) -> Option<Vary> {
+        let mut vary = Vec::new();
+        for _ in 0..self.number()? {
+            let name = self.name()?;
+            let mut values = Vec::new();
+            for _ in 0..self.number()? {
+                values.push(self.value()?);
+            }
+            vary.push((name, values));
+        }
+        Some(Vary(vary))
     }
 
     fn duration(&mut self) -> Option<Duration> {
@@ -423,6 +446,15 @@ mod tests {
             fuzz(&bytes);
             fuzz(&[&[VERSION], bytes.as_slice()].concat());
         }
+    }
+
+    #[test]
+    fn which_requests_it_is_for_comes_back_from_its_form() {
+        let vary = &entry("de", "").head.vary;
+        let form = vary.encode();
+        assert_eq!(Vary::decode(&form).as_ref(), Some(vary));
+        assert_eq!(Vary::decode(&form[1..]), None);
+        assert_eq!(Vary::decode(&[form.as_slice(), b"x"].concat()), None);
     }
 
     #[test]
