@@ -11,13 +11,19 @@
 //! | `policy` | `proxy_rate_limiter:{0}:@p:parents:shop` | hash: parent and host, or parent and `*` -> end of the ban (ms of Redis time), why, its length in ms | until its longest ban ends |
 //! | `policies_of` | `proxy_rate_limiter:{0}:@p:cooldown` | what all keys of one policy have in common; as its script says | as that says; always limited |
 //! | `policy_channel` | `proxy_rate_limiter:{0}:@p` | pub/sub channel: what all instances are told about APIs | no key |
+//! | `kept`, place | `proxy_rate_limiter:{0}:@c:9f86...0a08~p` | string: another each time that all kept of this place was forgotten | as what is kept of it |
+//! | `kept`, entries | `proxy_rate_limiter:{0}:@c:9f86...0a08` | hash: kept responses, as `lua/cache.lua` says | as long as one of them may be of use; 30 days at most |
+//! | `kept`, flight | `proxy_rate_limiter:{0}:@c:9f86...0a08~f` | hash: who fetches a response, as `lua/cache.lua` says | its lease and 10 s |
+//! | `kept`, body | `proxy_rate_limiter:{0}:@c:9f86...0a08~b` | string: as much of that response as has come | its lease and 10 s |
+//! | `kept_channel` | `proxy_rate_limiter:{0}:@c` | pub/sub channel: what all instances are told about kept responses of this shard | no key |
 //! | `channel` | `proxy_rate_limiter:{0}:@n:0123456789ab` | pub/sub channel: what one instance is told | no key |
 //!
 //! Hints for one instance go to the channel of its name.
 //!
 //! The number in braces is the shard. One Redis has the one shard 0, a cluster has [`CLUSTER`] of
 //! them, so that its nodes share the work. The shard of a host is the FNV-1a hash (64 bits) of its
-//! key, modulo the number of shards: the same in every version and on every machine.
+//! key, modulo the number of shards: the same in every version and on every machine. The shard of a kept
+//! response is that of its place, whose digest needs no other hash.
 //!
 //! Invariant: all keys of a shard have one hash tag, so that a script may use them together on a
 //! cluster; no host's key can be mistaken for one of the others, since a host name holds no `@`
@@ -31,6 +37,14 @@ pub(crate) const CLUSTER: u16 = 16;
 pub(crate) const LIMITS: u16 = 0;
 /// Which of them has what policies of APIs share.
 pub(crate) const POLICIES: u16 = 0;
+
+/// The digests by which a kept response is found: of its place, its request, its flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Names {
+    pub(crate) place: [u8; 32],
+    pub(crate) request: [u8; 32],
+    pub(crate) flight: [u8; 32],
+}
 
 /// The keys under one prefix.
 #[derive(Clone, Debug)]
@@ -86,6 +100,37 @@ impl Keys {
         &self.policies
     }
 
+    /// Which shard has what is kept of a place, by its digest.
+    pub(crate) fn shard_of_place(&self, place: &[u8; 32]) -> u16 {
+        let [.., high, low] = *place;
+        u16::from_be_bytes([high, low]) % u16::try_from(self.shards.len()).unwrap_or(1)
+    }
+
+    /// The keys of a kept response, all in the shard of its place: place, entries, flight, body.
+    pub(crate) fn kept(&self, names: &Names) -> [String; 4] {
+        let stem = &self.of(self.shard_of_place(&names.place)).stem;
+        let key = |name: &[u8; 32], end: &str| {
+            let mut key = String::with_capacity(stem.len() + 69);
+            key.push_str(stem);
+            key.push_str("@c:");
+            push_hex(&mut key, name);
+            key.push_str(end);
+            key
+        };
+        let Names { place, request, flight } = names;
+        [key(place, "~p"), key(request, ""), key(flight, "~f"), key(flight, "~b")]
+    }
+
+    /// Where all instances hear of kept responses of a shard.
+    pub(crate) fn kept_channel(&self, shard: u16) -> String {
+        [self.of(shard).stem.as_str(), "@c"].concat()
+    }
+
+    /// How many shards there are.
+    pub(crate) fn shards(&self) -> u16 {
+        u16::try_from(self.shards.len()).unwrap_or(u16::MAX)
+    }
+
     /// Which shard counts this host.
     pub(crate) fn shard(&self, host: &HostKey) -> u16 {
         shard(host, self.shards.len())
@@ -136,6 +181,15 @@ impl Keys {
 
     fn of(&self, shard: u16) -> &Shard {
         &self.shards[usize::from(shard)]
+    }
+}
+
+/// A digest as it stands in keys and messages.
+pub(crate) fn push_hex(text: &mut String, digest: &[u8; 32]) {
+    for byte in digest {
+        for digit in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+        }
     }
 }
 
@@ -194,6 +248,20 @@ mod tests {
         assert_eq!(keys.policy("cooldown", name), policy);
         assert_eq!(keys.policies_of("cooldown"), "proxy_rate_limiter:{0}:@p:cooldown");
         assert_eq!(keys.policy_channel(), "proxy_rate_limiter:{0}:@p");
+    }
+
+    #[test]
+    fn all_keys_of_a_kept_response_are_in_the_shard_of_its_place() {
+        let mut names = Names { place: [0xab; 32], request: [0x01; 32], flight: [0xff; 32] };
+        names.place[31] = 3;
+        let keys = Keys::new("p", CLUSTER);
+        let stem = |byte: &str| format!("p:{{3}}:@c:{}", byte.repeat(32));
+        let place = format!("p:{{3}}:@c:{}03~p", "ab".repeat(31));
+        let flight = [stem("ff") + "~f", stem("ff") + "~b"];
+        let [one, other] = flight;
+        assert_eq!(keys.kept(&names), [place, stem("01"), one, other]);
+        assert_eq!(keys.kept_channel(3), "p:{3}:@c");
+        assert_eq!(Keys::new("p", 1).shard_of_place(&names.place), 0);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Redis and nothing else: how to reach it, what is kept there ([`keys`]), and the messages that
 //! change it ([`scripts`], [`limits`]).
 //!
+//! Policies speak to it by way of [`board`], kept responses by way of [`vault`].
+//!
 //! [`nodes`] knows which Redis is the one to ask, of a single one, behind sentinels, or in a
 //! cluster. [`Store`] is the pool for everything that needs no order: reads for people. The limiter
 //! has connections of its own ([`route`]), because its messages must keep theirs.
@@ -16,6 +18,7 @@ pub(crate) mod nodes;
 pub(crate) mod route;
 pub(crate) mod scripts;
 mod sentinel;
+pub(crate) mod vault;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;

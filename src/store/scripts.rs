@@ -33,8 +33,14 @@ pub(crate) static COOLDOWN: Script = Script::new(include_str!("../../lua/cooldow
 /// `lua/parents.lua`, for the policy of that name.
 pub(crate) static PARENTS: Script = Script::new(include_str!("../../lua/parents.lua"));
 
+/// `lua/cache.lua`, by way of [`super::vault`].
+pub(super) static CACHE: Script = Script::new(include_str!("../../lua/cache.lua"));
+
+/// `lua/purge.lua`, for kept responses.
+pub(crate) static PURGE: Script = Script::new(include_str!("../../lua/purge.lua"));
+
 /// All that run by way of [`super::board`].
-const POLICIES: [&Script; 3] = [&BREAKER, &COOLDOWN, &PARENTS];
+const POLICIES: [&Script; 4] = [&BREAKER, &COOLDOWN, &PARENTS, &PURGE];
 
 /// A file of `lua/`.
 #[derive(Debug)]
@@ -77,7 +83,7 @@ pub(super) fn policy_loads() -> impl Iterator<Item = Cmd> {
 /// Every command that a script runs, in lower case, but for those that send hints: which they are
 /// is an argument.
 pub(crate) fn commands() -> BTreeSet<String> {
-    let own = LIMITER.into_iter().chain(POLICIES).map(|script| script.code);
+    let own = LIMITER.into_iter().chain(POLICIES).chain([&CACHE]).map(|script| script.code);
     let sources = own.chain([super::limits::CHANGE]);
     let calls = sources.flat_map(|code| code.split("call('").skip(1));
     calls.filter_map(|call| call.split_once('\'')).map(|(name, _)| name.to_lowercase()).collect()
@@ -428,6 +434,7 @@ mod tests {
         let known: Vec<&str> = LIMITER
             .into_iter()
             .chain(POLICIES)
+            .chain([&CACHE])
             .map(|script| script.code)
             .chain([crate::store::limits::CHANGE])
             .collect();

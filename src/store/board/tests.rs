@@ -44,7 +44,7 @@ impl Redis {
         command.stdout(Stdio::null()).spawn().expect("redis-server is on the PATH")
     }
 
-    fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> Settings {
         let url = format!("redis+unix://{}", self.folder.path().join("redis.sock").display());
         Settings { prefix: "p".to_owned(), timeout: TIMEOUT, ..Settings::new(url) }
     }
@@ -58,7 +58,7 @@ impl Redis {
         redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.ok()
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let server = i32::try_from(self.server.id()).unwrap();
         rustix::process::kill_process(rustix::process::Pid::from_raw(server).unwrap(), signal)
             .unwrap();

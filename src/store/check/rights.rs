@@ -166,13 +166,15 @@ fn probe(command: &str, key: &str) -> Option<Cmd> {
         "del" | "exists" | "get" | "hgetall" | "hkeys" | "hlen" | "hvals" | "incr" | "llen"
         | "lpop" | "persist" | "pttl" | "rpop" | "ssubscribe" | "subscribe" | "ttl" | "type"
         | "unlink" | "zcard" => &[key],
-        "hdel" | "hexists" | "hget" | "hmget" | "lpush" | "rpush" | "set" | "zrank" | "zrem"
-        | "zscore" => &[key, "x"],
+        "append" | "hdel" | "hexists" | "hget" | "hmget" | "lpush" | "rpush" | "set" | "zrank"
+        | "zrem" | "zscore" => &[key, "x"],
         "expire" | "lindex" | "pexpire" => &[key, "60"],
         "hincrby" | "hset" | "hsetnx" => &[key, "x", "0"],
         "evalsha" => &["0000000000000000000000000000000000000000", "1", key],
-        "lrange" | "lrem" | "lset" | "ltrim" | "zcount" | "zrange" | "zrangebyscore"
-        | "zremrangebyrank" | "zremrangebyscore" | "zrevrange" => &[key, "0", "0"],
+        "getrange" | "lrange" | "lrem" | "lset" | "ltrim" | "zcount" | "zrange"
+        | "zrangebyscore" | "zremrangebyrank" | "zremrangebyscore" | "zrevrange" => {
+            &[key, "0", "0"]
+        }
         "publish" | "spublish" => &[key, ""],
         "script|load" => &["return 1"],
         "zadd" | "zincrby" => &[key, "0", "x"],
