@@ -4,7 +4,7 @@
 //! [`storing`] decides what is kept, [`serving`] what answers, [`vary`] which of several,
 //! [`validation`] and [`range`] what a client gets of it, [`invalidation`] what no longer holds.
 //! They ask no clock and wait for nobody. [`key`] says which requests are the same, [`entry`] is what
-//! is kept.
+//! is kept; where it is, and who fetches it for all who ask, is known by [`tiers`].
 //!
 //! Invariants: what is for one user answers no other; what an origin has said not to keep is not kept;
 //! nothing is served stale against what the origin or the client has said. The operator may have it
@@ -14,8 +14,13 @@
 
 pub(crate) mod control;
 pub(crate) mod entry;
+mod fleet;
+#[cfg(test)]
+mod fleet_tests;
+mod flight;
 pub(crate) mod invalidation;
 pub(crate) mod key;
+mod memory;
 #[cfg(test)]
 mod oracle;
 pub(crate) mod range;
@@ -24,6 +29,7 @@ pub(crate) mod status;
 pub(crate) mod storing;
 #[cfg(test)]
 mod tests;
+pub mod tiers;
 pub(crate) mod validation;
 pub(crate) mod vary;
 
