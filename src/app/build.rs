@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::sync::watch;
 
 use super::App;
+use super::Courier;
 use super::Error;
 use super::Running;
 use super::reload::ByAdmin;
@@ -74,6 +75,7 @@ impl App {
 
         let (control_stop, control, control_handle) =
             self.start_control(admin, log.clone(), secure.clone(), gate.clone())?;
+        let courier = self.start_courier()?;
         let draining = watch::Sender::new(false);
         let deadline = watch::Sender::new(Duration::ZERO);
         let mut threads = Vec::new();
@@ -113,8 +115,30 @@ impl App {
             control,
             control_stop,
             control_handle,
+            courier,
             log,
         })
+    }
+
+    /// The thread that carries kept responses to Redis and back, so that no body delays a heartbeat.
+    fn start_courier(&self) -> Result<Option<Courier>, Error> {
+        let shared = self.config.shared.as_ref().filter(|_| self.tiers.is_shared());
+        let Some(store) = shared.map(|shared| shared.store.clone()) else { return Ok(None) };
+        let runtime = runtime("the thread for kept responses")?;
+        let (stop, stopping) = oneshot::channel::<()>();
+        let run = self.tiers.clone().run(store);
+        let carry = async move {
+            tokio::select! {
+                ended = run => if let Err(error) = ended {
+                    tracing::error!(%error, "cannot speak to Redis of kept responses");
+                },
+                _ = stopping => {}
+            }
+        };
+        let thread = std::thread::Builder::new().name("narrows-cache".to_owned());
+        let thread = thread.spawn(move || runtime.block_on(carry));
+        let thread = thread.map_err(set_up("the thread for kept responses"))?;
+        Ok(Some(Courier { stop, thread }))
     }
 
     /// The thread beside the serving ones.

@@ -40,6 +40,7 @@ use crate::limit::shared;
 use crate::listen::Listener;
 use crate::policy::api::Apis;
 use crate::policy::breaker::Breakers;
+use crate::policy::cache::tiers::Tiers;
 use crate::store::board::Board;
 use crate::telemetry::access::Log;
 use crate::telemetry::metrics::Metrics;
@@ -80,6 +81,7 @@ pub struct App {
     apis: Arc<ArcSwap<Apis>>,
     connects: Option<Arc<Breakers>>,
     board: Board,
+    tiers: Tiers,
     reloader: Arc<Reloader>,
     metrics: Arc<Metrics>,
     readiness: Arc<admin::Readiness>,
@@ -116,7 +118,14 @@ struct Running {
     control: JoinHandle<()>,
     control_stop: oneshot::Sender<()>,
     control_handle: tokio::runtime::Handle,
+    courier: Option<Courier>,
     log: Log,
+}
+
+/// The thread that carries kept responses to Redis and back.
+struct Courier {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
 }
 
 impl App {
@@ -131,6 +140,8 @@ impl App {
             Board::new(&settings.store, move || link.instances())
         });
         let board = board.unwrap_or_else(Board::alone);
+        let redis = config.shared.as_ref().map(|settings| &settings.store);
+        let tiers = Tiers::new(&config.cache, redis, &board);
         let apis = Apis::new(&config.apis, &board, None);
         let connects = config.proxy.connect_breaker.as_ref().map(|settings| {
             let timeout = config.upstream.dns_timeout + config.upstream.connect_timeout;
@@ -151,6 +162,7 @@ impl App {
             apis,
             connects,
             board,
+            tiers,
             metrics,
             readiness: Arc::default(),
             watch: Mutex::default(),
@@ -197,6 +209,12 @@ impl App {
         let _gone = running.control_stop.send(());
         if running.control.join().is_err() {
             tracing::error!("the control thread panicked");
+        }
+        if let Some(Courier { stop, thread }) = running.courier {
+            let _gone = stop.send(());
+            if thread.join().is_err() {
+                tracing::error!("the thread for kept responses panicked");
+            }
         }
         running.log.close();
         self.stopped.send_replace(true);

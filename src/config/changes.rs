@@ -63,6 +63,8 @@ static FIXED: &[Row] = &[
         ],
         |a, b| a.proxy.connect_breaker == b.proxy.connect_breaker,
     ),
+    (&[&flags::CACHE_MEMORY], |a, b| a.cache.memory == b.cache.memory),
+    (&[&flags::CACHE_REDIS], |a, b| a.cache.redis == b.cache.redis),
     (&[&flags::SHUTDOWN_TIMEOUT], |a, b| a.shutdown_timeout == b.shutdown_timeout),
     (&[&flags::PROXY_AUTH], |a, b| a.clients.users == b.clients.users),
     (&[&flags::PROXY_AUTH_QUEUE], |a, b| a.clients.queue == b.clients.queue),

@@ -488,6 +488,12 @@ settings! {
     NO_PARENT = row(Policies, "no-parent", "HOST", &["NARROWS_NO_PARENT"], Nothing,
         "Host that is gone to directly: HOST, HOST:PORT or *.SUFFIX. Repeatable, or separated by \
          commas.").takes(Values::Many);
+    CACHE_MEMORY = row(Policies, "cache-memory", "BYTES", &["NARROWS_CACHE_MEMORY"], Text("64MiB"),
+        "What kept responses of all APIs together may take in memory, heads and keys included: a \
+         number of bytes, or 64MiB, 2GiB; 0 keeps none there.");
+    CACHE_REDIS = row(Policies, "cache-redis", "on|off", &["NARROWS_CACHE_REDIS"], Text("on"),
+        "Keep them in Redis too, where there is one: what one instance has fetched all have, and one \
+         fetches for all.");
     PROXY_URLS = row(Policies, "proxy-urls", "URL", &["NARROWS_PROXY_URLS", "PROXY_URLS"], Nothing,
         "Parents of those APIs of the config file that say use_proxy: true and name none. \
          Repeatable, or separated by semicolons in the \

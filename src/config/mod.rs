@@ -9,6 +9,7 @@ mod access;
 mod answers;
 mod bench;
 mod bounds;
+mod cache;
 mod changes;
 mod circuits;
 mod clients;
@@ -104,6 +105,8 @@ pub struct Config {
     pub clients: policy::access::Settings,
     /// APIs and their policies; the one named `default` is for all other forward traffic.
     pub apis: Vec<policy::api::Settings>,
+    /// Where kept responses are, whichever API they are of.
+    pub cache: policy::cache::tiers::Settings,
     /// The far side.
     pub upstream: crate::upstream::Settings,
     /// The near side.
@@ -394,6 +397,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let access = source.read(&flags::ACCESS_LOG, target);
     let colour = !source.has_variable("NO_COLOR");
 
+    let cache = cache::read(source);
     let apis = policies::read(source, file);
 
     let address = bind.and_then(|ip| Ok(SocketAddr::new(ip, port?)));
@@ -432,6 +436,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
         shared,
         clients: clients?,
         apis,
+        cache: cache?,
         upstream: crate::upstream::Settings {
             connect_timeout: connect_timeout?,
             dns_timeout: dns_timeout?,
