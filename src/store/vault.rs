@@ -7,6 +7,8 @@
 //! waits, and all who come until it has answered again in the background. So a Redis that hangs costs one
 //! time-out, once.
 //!
+//! It also looks how full that Redis is ([`Vault::has_room`]), which the limiter needs too.
+//!
 //! Invariants: what is sent for one place is executed in that order, or not at all: what meets a Redis that has
 //! lost its scripts is not repeated. Nobody waits longer than [`Settings::timeout`], and no more than [`MOST_BYTES`] wait for
 //! each shard: what is more is not sent, and counted.
@@ -20,6 +22,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::Weak;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
@@ -58,6 +61,8 @@ const CALLS: usize = 128;
 /// Bytes that may wait for a shard. PERF: some 40 ms of what one connection carries, which is well within
 /// the time-out.
 const MOST_BYTES: usize = 16 << 20;
+/// How often it is asked how full it is.
+const LOOK: Duration = Duration::from_secs(5);
 /// After how long Redis is tried again; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -85,6 +90,8 @@ pub(crate) struct Snapshot {
     pub(crate) away: u64,
     /// What was not sent since too much was waiting.
     pub(crate) dropped: u64,
+    /// Whether there is no room for more, at one of its nodes.
+    pub(crate) is_full: bool,
 }
 
 struct Shared {
@@ -102,6 +109,7 @@ struct Line {
     jobs: mpsc::Sender<Job>,
     ear: Mutex<Option<mpsc::Receiver<Job>>>,
     waiting: Arc<AtomicUsize>,
+    is_full: AtomicBool,
     /// Somebody found that Redis does not answer.
     wake: Notify,
 }
@@ -117,6 +125,8 @@ struct Counts {
 struct Job {
     call: Pipeline,
     answer: Option<oneshot::Sender<Vec<Vec<u8>>>>,
+    /// Whether it asks how full it is.
+    looks: bool,
     _weight: Option<Weight>,
 }
 
@@ -154,6 +164,7 @@ impl Vault {
                 jobs,
                 ear: Mutex::new(Some(ear)),
                 waiting: Arc::default(),
+                is_full: AtomicBool::new(false),
                 wake: Notify::new(),
             }
         });
@@ -177,7 +188,15 @@ impl Vault {
             answered: counts.answered.load(Relaxed),
             away: counts.away.load(Relaxed),
             dropped: counts.dropped.load(Relaxed),
+            is_full: shared.lines.iter().any(|line| line.is_full.load(Relaxed)),
         })
+    }
+
+    /// Whether that Redis has room for more, as far as it was seen: the last fifth of its `maxmemory` (where
+    /// there is none, the last half of its machine's memory) is left to others, the limiter among them.
+    pub(crate) fn has_room(&self, names: &Names) -> bool {
+        let line = self.shared.as_ref().map(|shared| shared.line(names));
+        line.is_some_and(|line| !line.is_full.load(Relaxed))
     }
 
     /// Runs the script on these keys, and waits for its words: no longer than a call to Redis may take, and
@@ -283,7 +302,7 @@ impl Shared {
         let mut name = String::with_capacity(64);
         keys::push_hex(&mut name, about);
         call.arg(name).arg(words);
-        let job = Job { call: alone(call), answer, _weight: Some(weight) };
+        let job = Job { call: alone(call), answer, looks: false, _weight: Some(weight) };
         line.jobs.try_send(job).map_err(|_full| full())
     }
 
@@ -391,6 +410,7 @@ impl Clerk {
         // When each unanswered one was sent; the answers come in that order.
         let mut sent: VecDeque<Instant> = VecDeque::new();
         let mut alarm = Alarm::new();
+        let (mut look_at, mut looking) = (clock::now(), Alarm::new());
         loop {
             let due_at = sent.front().map(|sent| *sent + shared.timeout);
             let due = async {
@@ -414,6 +434,11 @@ impl Clerk {
                     }
                 }
                 () = due => return io::Error::from(io::ErrorKind::TimedOut).into(),
+                () = std::future::poll_fn(|cx| looking.poll(cx, look_at)) => {
+                    look_at = clock::now() + LOOK;
+                    sent.push_back(clock::now());
+                    calls.push(send(wire.connection.clone(), look()));
+                }
                 () = line.wake.notified() => {
                     if line.up.load(Relaxed) != number {
                         return io::Error::from(io::ErrorKind::TimedOut).into();
@@ -431,6 +456,18 @@ impl Clerk {
         }
     }
 
+    fn note_room(&self, is_full: bool) {
+        if self.line().is_full.swap(is_full, Relaxed) == is_full {
+            return;
+        }
+        if is_full {
+            let what = "redis is nearly full: no more responses are kept there";
+            tracing::warn!(shard = self.number, "{what}");
+        } else {
+            tracing::info!(shard = self.number, "redis has room for kept responses again");
+        }
+    }
+
     /// Hands an answer out; says what is to be sent now, or why the connection is of no use any more.
     fn hear(
         &self,
@@ -438,6 +475,12 @@ impl Clerk {
         reply: Result<Vec<Value>, RedisError>,
     ) -> Result<Option<Job>, RedisError> {
         let value = reply?.pop().unwrap_or(Value::Nil);
+        if job.looks {
+            // Who may not look sees no bound.
+            let told = redis::from_redis_value::<String>(value).unwrap_or_default();
+            self.note_room(is_full(&told));
+            return Ok(None);
+        }
         if !matches!(value, Value::ServerError(_)) {
             self.shared.counts.answered.fetch_add(1, Relaxed);
             if let Some(answer) = job.answer.take() {
@@ -448,7 +491,8 @@ impl Clerk {
         }
         match Trouble::of(&value) {
             Trouble::NoScript => {
-                Ok(Some(Job { call: alone(CACHE.load()), answer: None, _weight: None }))
+                let call = alone(CACHE.load());
+                Ok(Some(Job { call, answer: None, looks: false, _weight: None }))
             }
             Trouble::Moved => Err(io::Error::other("another node has this shard").into()),
             trouble @ (Trouble::Fenced | Trouble::Moving | Trouble::Other(_)) => {
@@ -457,6 +501,26 @@ impl Clerk {
             }
         }
     }
+}
+
+fn look() -> Job {
+    let mut call = redis::cmd("INFO");
+    call.arg("memory");
+    Job { call: alone(call), answer: None, looks: true, _weight: None }
+}
+
+/// Whether there is no room for more, by what INFO says.
+fn is_full(told: &str) -> bool {
+    let number = |name: &str| {
+        let line = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    let room = match (number("maxmemory"), number("total_system_memory")) {
+        (0, 0) => return false,
+        (0, machine) => machine / 2,
+        (most, _) => most / 5 * 4,
+    };
+    number("used_memory") > room
 }
 
 fn alone(call: Cmd) -> Pipeline {
@@ -494,4 +558,24 @@ fn word(value: Value) -> Vec<u8> {
         return bytes;
     }
     redis::from_redis_value::<String>(value).map(String::into_bytes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_fifth_of_what_it_may_take_is_left_to_others() {
+        let info = |used: u64, most: u64, machine: u64| {
+            format!(
+                "# Memory\r\nused_memory:{used}\r\nused_memory_human:x\r\n\
+                 total_system_memory:{machine}\r\nmaxmemory:{most}\r\nmaxmemory_policy:x\r\n"
+            )
+        };
+        assert!(!is_full(&info(80, 100, 1000)));
+        assert!(is_full(&info(81, 100, 1000)));
+        assert!(!is_full(&info(500, 0, 1000)), "half of the machine's, where it may take all");
+        assert!(is_full(&info(501, 0, 1000)));
+        assert!(!is_full(""), "who may not look sees no bound");
+    }
 }

@@ -45,6 +45,8 @@ const FAILED: Duration = Duration::from_secs(2);
 /// The longest life of a kept response in Redis. What all of an API's have in common lives for a day more
 /// (`lua/purge.lua`).
 const LIFE: Duration = Duration::from_hours(30 * 24);
+/// Places that were forgotten and of which the others have yet to be told; of more, they are not.
+const UNSAID: usize = 4096;
 /// The version of the frame around head and body.
 const VERSION: u8 = 1;
 
@@ -55,6 +57,7 @@ pub(super) struct Fleet {
     name: String,
     ears: Mutex<HashMap<Key, Arc<Notify>>>,
     wings: Mutex<Vec<Weak<Wing>>>,
+    unsaid: Mutex<Vec<Names>>,
 }
 
 impl fmt::Debug for Fleet {
@@ -66,7 +69,6 @@ impl fmt::Debug for Fleet {
 /// What somebody who wants to fetch something says.
 #[derive(Debug)]
 pub(super) struct Fly<'a> {
-    pub(super) token: &'a str,
     /// Whether what is kept is found first.
     pub(super) looks: bool,
     /// Whom this one follows, as far as it is known.
@@ -118,17 +120,22 @@ pub(super) struct Kept {
 
 impl Fleet {
     pub(super) fn new(vault: Vault) -> Self {
-        Self { vault, name: token(), ears: Mutex::default(), wings: Mutex::default() }
+        let (ears, wings, unsaid) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { vault, name: token(), ears, wings, unsaid }
     }
 
     pub(super) fn is_on(&self) -> bool {
         self.vault.is_shared()
     }
 
-    /// Renews what this instance leads, for as long as it runs.
+    /// Renews what this instance leads, and says what could not be said, for as long as it runs.
     pub(super) async fn tend(&self) {
         loop {
             tokio::time::sleep(BEAT).await;
+            let unsaid = std::mem::take(&mut *self.unsaid());
+            for names in unsaid {
+                self.forget(&names);
+            }
             let mut wings = self.wings();
             wings.retain(|wing| wing.strong_count() > 0);
             let alive: Vec<Arc<Wing>> = wings.iter().filter_map(Weak::upgrade).collect();
@@ -173,15 +180,36 @@ impl Fleet {
         })
     }
 
-    /// Leads or follows.
-    pub(super) async fn fly(&self, names: &Names, fly: Fly<'_>) -> Result<Flown, Away> {
+    /// Leads or follows; what is led is renewed for as long as there is the wing.
+    pub(super) async fn fly(
+        self: &Arc<Self>,
+        names: Names,
+        fly: Fly<'_>,
+    ) -> (Result<Flown, Away>, Option<Arc<Wing>>) {
+        // Before it is asked: who leaves before the answer comes may have got the lead, and gives it up.
+        let wing = self.wing(names);
+        let flown = self.ask(&names, &wing.token, fly).await;
+        match flown {
+            Ok(Flown::Lead) => {
+                self.wings().push(Arc::downgrade(&wing));
+                (flown, Some(wing))
+            }
+            Ok(Flown::Apart | Flown::Failed(_) | Flown::Flies(_) | Flown::Kept(_)) => {
+                wing.due().is_over = true;
+                (flown, None)
+            }
+            Err(Away) => (flown, None),
+        }
+    }
+
+    async fn ask(&self, names: &Names, token: &str, fly: Fly<'_>) -> Result<Flown, Away> {
         let (lease, offset, most) = (millis(LEASE), fly.offset.to_string(), READ.to_string());
         let flag = |is: bool| if is { b"1" } else { b"0" };
         let words: [&[u8]; 9] = [
             b"fly",
-            fly.token.as_bytes(),
+            token.as_bytes(),
             lease.as_bytes(),
-            fly.token.as_bytes(),
+            token.as_bytes(),
             flag(fly.looks),
             fly.known.as_bytes(),
             flag(fly.has_head),
@@ -191,21 +219,16 @@ impl Fleet {
         flown(self.vault.ask(names, &words).await?).ok_or(Away)
     }
 
-    /// What is to be led from now on.
-    pub(super) fn wing(self: &Arc<Self>, names: Names, token: String) -> Arc<Wing> {
-        let wing = Arc::new(Wing {
-            fleet: Arc::clone(self),
-            names,
-            token,
-            due: Mutex::new(Due { is_new: true, ..Due::default() }),
-        });
-        self.wings().push(Arc::downgrade(&wing));
-        wing
+    fn wing(self: &Arc<Self>, names: Names) -> Arc<Wing> {
+        let due = Mutex::new(Due { is_new: true, ..Due::default() });
+        Arc::new(Wing { fleet: Arc::clone(self), names, token: token(), due })
     }
 
     /// Keeps what was fetched without the fleet.
     pub(super) fn keep(&self, names: &Names, generation: u64, entry: &Entry, now: SystemTime) {
-        self.put(names, "", generation, entry, now, None);
+        if self.vault.has_room(names) {
+            self.put(names, "", generation, entry, now, None);
+        }
     }
 
     fn put(
@@ -241,7 +264,13 @@ impl Fleet {
 
     /// Forgets all that is kept of a place, and what of it is on its way.
     pub(super) fn forget(&self, names: &Names) {
-        self.vault.tell_of_place(names, &[b"forget", self.name.as_bytes()]);
+        if !self.is_on() || self.vault.tell_of_place(names, &[b"forget", self.name.as_bytes()]) {
+            return;
+        }
+        let mut unsaid = self.unsaid();
+        if unsaid.len() < UNSAID {
+            unsaid.push(*names);
+        }
     }
 
     /// Lets somebody hear of a flight, for as long as they have this.
@@ -262,6 +291,10 @@ impl Fleet {
         }
         let (place, by) = text.strip_prefix('g')?.split_once(' ')?;
         Key::parse(place).filter(|_| by != self.name)
+    }
+
+    fn unsaid(&self) -> MutexGuard<'_, Vec<Names>> {
+        self.unsaid.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ears(&self) -> MutexGuard<'_, HashMap<Key, Arc<Notify>>> {
@@ -316,6 +349,8 @@ struct Due {
     bytes: usize,
     /// Whether it has the beginning of the body.
     has_begun: bool,
+    /// Whether a part of it could not be told: it is not told before it is whole.
+    is_cut: bool,
     /// Nothing more is to be said.
     is_over: bool,
 }
@@ -346,6 +381,9 @@ impl Wing {
     /// More of the body.
     pub(super) fn chunk(&self, bytes: Bytes) {
         let mut due = self.due();
+        if due.is_cut {
+            return;
+        }
         due.bytes += bytes.len();
         due.pieces.push(bytes);
         if due.bytes >= PIECE {
@@ -363,11 +401,15 @@ impl Wing {
 
     /// All of it is here, and is kept.
     pub(super) fn keep(&self, generation: u64, entry: &Entry, now: SystemTime) {
+        if !self.fleet.vault.has_room(&self.names) {
+            // Who waits elsewhere fetches it.
+            return self.over(b"", Duration::ZERO, "");
+        }
         let mut due = self.due();
         if std::mem::replace(&mut due.is_over, true) {
             return;
         }
-        let rest = due.has_begun.then(|| due.pieces.concat());
+        let rest = (due.has_begun && !due.is_cut).then(|| due.pieces.concat());
         self.fleet.put(&self.names, &self.token, generation, entry, now, rest.as_deref());
     }
 
@@ -393,7 +435,12 @@ impl Wing {
 
     /// Under the lock, so that all is said in turn.
     fn say(&self, due: &mut Due) {
-        if due.is_over {
+        if due.is_over || due.is_cut {
+            return;
+        }
+        if !due.pieces.is_empty() && !self.fleet.vault.has_room(&self.names) {
+            due.is_cut = true;
+            due.pieces.clear();
             return;
         }
         let (head, body) = (std::mem::take(&mut due.head), due.pieces.concat());
@@ -404,7 +451,7 @@ impl Wing {
         let words: [&[u8]; 5] = [b"say", self.token.as_bytes(), lease.as_bytes(), &head, &body];
         let is_told = self.fleet.vault.tell(&self.names, &words);
         // What is missing there cannot be told later: somebody else is to lead when this lease ends.
-        due.is_over = !is_told && (!head.is_empty() || !body.is_empty());
+        due.is_cut = !is_told && (!head.is_empty() || !body.is_empty());
     }
 
     fn due(&self) -> MutexGuard<'_, Due> {
@@ -413,7 +460,7 @@ impl Wing {
 }
 
 /// What nobody else says.
-pub(super) fn token() -> String {
+fn token() -> String {
     format!("{:016x}", fastrand::u64(..))
 }
 

@@ -226,6 +226,22 @@ async fn who_gives_it_up_is_followed_at_once() {
 }
 
 #[tokio::test]
+async fn who_leaves_before_it_hears_that_it_leads_holds_up_nobody() {
+    let redis = Redis::start().await;
+    let (one, other) = (Instance::start(&redis).await, Instance::start(&redis).await);
+    let mut lead = one.lead();
+    {
+        let mut looking = std::pin::pin!(look(&mut lead));
+        // It has asked when it has been polled once.
+        assert!(futures_util::poll!(&mut looking).is_pending());
+    }
+    drop(lead);
+    let start = clock::now();
+    until(async || matches!(look(&mut other.lead()).await, Looked::Fetch)).await;
+    assert!(start.elapsed() < LEASE / 2, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
 async fn a_lease_is_renewed_for_as_long_as_its_leader_waits() {
     let redis = Redis::start().await;
     let (one, other) = (Instance::start(&redis).await, Instance::start(&redis).await);
@@ -346,6 +362,22 @@ async fn a_redis_that_hangs_costs_one_time_out_once_and_each_flies_alone() {
     assert!(start.elapsed() < timeout, "{:?}", start.elapsed());
     redis.signal(Signal::CONT);
     until(async || one.is_up()).await;
+}
+
+#[tokio::test]
+async fn what_was_forgotten_while_redis_was_away_the_others_hear_when_it_is_back() {
+    let redis = Redis::start().await;
+    let (one, other) = (Instance::start(&redis).await, Instance::start(&redis).await);
+    one.drawer.keep(&keys(1), fresh("old"), one.drawer.moment());
+    until(async || other.fetched().await.is_some()).await;
+    redis.signal(Signal::STOP);
+    assert!(one.drawer.fetch(&keys(2), |_| true).await.is_none());
+    assert!(!one.is_up());
+    one.drawer.forget(&keys(1));
+    assert_eq!(other.kept().unwrap(), "old");
+    redis.signal(Signal::CONT);
+    until(async || other.kept().is_none()).await;
+    assert_eq!(other.fetched().await, None);
 }
 
 #[tokio::test]

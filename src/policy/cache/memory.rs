@@ -59,7 +59,7 @@ pub(crate) struct Level {
 
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Memory").field("level", &self.level()).finish_non_exhaustive()
+        f.debug_struct("Memory").field("is_on", &self.table.is_some()).finish_non_exhaustive()
     }
 }
 
@@ -135,6 +135,8 @@ impl Memory {
 
     pub(crate) fn level(&self) -> Level {
         let table = self.table.as_ref();
+        // What is still to be counted is counted now.
+        table.into_iter().for_each(Cache::run_pending_tasks);
         Level {
             entries: table.map_or(0, Cache::entry_count),
             bytes: table.map_or(0, Cache::weighted_size),

@@ -51,7 +51,6 @@ use super::entry::Head;
 use super::entry::Key;
 use super::entry::Variants;
 use super::entry::Vary;
-use super::fleet;
 use super::fleet::Fleet;
 use super::fleet::Flies;
 use super::fleet::Flown;
@@ -193,6 +192,8 @@ struct Counts {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     pub(crate) memory: Level,
+    /// APIs that keep something, or did.
+    pub(crate) apis: usize,
     /// Of Redis; none without.
     pub(crate) vault: Option<vault::Snapshot>,
     /// Flights at the moment.
@@ -269,9 +270,10 @@ impl Tiers {
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let Inner { memory, flights, fleet, counts, .. } = &*self.inner;
+        let Inner { memory, flights, fleet, parts, counts, .. } = &*self.inner;
         Snapshot {
             memory: memory.level(),
+            apis: parts.lock().unwrap_or_else(PoisonError::into_inner).len(),
             vault: fleet.vault.snapshot(),
             flights: flights.count() as u64,
             led: counts.led.load(Relaxed),
@@ -547,22 +549,20 @@ impl Lead {
         if !fleet.is_on() || self.wing.is_some() {
             return Some(Looked::Fetch);
         }
-        let (names, token) = (self.names(), fleet::token());
+        let names = self.names();
         let (looks, known) = (self.looks, self.known.as_str());
-        let fly = Fly { token: &token, looks, known, has_head: false, offset: 0 };
-        match fleet.fly(&names, fly).await {
-            Err(_away) => Some(Looked::Fetch),
+        let fly = Fly { looks, known, has_head: false, offset: 0 };
+        let (flown, wing) = fleet.fly(names, fly).await;
+        self.wing = wing;
+        match flown {
+            // What has failed is told to those alone who follow.
+            Err(_) | Ok(Flown::Failed(_) | Flown::Lead) => Some(Looked::Fetch),
             Ok(Flown::Apart) => Some(Looked::Apart),
-            Ok(Flown::Failed(_)) => Some(Looked::Fetch),
             Ok(Flown::Flies(flies)) => {
                 self.known = flies.token;
                 Some(Looked::Elsewhere)
             }
             Ok(Flown::Kept(found)) => self.choose(&names, found, is_for).await.map(Looked::Kept),
-            Ok(Flown::Lead) => {
-                self.wing = Some(fleet.wing(names, token));
-                Some(Looked::Fetch)
-            }
         }
     }
 
@@ -585,9 +585,11 @@ impl Lead {
         let (mut has_head, mut offset) = (false, 0);
         loop {
             let is_told = self.flight.said().is_some_and(|(_, is_told)| is_told);
-            let (token, looks) = (fleet::token(), self.looks && !is_told);
-            let fly = Fly { token: &token, looks, known: &self.known, has_head, offset };
-            let flies = match fleet.fly(&names, fly).await {
+            let looks = self.looks && !is_told;
+            let fly = Fly { looks, known: &self.known, has_head, offset };
+            let (flown, wing) = fleet.fly(names, fly).await;
+            self.wing = wing;
+            let flies = match flown {
                 Err(_away) => return Relayed::Fetch(self),
                 Ok(Flown::Apart) if is_told => return Relayed::Fetch(self),
                 Ok(Flown::Apart) => {
@@ -606,10 +608,7 @@ impl Lead {
                     self.looks = false;
                     continue;
                 }
-                Ok(Flown::Lead) => {
-                    self.wing = Some(fleet.wing(names, token));
-                    return Relayed::Fetch(self);
-                }
+                Ok(Flown::Lead) => return Relayed::Fetch(self),
                 Ok(Flown::Flies(flies)) => flies,
             };
             let Flies { token, is_whole, length, head, mut piece, left } = *flies;
