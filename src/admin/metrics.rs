@@ -25,6 +25,7 @@ use super::Sources;
 use super::apis::metrics::Numbers;
 use super::body;
 use super::problem;
+use super::tiers::Kept;
 use crate::base::authority::HostKey;
 use crate::limit::Limiter;
 use crate::limit::Reason;
@@ -48,6 +49,7 @@ pub(super) fn text(sources: &Sources) -> Answer {
         connects: sources.connects.clone(),
         board: sources.board.snapshot(),
     }));
+    registry.register_collector(Box::new(Kept(sources.tiers.clone())));
     let mut text = String::with_capacity(16 * 1024);
     match encode(&mut text, &registry) {
         Ok(()) => body(StatusCode::OK, KIND, text),

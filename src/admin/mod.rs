@@ -14,6 +14,7 @@ mod hosts;
 mod limits;
 mod metrics;
 mod reload;
+mod tiers;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -49,6 +50,7 @@ use crate::base::authority::HostKey;
 use crate::limit::Limiter;
 use crate::policy::api::Apis;
 use crate::policy::breaker::Breakers;
+use crate::policy::cache::tiers::Tiers;
 use crate::store::Fleet;
 use crate::store::Secret;
 use crate::store::board::Board;
@@ -207,6 +209,8 @@ pub struct Sources {
     pub(crate) apis: Arc<ArcSwap<Apis>>,
     /// The policies' way to Redis.
     pub(crate) board: Board,
+    /// Kept responses.
+    pub(crate) tiers: Tiers,
     /// Circuits of CONNECT.
     pub(crate) connects: Option<Arc<Breakers>>,
     /// Counters.
@@ -378,6 +382,7 @@ mod tests {
             limiter,
             apis: Arc::default(),
             board: Board::alone(),
+            tiers: Tiers::alone(&crate::policy::cache::tiers::Settings::default()),
             connects: None,
             metrics: Arc::new(Metrics::new(1, false)),
             readiness: Arc::default(),

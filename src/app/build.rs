@@ -162,6 +162,7 @@ impl App {
         let sources = Arc::new(admin::Sources {
             limiter: limiter.clone(),
             board: self.board.clone(),
+            tiers: self.tiers.clone(),
             apis: Arc::clone(&self.apis),
             connects: self.connects.clone(),
             metrics: Arc::clone(&self.metrics),
