@@ -8,6 +8,7 @@ use std::sync::mpsc as blocking;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -31,9 +32,12 @@ use crate::listen::bounds::Files;
 use crate::listen::tls;
 use crate::policy::access::BadUsers;
 use crate::policy::access::Gate;
+use crate::policy::access::jwt::Jwks;
 use crate::policy::api::entrances;
 use crate::telemetry::access::Log;
 use crate::upstream::egress;
+use crate::upstream::fetch::Document;
+use crate::upstream::fetch::Fetcher;
 use crate::upstream::shelf::Shelf;
 use crate::upstream::tls::Tls;
 
@@ -74,7 +78,7 @@ impl App {
         }
 
         let (control_stop, control, control_handle) =
-            self.start_control(admin, log.clone(), secure.clone(), gate.clone())?;
+            self.start_control(admin, log.clone(), secure.clone(), gate.clone(), tls.clone())?;
         let courier = self.start_courier()?;
         let draining = watch::Sender::new(false);
         let deadline = watch::Sender::new(Duration::ZERO);
@@ -148,6 +152,7 @@ impl App {
         access: Log,
         secure: Option<Arc<tls::Tls>>,
         gate: Option<Arc<Gate>>,
+        trusted: Tls,
     ) -> Result<(oneshot::Sender<()>, JoinHandle<()>, tokio::runtime::Handle), Error> {
         let runtime = runtime("the control thread")?;
         let handle = runtime.handle().clone();
@@ -155,6 +160,7 @@ impl App {
         let limiter = self.limiter.clone();
         let board = self.board.clone();
         let apis = Arc::clone(&self.apis);
+        let upstream = self.config.upstream.clone();
         let shared = self.config.shared.clone().zip(limiter.link().map(Arc::clone));
         let patience = shared.as_ref().map(|(settings, _)| settings.store.timeout * 2);
         let (looked, first_look) = blocking::channel();
@@ -181,7 +187,10 @@ impl App {
                 }
             }
             tokio::spawn(hosts::tend(limiter.clone()));
-            tokio::spawn(entrances::tend(apis));
+            match Fetcher::new(&upstream, trusted) {
+                Ok(fetcher) => drop(tokio::spawn(entrances::tend(apis, fetch_by(fetcher)))),
+                Err(error) => tracing::error!(%error, "keys of APIs are not looked at again"),
+            }
             if let Some(gate) = gate {
                 let users = limiter.clone();
                 let obey = move |traits| users.set_users(&traits);
@@ -224,6 +233,25 @@ impl App {
             let _known = first_look.recv_timeout(patience);
         }
         Ok((stop, thread, handle))
+    }
+}
+
+/// Fetches key sets.
+fn fetch_by(fetcher: Fetcher) -> impl Fn(Jwks) -> BoxFuture<'static, Result<String, String>> {
+    const LONGEST: usize = 256 * 1024;
+    let fetcher = Arc::new(fetcher);
+    move |jwks: Jwks| {
+        let fetcher = Arc::clone(&fetcher);
+        Box::pin(async move {
+            let document = Document {
+                tls: jwks.url.tls,
+                authority: &jwks.url.authority,
+                path: &jwks.url.path,
+                accept: "application/jwk-set+json, application/json",
+                longest: LONGEST,
+            };
+            fetcher.get(document, jwks.timeout).await
+        })
     }
 }
 

@@ -74,7 +74,7 @@ async fn prove(
     let Ask { thread, client, api, identity, place, method, path } = ask;
     let address = client.peer().ip();
     let deed = Deed { api: api.name(), method, path };
-    let why = match client.unless_left(entrance.judge(place, deed)).await? {
+    let why = match client.unless_left(entrance.judge(place, deed, address)).await? {
         Ok(mut proven) => {
             match proven.known.identity.name() {
                 Some(name) => thread.cells.asked_by(name),
@@ -95,7 +95,7 @@ async fn prove(
             let asks = Asks {
                 api: Arc::clone(api.name()),
                 header: entrance.header().cloned(),
-                takes_tokens: false,
+                takes_tokens: entrance.takes_tokens(),
                 at_gateway: matches!(place, Place::Gateway(_)),
             };
             Some(Err(Reject::Unproven { why, asks }))

@@ -5,6 +5,7 @@ pub(crate) mod conn;
 pub(crate) mod dial;
 pub mod egress;
 pub(crate) mod exchange;
+pub(crate) mod fetch;
 pub(crate) mod held;
 pub(crate) mod idle;
 pub(crate) mod parent;

@@ -12,6 +12,7 @@ pub(super) mod metrics;
 pub(super) mod parents;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 use std::time::UNIX_EPOCH;
 
@@ -36,6 +37,7 @@ use super::problem;
 use crate::base::clock;
 use crate::policy::Cause;
 use crate::policy::access::entrance::Entrance;
+use crate::policy::access::jwt;
 use crate::policy::access::keys;
 use crate::policy::api::Api;
 use crate::policy::api::Forwarded;
@@ -136,6 +138,9 @@ fn told(api: &Api) -> Value {
     if let Some(keys) = api.entrance.as_ref().and_then(Entrance::keys) {
         told["keys"]["known"] = keys.into();
     }
+    if let Some(keys) = api.entrance.as_ref().and_then(Entrance::verifying_keys) {
+        told["jwt"]["known"] = keys.into();
+    }
     told
 }
 
@@ -146,6 +151,7 @@ fn settings(settings: &Settings) -> Value {
         hosts,
         lists,
         keys,
+        jwt,
         gateway,
         request_timeout,
         total_timeout,
@@ -161,6 +167,7 @@ fn settings(settings: &Settings) -> Value {
     told["allow_from"] = lists.allow.iter().map(ToString::to_string).collect();
     told["deny_from"] = lists.deny.iter().map(ToString::to_string).collect();
     told["keys"] = keys.as_ref().map(self::keys).into();
+    told["jwt"] = jwt.as_ref().map(self::jwt).into();
     told["request_timeout"] = request_timeout.map(seconds).into();
     told["total_timeout"] = total_timeout.map(seconds).into();
     told["circuit_breaker"] = breaker.as_ref().map(self::breaker).into();
@@ -232,6 +239,34 @@ fn keys(settings: &keys::Settings) -> Value {
         "file": settings.file.as_ref().map(|file| file.display().to_string()),
         "header": settings.header.as_str(),
         "list": settings.own.iter().map(|key| key.name().to_string()).collect::<Value>(),
+    })
+}
+
+fn jwt(settings: &jwt::Settings) -> Value {
+    let file = |file: &Option<PathBuf>| file.as_ref().map(|file| file.display().to_string());
+    let jwks = settings.jwks.as_ref();
+    json!({
+        "mode": settings.mode.as_str(),
+        "algorithms":
+            settings.algorithms.iter().map(|one| format!("{one:?}")).collect::<Value>(),
+        "secret": settings.secret.as_ref().map(|_secret| MASK),
+        "secret_file": file(&settings.secret_file),
+        "public_key_file": file(&settings.public_key_file),
+        "jwks_file": file(&settings.jwks_file),
+        "jwks_url": jwks.map(|jwks| jwks.url.to_string()),
+        "jwks_refresh": jwks.map(|jwks| seconds(jwks.refresh)),
+        "jwks_refresh_min": jwks.map(|jwks| seconds(jwks.refresh_min)),
+        "jwks_timeout": jwks.map(|jwks| seconds(jwks.timeout)),
+        "issuer": settings.issuers,
+        "audience": settings.audiences,
+        "leeway": seconds(settings.leeway),
+        "required_claims": settings.required_claims,
+        "subject_claim": settings.subject_claim,
+        "plan_claim": settings.plan_claim,
+        "scope_claim": settings.scope_claim,
+        "required_scopes": settings.required_scopes,
+        "types": settings.types,
+        "max_length": settings.longest,
     })
 }
 

@@ -60,6 +60,7 @@ pub(super) fn read(entry: &Entry, shared: &[Arc<Parent>], notes: &mut Notes) -> 
     set(&mut api.lists.allow, map.list(notes, &keys::ALLOW_FROM, network));
     set(&mut api.lists.deny, map.list(notes, &keys::DENY_FROM, network));
     api.keys = access::keys(&map, notes);
+    api.jwt = access::jwt(&map, notes);
     api.gateway = gateway(&map, notes);
     certificates(&map, notes);
     cache(&map, notes);

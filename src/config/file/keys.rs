@@ -17,6 +17,8 @@ pub(crate) enum Section {
     CoolDown,
     /// API keys.
     Keys,
+    /// Tokens.
+    Jwt,
     /// One of `proxies`.
     Parent,
 }
@@ -30,6 +32,7 @@ impl Section {
             Self::Retry => "retry",
             Self::CoolDown => "cool_down",
             Self::Keys => "keys",
+            Self::Jwt => "jwt",
             Self::Parent => "proxies",
         }
     }
@@ -151,7 +154,7 @@ impl Key {
     pub(crate) fn path(&self) -> String {
         match self.section {
             Api => self.name.to_owned(),
-            Breaker | Retry | CoolDown | Keys | Parent => {
+            Breaker | Retry | CoolDown | Keys | Jwt | Parent => {
                 format!("{}.{}", self.section.name(), self.name)
             }
         }
@@ -193,6 +196,7 @@ use Kind::Word;
 use Section::Api;
 use Section::Breaker;
 use Section::CoolDown;
+use Section::Jwt;
 use Section::Keys;
 use Section::Parent;
 use Section::Retry;
@@ -217,6 +221,8 @@ keys! {
         "Networks whose clients may not, even if allow_from has them.");
     KEYS = row(Api, "keys", Part(Keys), "false",
         "Serve those alone who show a key of these, by whichever route.");
+    JWT = row(Api, "jwt", Part(Jwt), "false",
+        "Serve those alone who show a token (JSON Web Token) that holds, by whichever route; beside keys, either will do.");
     METHOD = row(Api, "method", Texts("methods, such as POST"), "",
         "Without effect, as in resilient-proxy-out: a request keeps its method. See methods.");
     METHODS = row(Api, "methods", Texts("methods, such as POST"), "",
@@ -321,6 +327,47 @@ keys! {
         "The field of the gateway's requests that has the key; Authorization: Bearer is heard where it is not there.");
     KEYS_MODE = row(Keys, "mode", MODE, "enforce",
         "observe counts and logs who has no key, and refuses nobody.");
+
+    JWT_SECRET = row(Jwt, "secret", Text("a secret of at least 32 bytes, such as ${NAME} has"), "",
+        "A secret that tokens are signed with (HS256, HS384, HS512).").secret();
+    JWT_SECRET_FILE = row(Jwt, "secret_file", Text("a file of a secret of at least 32 bytes"), "",
+        "The same, as the one line of a file. Files are obeyed within a second of a change.");
+    JWT_PUBLIC_KEY_FILE = row(Jwt, "public_key_file", Text("a file of public keys in PEM"), "",
+        "PEM file of public keys: RSA (RS256, PS256, ...), P-256 (ES256), P-384 (ES384), Ed25519 (EdDSA).");
+    JWT_JWKS_FILE = row(Jwt, "jwks_file", Text("a file of a JSON Web Key Set"), "",
+        "File of a JSON Web Key Set.");
+    JWT_JWKS_URL = row(Jwt, "jwks_url", Text("an https:// URL without credentials and fragment, or http:// on this machine"), "",
+        "Where a JSON Web Key Set is fetched from. The last good one stays.");
+    JWT_JWKS_REFRESH = row(Jwt, "jwks_refresh", Time(Seconds, Zero::Refused), "600",
+        "How often it is fetched.");
+    JWT_JWKS_REFRESH_MIN = row(Jwt, "jwks_refresh_min", Time(Seconds, Zero::Refused), "10",
+        "How long at least lies between two fetches: a token of a key that is not known has it fetched.");
+    JWT_JWKS_TIMEOUT = row(Jwt, "jwks_timeout", Time(Seconds, Zero::Refused), "5",
+        "How long a fetch may take.");
+    JWT_ALGORITHMS = row(Jwt, "algorithms", Texts("HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384 and EdDSA"), "[]",
+        "Algorithms that are allowed; [] is all that fit the keys. A token never chooses.");
+    JWT_ISSUER = row(Jwt, "issuer", Texts("issuers, as iss has them"), "[]",
+        "Whose tokens are taken; [] is anybody's who has the key.");
+    JWT_AUDIENCE = row(Jwt, "audience", Texts("audiences, as aud has them"), "[]",
+        "Of which one a token must name; [] takes those alone that name none.");
+    JWT_LEEWAY = row(Jwt, "leeway", Time(Seconds, Zero::Allowed), "60",
+        "How far the clock of an issuer may be off.");
+    JWT_REQUIRED_CLAIMS = row(Jwt, "required_claims", Texts("names of claims, such as exp"), "[exp]",
+        "Claims that a token must have.");
+    JWT_SUBJECT_CLAIM = row(Jwt, "subject_claim", Text("the name of a claim, such as sub"), "sub",
+        "The claim that is the name of who asks; one who has none goes by the address.");
+    JWT_PLAN_CLAIM = row(Jwt, "plan_claim", Text("the name of a claim"), "",
+        "The claim that names the plan of a quota.");
+    JWT_SCOPE_CLAIM = row(Jwt, "scope_claim", Text("the name of a claim, such as scope or scp"), "scope",
+        "The claim of its scopes: words with spaces between them, or a list.");
+    JWT_REQUIRED_SCOPES = row(Jwt, "required_scopes", Texts("scopes"), "[]",
+        "Scopes that must be among them.");
+    JWT_TYPES = row(Jwt, "types", Texts("types, as typ has them"), "[JWT, at+jwt]",
+        "What a token may say that it is; one that says nothing is taken.");
+    JWT_MAX_LENGTH = row(Jwt, "max_length", Bytes(256, 64 * 1024), "8KiB",
+        "The longest token that is looked at.");
+    JWT_MODE = row(Jwt, "mode", MODE, "enforce",
+        "observe counts and logs who has no token, and refuses nobody.");
 
     MAX_ATTEMPTS = row(Retry, "max_attempts", Whole(1, 100), "3",
         "Attempts in all, the first one counted.");

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use crate::base::authority::Authority;
+use crate::base::authority::Host;
+use crate::policy::access::jwt::Url;
 use crate::policy::api::Target;
 use crate::policy::parents::Parent;
 
@@ -44,6 +46,21 @@ pub(super) fn target(text: &str) -> Option<Target> {
         return None;
     }
     Some(Target { tls, authority, path: rest.trim_end_matches('/').to_owned() })
+}
+
+/// Where a key set is; none if it is nowhere, or could be read or changed on its way.
+pub(super) fn key_set(text: &str) -> Option<Url> {
+    let Parts { tls, userinfo: None, authority, rest } = Parts::parse(text)? else { return None };
+    let is_here = match authority.host() {
+        Host::Address(address) => address.is_loopback(),
+        Host::Name(name) => &**name == "localhost",
+    };
+    let is_path = |byte: u8| byte.is_ascii_graphic() && !b"#\"<>\\^`{|}".contains(&byte);
+    if !(tls || is_here) || !rest.bytes().all(is_path) || rest.starts_with('?') {
+        return None;
+    }
+    let path = if rest.is_empty() { "/" } else { rest };
+    Some(Url { tls, authority, path: path.to_owned() })
 }
 
 /// A proxy on the way; none if it is none.
@@ -115,6 +132,25 @@ fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_set_comes_by_tls_or_from_this_machine() {
+        for (text, told) in [
+            ("https://a.test", Some("https://a.test:443/")),
+            ("https://a.test:8443/keys?x=1", Some("https://a.test:8443/keys?x=1")),
+            ("http://127.0.0.1:1/keys", Some("http://127.0.0.1:1/keys")),
+            ("http://[::1]:1/keys", Some("http://[::1]:1/keys")),
+            ("http://localhost/keys", Some("http://localhost:80/keys")),
+            ("http://a.test/keys", None),
+            ("http://10.0.0.1/keys", None),
+            ("https://u:p@a.test/", None),
+            ("https://a.test/#x", None),
+            ("https://a.test?x", None),
+            ("file:///keys", None),
+        ] {
+            assert_eq!(key_set(text).map(|url| url.to_string()).as_deref(), told, "{text}");
+        }
+    }
 
     #[test]
     fn a_target_is_a_scheme_a_host_and_perhaps_a_path() {

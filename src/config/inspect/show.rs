@@ -117,6 +117,7 @@ fn part(section: Section, given: Option<&Node>, settings: &Settings) -> Shown {
         Section::Retry => settings.retry.is_some(),
         Section::CoolDown => settings.cooldown.is_some(),
         Section::Keys => settings.keys.is_some(),
+        Section::Jwt => settings.jwt.is_some(),
         Section::Api | Section::Parent => true,
     };
     let origin = given.map_or_else(|| BY_DEFAULT.to_owned(), |node| node.place.to_string());

@@ -70,7 +70,7 @@ fn settings_are_shown_with_who_said_them() {
 fn no_secret_is_shown() {
     let text = "api:\n  a:\n    target_url: http://a.test\n    headers: {X-Key: sesame1, Accept: text/plain, Pragma: '${KEY}'}\n    \
                 use_proxy: true\n    proxies: ['http://u:sesame2@p.test', {url: 'http://u:${KEY}@q.test', weight: 2}]\n  \
-                b: {use_proxy: true, keys: {list: ['x ${LONG_KEY}']}}\nredis_url: 'redis://:sesame3@127.0.0.1'\n";
+                b: {use_proxy: true, keys: {list: ['x ${LONG_KEY}']}, jwt: {secret: 'sesame-sesame-sesame-sesame-sesame'}}\nredis_url: 'redis://:sesame3@127.0.0.1'\n";
     let (_folder, path) = file("yaml", text);
     let env = [
         ("KEY", "sesame4"),
@@ -153,13 +153,16 @@ fn the_defaults_that_the_example_shows_are_those_of_the_code() {
     let text = example::written(false);
     // To say whose certificates are asked for needs their authority.
     let text = text.replace("\ntls_client_auth: required\n", "\n");
+    // Without a key there are no tokens.
+    let secret = "0123456789abcdef0123456789abcdef";
+    let text = text.replace("\n      secret:\n", &format!("\n      secret: {secret}\n"));
     // Instead of what is there to be tried.
     let (head, _) = text.split_once("limits:\n").unwrap();
     let (_, keys) = text.split_once("  every_key:\n").unwrap();
     let (_folder, path) = file("yaml", &format!("{head}\napi:\n  every_key:\n{keys}"));
     let said = serve(&["--config", &path, "--via=x"], &[]).config;
 
-    let parts = "circuit_breaker: {}, retry: {}, cool_down: {}, keys: {list: []}, hosts: []";
+    let parts = "circuit_breaker: {}, retry: {}, cool_down: {}, keys: {list: []}, jwt: {secret: 0123456789abcdef0123456789abcdef}, hosts: []";
     let (_other, path) = file("yaml", &format!("api: {{every_key: {{{parts}}}}}"));
     let unsaid = serve(&["--config", &path, "--via=x"], &[]).config;
     assert_eq!(format!("{:#?}", said.apis), format!("{:#?}", unsaid.apis));

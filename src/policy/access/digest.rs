@@ -55,6 +55,11 @@ impl Digest {
         Some(Self(bytes))
     }
 
+    /// One of its bytes, which are as good as random.
+    pub(super) fn last(&self) -> u8 {
+        self.0[31]
+    }
+
     /// The same as text.
     pub(super) fn hex(&self) -> String {
         use std::fmt::Write as _;

@@ -5,6 +5,7 @@
 //! Invariants: a key that holds, and a token that was verified before, cost one hash and one look-up;
 //! nothing here prints what was shown.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -12,6 +13,10 @@ use http::HeaderName;
 
 use super::basic::Given;
 use super::digest::Digest;
+use super::jwt;
+pub(crate) use super::jwt::Flaw as TokenFlaw;
+use super::jwt::Jwks;
+use super::jwt::Tokens;
 use super::keys;
 use super::keys::Ring;
 pub(crate) use super::keys::scope::Deed;
@@ -39,6 +44,8 @@ pub(crate) enum Unproven {
     NotYet,
     /// One that may not be used for this.
     Scope,
+    /// A token that does not hold.
+    Token(TokenFlaw),
 }
 
 impl Unproven {
@@ -51,6 +58,7 @@ impl Unproven {
             Self::Expired => "expired",
             Self::NotYet => "not yet",
             Self::Scope => "scope",
+            Self::Token(flaw) => flaw.as_str(),
         }
     }
 }
@@ -79,24 +87,35 @@ pub(crate) struct Entrance {
     mode: Mode,
     header: Option<HeaderName>,
     ring: Option<Ring>,
+    tokens: Option<Arc<Tokens>>,
 }
 
 impl Entrance {
-    /// The gate of these settings; none if nothing is asked of anybody. Keys that `former` had from a file that
-    /// cannot be read now stay.
+    /// The gate of these settings; none if nothing is asked of anybody. What `former` had from files and places that
+    /// cannot be read now stays.
     pub(crate) fn new(
         api: &Arc<str>,
         keys: Option<&keys::Settings>,
+        jwt: Option<&jwt::Settings>,
         former: Option<&Self>,
     ) -> Option<Self> {
-        let settings = keys?;
-        let former = former.and_then(|former| former.ring.as_ref());
-        let ring = Ring::new(api, settings, former);
+        let modes = [keys.map(|keys| keys.mode), jwt.map(|jwt| jwt.mode)];
+        let mut modes = modes.into_iter().flatten().peekable();
+        modes.peek()?;
+        // Of the two the stricter one holds for both: either lets a request in.
+        let is_observed = modes.all(|mode| mode == Mode::Observe);
+        let ring = keys.map(|settings| {
+            Ring::new(api, settings, former.and_then(|former| former.ring.as_ref()))
+        });
+        let tokens = jwt.map(|settings| {
+            Tokens::new(api, settings, former.and_then(|former| former.tokens.as_ref()))
+        });
         Some(Self {
             api: Arc::clone(api),
-            mode: settings.mode,
-            header: Some(settings.header.clone()),
-            ring: Some(ring),
+            mode: if is_observed { Mode::Observe } else { Mode::Enforce },
+            header: keys.map(|keys| keys.header.clone()),
+            ring,
+            tokens,
         })
     }
 
@@ -110,28 +129,57 @@ impl Entrance {
         self.header.as_ref()
     }
 
-    /// The keys there are.
+    /// Whether tokens are taken, too.
+    pub(crate) fn takes_tokens(&self) -> bool {
+        self.tokens.is_some()
+    }
+
+    /// The API keys that there are.
     pub(crate) fn keys(&self) -> Option<usize> {
         self.ring.as_ref().map(Ring::len)
     }
 
-    /// Judges a request: who asks, or why they are not let in.
-    #[expect(clippy::unused_async, reason = "whoever asks waits where keys are elsewhere")]
-    pub(crate) async fn judge(&self, place: Place<'_>, deed: Deed<'_>) -> Result<Proven, Unproven> {
+    /// The keys that there are to verify tokens with.
+    pub(crate) fn verifying_keys(&self) -> Option<usize> {
+        self.tokens.as_ref().map(|tokens| tokens.len())
+    }
+
+    /// Judges a request of a client of this address: who asks, or why they are not let in.
+    pub(crate) async fn judge(
+        &self,
+        place: Place<'_>,
+        deed: Deed<'_>,
+        address: IpAddr,
+    ) -> Result<Proven, Unproven> {
+        let longest = self.tokens.as_ref().map_or(0, |tokens| tokens.longest()).max(LONGEST_KEY);
         let (shown, field) = match place {
             Place::Gateway(fields) => Shown::at_gateway(fields, self.header.as_ref()),
-            Place::Proxy(given) => (Shown::at_proxy(given, LONGEST_KEY), None),
+            // As Basic has it, it is a third longer.
+            Place::Proxy(given) => (Shown::at_proxy(given, longest * 2), None),
         };
-        let secret = match &shown {
+        let (secret, may_be_token) = match &shown {
             Shown::Nothing => return Err(Unproven::Nothing),
             Shown::Unclear => return Err(Unproven::Unclear),
-            Shown::Key(key) => key,
-            Shown::Bearer(secret) => &**secret,
+            Shown::Key(key) => (*key, false),
+            Shown::Bearer(secret) => (&**secret, true),
         };
-        if secret.len() > LONGEST_KEY {
-            return Err(Unproven::Unknown);
-        }
-        let known = self.of_key(Digest::of(secret), deed)?;
+        let digest = Digest::of(secret);
+        let known = match (self.of_key(digest, deed), &self.tokens) {
+            // One key would do, and this is none.
+            (Err(Unproven::Unknown), Some(tokens))
+                if may_be_token && (self.ring.is_none() || jwt::is_like_one(secret)) =>
+            {
+                let token = tokens.judge(secret, digest, address).await;
+                let token = token.map_err(Unproven::Token)?;
+                Known {
+                    identity: token.name.clone().map_or(Identity::Anonymous, Identity::Name),
+                    key: None,
+                    plan: token.plan.clone(),
+                    claims: Some(Arc::clone(&token.claims)),
+                }
+            }
+            (known, _) => known?,
+        };
         Ok(Proven { known, field })
     }
 
@@ -157,6 +205,21 @@ impl Entrance {
     pub(crate) fn look(&self) {
         if let Some(ring) = &self.ring {
             ring.look(&self.api);
+        }
+        if let Some(tokens) = &self.tokens {
+            tokens.look(&self.api);
+        }
+    }
+
+    /// The key set that is to be fetched now, if one is; [`Entrance::fetched`] is to be told of it.
+    pub(crate) fn to_fetch(&self) -> Option<&Jwks> {
+        self.tokens.as_ref()?.to_fetch(clock::now())
+    }
+
+    /// What came of a fetch.
+    pub(crate) fn fetched(&self, came: Result<String, String>) {
+        if let Some(tokens) = &self.tokens {
+            tokens.fetched(&self.api, came);
         }
     }
 }

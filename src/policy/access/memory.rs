@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use super::Denied;
 use super::basic::Credentials;
+use super::recent::Recent;
 use crate::base::clock;
 
 /// How long credentials count as right without being verified again; and as wrong.
@@ -78,11 +79,17 @@ struct Right {
     until: Instant,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Part {
-    right: Recent<Right>,
-    wrong: Recent<Instant>,
+    right: Recent<Tag, Right>,
+    wrong: Recent<Tag, Instant>,
     asked: HashMap<Tag, Vec<oneshot::Sender<Outcome>>>,
+}
+
+impl Part {
+    fn new() -> Self {
+        Self { right: Recent::new(KEPT), wrong: Recent::new(KEPT), asked: HashMap::new() }
+    }
 }
 
 #[derive(Debug)]
@@ -97,7 +104,7 @@ impl Memory {
     pub(super) fn new() -> Option<Self> {
         let random = SystemRandom::new();
         let key = || hmac::Key::generate(hmac::HMAC_SHA256, &random).ok();
-        let parts = std::array::from_fn(|_| Mutex::default());
+        let parts = std::array::from_fn(|_| Mutex::new(Part::new()));
         Some(Self { key: key()?, names: key()?, parts })
     }
 
@@ -175,7 +182,7 @@ impl Memory {
         for part in &self.parts {
             let mut part = lock(part);
             part.right.retain(|right| !changed.contains(&right.user));
-            part.wrong = Recent::default();
+            part.wrong.clear();
         }
     }
 
@@ -192,41 +199,6 @@ fn tag(signed: &hmac::Tag) -> Tag {
 
 fn lock(part: &Mutex<Part>) -> MutexGuard<'_, Part> {
     part.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A bounded table that forgets what nobody asked for: two generations, of which the older is
-/// dropped when the younger is full. What is asked for becomes young again.
-#[derive(Debug)]
-struct Recent<V> {
-    young: HashMap<Tag, V>,
-    old: HashMap<Tag, V>,
-}
-
-impl<V> Default for Recent<V> {
-    fn default() -> Self {
-        Self { young: HashMap::new(), old: HashMap::new() }
-    }
-}
-
-impl<V> Recent<V> {
-    fn get(&mut self, tag: Tag) -> Option<&V> {
-        if let Some(value) = self.old.remove(&tag) {
-            self.put(tag, value);
-        }
-        self.young.get(&tag)
-    }
-
-    fn put(&mut self, tag: Tag, value: V) {
-        if self.young.len() >= KEPT / 2 {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(tag, value);
-    }
-
-    fn retain(&mut self, mut is_kept: impl FnMut(&V) -> bool) {
-        self.young.retain(|_, value| is_kept(value));
-        self.old.retain(|_, value| is_kept(value));
-    }
 }
 
 #[cfg(test)]
@@ -332,7 +304,7 @@ mod tests {
         assert_eq!(known(&memory, good), Some(Ok("a".into())));
         let kept = memory.parts.iter().map(|part| {
             let part = lock(part);
-            part.wrong.young.len() + part.wrong.old.len()
+            part.wrong.len()
         });
         assert!(kept.sum::<usize>() <= PARTS * KEPT);
     }

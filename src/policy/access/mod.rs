@@ -16,10 +16,12 @@
 mod basic;
 mod digest;
 pub(crate) mod entrance;
+pub mod jwt;
 pub mod keys;
 mod known;
 mod lists;
 mod memory;
+mod recent;
 mod shown;
 mod users;
 mod verify;

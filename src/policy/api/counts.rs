@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::super::Cause;
 use super::super::End;
 use super::super::Rule;
+use super::super::access::entrance::TokenFlaw;
 use super::super::access::entrance::Unproven;
 use super::super::decided::Decided;
 use super::super::decided::Sums;
@@ -90,12 +91,13 @@ impl From<Rule> for Outcome {
 impl From<Unproven> for Outcome {
     fn from(why: Unproven) -> Self {
         match why {
-            Unproven::Scope => Self::Denied,
+            Unproven::Scope | Unproven::Token(TokenFlaw::Scope) => Self::Denied,
             Unproven::Nothing
             | Unproven::Unclear
             | Unproven::Unknown
             | Unproven::Expired
-            | Unproven::NotYet => Self::Unproven,
+            | Unproven::NotYet
+            | Unproven::Token(_) => Self::Unproven,
         }
     }
 }

@@ -24,6 +24,7 @@ use self::counts::Counts;
 use super::Mode;
 use super::access::Lists;
 use super::access::entrance::Entrance;
+use super::access::jwt;
 use super::access::keys;
 use super::breaker;
 use super::breaker::Breakers;
@@ -56,6 +57,8 @@ pub struct Settings {
     pub lists: Lists,
     /// The keys that clients show; none asks for none.
     pub keys: Option<keys::Settings>,
+    /// The tokens that they may show; none takes none.
+    pub jwt: Option<jwt::Settings>,
     /// What the gateway does to its requests.
     pub gateway: Gateway,
     /// How long an attempt may take to connect, and then to the head of its response.
@@ -206,6 +209,7 @@ impl Settings {
             hosts: Vec::new(),
             lists: Lists::default(),
             keys: None,
+            jwt: None,
             gateway: Gateway::default(),
             request_timeout: None,
             total_timeout: None,
@@ -227,6 +231,7 @@ impl Settings {
             && !self.gateway.dresses()
             && self.lists.is_open()
             && self.keys.is_none()
+            && self.jwt.is_none()
     }
 }
 
@@ -255,7 +260,7 @@ impl Api {
         let by_host = &**name == DEFAULT;
         let entrance = former.and_then(|former| former.entrance.as_ref());
         Self {
-            entrance: Entrance::new(name, settings.keys.as_ref(), entrance),
+            entrance: Entrance::new(name, settings.keys.as_ref(), settings.jwt.as_ref(), entrance),
             breakers: settings.breaker.as_ref().map(|breaker| {
                 let former = former.and_then(|former| former.breakers.as_ref());
                 let timeout = settings.request_timeout;
@@ -287,7 +292,7 @@ impl Api {
         &self.settings.name
     }
 
-    /// Whether nobody is served who does not show one of its keys.
+    /// Whether nobody is served who does not show one of its keys, or a token.
     pub(crate) fn asks_for_keys(&self) -> bool {
         self.entrance.as_ref().is_some_and(|entrance| entrance.mode() == Mode::Enforce)
     }

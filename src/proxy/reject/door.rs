@@ -5,6 +5,7 @@ use super::Asks;
 use super::make;
 use crate::listen::bounds::Full;
 use crate::policy::access::Denied;
+use crate::policy::access::entrance::TokenFlaw;
 use crate::policy::access::entrance::Unproven;
 
 /// The fields that ask for credentials (RFC 9110 §11.6.1, §11.7.1).
@@ -42,19 +43,36 @@ pub(super) fn unproven(why: Unproven, asks: &Asks) -> Answer {
         (true, false) => "key",
         (false, _) => "token",
     };
+    let said = |words: &str| format!("the {what} {words}");
     let (status, error, said) = match why {
         Unproven::Nothing => (stranger, None, String::new()),
         Unproven::Unclear => {
             let said = format!("there must be one {what}, by one field");
             (400, Some("invalid_request"), said)
         }
-        Unproven::Unknown => (stranger, Some("invalid_token"), format!("the {what} is not known")),
-        Unproven::Expired => (stranger, Some("invalid_token"), format!("the {what} has expired")),
-        Unproven::NotYet => {
-            (stranger, Some("invalid_token"), format!("the {what} does not hold yet"))
-        }
-        Unproven::Scope => {
-            (403, Some("insufficient_scope"), format!("the {what} may not be used for this"))
+        Unproven::Unknown => (stranger, Some("invalid_token"), said("is not known")),
+        Unproven::Expired => (stranger, Some("invalid_token"), said("has expired")),
+        Unproven::NotYet => (stranger, Some("invalid_token"), said("does not hold yet")),
+        Unproven::Scope => (403, Some("insufficient_scope"), said("may not be used for this")),
+        Unproven::Token(flaw) => {
+            let said = format!("the token is of no use: {}", flaw.as_str());
+            match flaw {
+                TokenFlaw::Busy => (429, None, said),
+                TokenFlaw::Keys => (503, None, said),
+                TokenFlaw::Scope => (403, Some("insufficient_scope"), said),
+                TokenFlaw::Algorithm
+                | TokenFlaw::Audience
+                | TokenFlaw::Claims
+                | TokenFlaw::Expired
+                | TokenFlaw::Issuer
+                | TokenFlaw::KeyId
+                | TokenFlaw::Malformed
+                | TokenFlaw::Missing
+                | TokenFlaw::NotYet
+                | TokenFlaw::Signature
+                | TokenFlaw::TooLong
+                | TokenFlaw::Type => (stranger, Some("invalid_token"), said),
+            }
         }
     };
     let realm = format!("realm=\"{api}\"");
@@ -80,14 +98,17 @@ pub(super) fn unproven(why: Unproven, asks: &Asks) -> Answer {
              http://NAME:KEY@PROXY:PORT"
         ),
     };
-    let (title, word, detail) = match why {
-        Unproven::Nothing => ("authentication required", "http_request_error", how),
-        Unproven::Unclear => ("bad request", "http_request_error", format!("{said}; {how}")),
-        Unproven::Scope => ("not in scope", "http_request_denied", said),
-        Unproven::Unknown | Unproven::Expired | Unproven::NotYet => {
-            ("authentication required", "http_request_error", format!("{said}; {how}"))
-        }
+    let (title, word, detail) = match (status, error) {
+        (429, _) => ("too many wrong tokens", "http_request_error", said),
+        (503, _) => ("no keys for tokens", "proxy_internal_error", said),
+        (403, _) => ("not in scope", "http_request_denied", said),
+        (400, _) => ("bad request", "http_request_error", format!("{said}; {how}")),
+        (_, Some(_)) => ("authentication required", "http_request_error", format!("{said}; {how}")),
+        (_, None) => ("authentication required", "http_request_error", how),
     };
+    if matches!(status, 429 | 503) {
+        return make(status, title.to_owned(), word, Some(1), &detail, None);
+    }
     Answer { challenges, ..make(status, title.to_owned(), word, None, &detail, None) }
 }
 

@@ -21,9 +21,11 @@
 //! | a client that may not use the proxy | 403 | `http_request_denied` | the connection closes |
 //! | more passwords to verify than may wait | 503 | `proxy_internal_error` | `Retry-After` |
 //! | a client of an address that may not use an API | 403 | `http_request_denied` | |
-//! | no key of an API, or one that does not hold | 401 by the gateway's path, else 407 | `http_request_error` | `WWW-Authenticate`, `Proxy-Authenticate` |
-//! | more than one key, or none that can be read | 400 | `http_request_error` | the same |
-//! | a key that may not be used for this | 403 | `http_request_denied` | the same |
+//! | no key or token of an API, or one that does not hold | 401 by the gateway's path, else 407 | `http_request_error` | `WWW-Authenticate`, `Proxy-Authenticate` |
+//! | more than one, or none that can be read | 400 | `http_request_error` | the same |
+//! | one that may not be used for this | 403 | `http_request_denied` | the same |
+//! | a token of an address that showed many wrong ones | 429 | `http_request_error` | `Retry-After` |
+//! | a token, and no keys to verify it with | 503 | `proxy_internal_error` | `Retry-After` |
 //! | plain HTTP on a port for TLS | 400 | `http_request_error` | in the clear; the connection closes |
 //! | as many clients as may be | 503 | `proxy_internal_response` | `Retry-After`; the connection closes |
 //! | as many from one address | 429 | `http_request_error` | `Retry-After`; the connection closes |

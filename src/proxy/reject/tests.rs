@@ -3,6 +3,7 @@
 use super::*;
 use crate::base::authority::HostKey;
 use crate::base::framing::Malformed;
+use crate::policy::access::entrance::TokenFlaw;
 
 fn policy(rule: Rule) -> Reject {
     Reject::Policy(Refusal { rule, left: Duration::from_millis(1500) })
@@ -76,6 +77,11 @@ fn table() -> Vec<(Reject, u16, &'static str)> {
         (unproven(Unproven::NotYet, false), 407, "http_request_error"),
         (unproven(Unproven::Unclear, true), 400, "http_request_error"),
         (unproven(Unproven::Scope, true), 403, "http_request_denied"),
+        (unproven(Unproven::Token(TokenFlaw::Signature), true), 401, "http_request_error"),
+        (unproven(Unproven::Token(TokenFlaw::Audience), false), 407, "http_request_error"),
+        (unproven(Unproven::Token(TokenFlaw::Scope), false), 403, "http_request_denied"),
+        (unproven(Unproven::Token(TokenFlaw::Busy), true), 429, "http_request_error"),
+        (unproven(Unproven::Token(TokenFlaw::Keys), true), 503, "proxy_internal_error"),
         (Reject::NotForProxy, 404, "destination_not_found"),
         (policy(Rule::Breaker), 503, "destination_unavailable"),
         (policy(Rule::CoolDown(429)), 429, "destination_unavailable"),

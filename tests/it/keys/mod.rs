@@ -3,6 +3,7 @@
 
 mod program;
 mod routes;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -102,7 +102,7 @@ pub fn line(name: &str, key: &str, attributes: &[String]) -> Result<String, BadK
 }
 
 /// Base 64 for URLs, without padding (RFC 4648 §5).
-fn letters(bytes: &[u8]) -> String {
+pub(super) fn letters(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
