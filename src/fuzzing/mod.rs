@@ -32,6 +32,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
+    ("access", access),
     ("authority", authority),
     ("config", config),
     ("config_file", config_file),
@@ -42,6 +43,12 @@ pub const TARGETS: &[Target] = &[
     ("request", request),
     ("response", response),
 ];
+
+/// Whatever somebody shows is a key, a token, or neither; a token that holds has the signature that its secret
+/// makes, and no path is in a scope that leads out of it.
+pub fn access(data: &[u8]) {
+    crate::policy::access::fuzz::access(data);
+}
 
 /// An authority says one thing only: its own text is read as the same again, has one key, and no text
 /// holds what a log line, a Redis key or a DNS message would mind.

@@ -82,6 +82,11 @@ fn run(target: &str, cases: u32) {
 }
 
 #[test]
+fn nothing_that_is_shown_is_more_than_it_is() {
+    run("access", 5_000);
+}
+
+#[test]
 fn an_authority_says_one_thing_only() {
     run("authority", 10_000);
 }

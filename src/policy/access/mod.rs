@@ -16,6 +16,8 @@
 mod basic;
 mod digest;
 pub(crate) mod entrance;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod jwt;
 pub mod keys;
 mod known;

@@ -416,7 +416,13 @@ impl Tokens {
         self.find(token, digest, address)
     }
 
-    fn find(&self, token: &[u8], digest: Digest, address: IpAddr) -> Result<Arc<Token>, Flaw> {
+    /// The same, of keys that are here.
+    pub(super) fn find(
+        &self,
+        token: &[u8],
+        digest: Digest,
+        address: IpAddr,
+    ) -> Result<Arc<Token>, Flaw> {
         let set = self.set.load();
         let now = Now { wall: clock::wall(), steady: clock::now() };
         if let Some(known) = self.memory.recall(digest, set.generation, now) {
