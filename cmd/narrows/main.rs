@@ -96,6 +96,7 @@ fn serve(Serve { config, warnings, sources }: Serve) -> anyhow::Result<()> {
         match signals.recv().context("nobody listens for signals any more")? {
             Signal::Hangup => {
                 tracing::info!("reading the settings again, as SIGHUP asks for");
+                app.reopen_logs();
                 // What came of it has been told.
                 let _told = app.reread();
             }

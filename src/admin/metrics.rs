@@ -32,6 +32,7 @@ use crate::limit::Reason;
 use crate::limit::host::Counters;
 use crate::limit::rules::Limit;
 use crate::telemetry::access::Log;
+use crate::telemetry::decisions::Decisions;
 
 /// The label of all hosts without a name of their own; no host is called so.
 const OTHERS: &str = "(other)";
@@ -42,6 +43,7 @@ pub(super) fn text(sources: &Sources) -> Answer {
     registry.register_collector(Box::new(Arc::clone(&sources.metrics)));
     registry.register_collector(Box::new(Hosts(sources.limiter.clone())));
     registry.register_collector(Box::new(Access(sources.access.clone())));
+    registry.register_collector(Box::new(Decided(sources.decisions.clone())));
     registry.register_collector(Box::new(Redis(sources.instances.redis())));
     registry.register_collector(Box::new(Fleet(sources.limiter.clone())));
     registry.register_collector(Box::new(Numbers {
@@ -224,6 +226,22 @@ impl Collector for Access {
         }
         let help = "Lines of the access log dropped because its writing was behind";
         let name = "narrows_access_log_dropped";
+        encoder
+            .encode_descriptor(name, help, None, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, u64>(&self.0.dropped(), None)
+    }
+}
+
+#[derive(Debug)]
+struct Decided(Decisions);
+
+impl Collector for Decided {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        if !self.0.is_on() {
+            return Ok(());
+        }
+        let help = "Lines of the decision log dropped because its writing was behind";
+        let name = "narrows_decision_log_dropped";
         encoder
             .encode_descriptor(name, help, None, MetricType::Counter)?
             .encode_counter::<NoLabelSet, _, u64>(&self.0.dropped(), None)

@@ -55,6 +55,7 @@ use crate::store::Fleet;
 use crate::store::Secret;
 use crate::store::board::Board;
 use crate::telemetry::access::Log;
+use crate::telemetry::decisions::Decisions;
 use crate::telemetry::metrics::Metrics;
 
 /// Where operators come in.
@@ -219,6 +220,8 @@ pub struct Sources {
     pub readiness: Arc<Readiness>,
     /// The access log, for the lines that it dropped.
     pub access: Log,
+    /// The decision log, for the same.
+    pub decisions: Decisions,
     /// Who reads the settings again.
     pub reload: Box<dyn Reload>,
     /// The other instances: a clone of the limiter, outside tests.
@@ -387,6 +390,7 @@ mod tests {
             metrics: Arc::new(Metrics::new(1, false)),
             readiness: Arc::default(),
             access: Log::off(),
+            decisions: Decisions::default(),
             token: None,
             hosts: Vec::new(),
         }

@@ -35,6 +35,7 @@ use crate::policy::access::Gate;
 use crate::policy::access::jwt::Jwks;
 use crate::policy::api::entrances;
 use crate::telemetry::access::Log;
+use crate::telemetry::decisions::Decisions;
 use crate::upstream::egress;
 use crate::upstream::fetch::Document;
 use crate::upstream::fetch::Fetcher;
@@ -60,6 +61,8 @@ impl App {
             admin: admin_address.into_iter().collect(),
         };
         let log = Log::open(&config.access).map_err(set_up("the access log"))?;
+        let decisions = Decisions::open(&config.decisions, self.board.prefix())
+            .map_err(set_up("the decision log"))?;
         let tls = Tls::new(&config.upstream.authorities)
             .map_err(set_up("the certificate authorities"))?;
 
@@ -77,8 +80,13 @@ impl App {
             );
         }
 
-        let (control_stop, control, control_handle) =
-            self.start_control(admin, log.clone(), secure.clone(), gate.clone(), tls.clone())?;
+        let (control_stop, control, control_handle) = self.start_control(
+            admin,
+            (log.clone(), decisions.clone()),
+            secure.clone(),
+            gate.clone(),
+            tls.clone(),
+        )?;
         let courier = self.start_courier()?;
         let draining = watch::Sender::new(false);
         let deadline = watch::Sender::new(Duration::ZERO);
@@ -95,6 +103,7 @@ impl App {
                 connects: self.connects.clone(),
                 metrics: Arc::clone(&self.metrics),
                 log: log.clone(),
+                decisions: decisions.clone(),
                 tls: tls.clone(),
                 shelf: Arc::clone(&kept),
                 config: config.clone(),
@@ -121,6 +130,7 @@ impl App {
             control_handle,
             courier,
             log,
+            decisions,
         })
     }
 
@@ -149,7 +159,7 @@ impl App {
     fn start_control(
         &self,
         admin: Option<std::net::TcpListener>,
-        access: Log,
+        (access, decisions): (Log, Decisions),
         secure: Option<Arc<tls::Tls>>,
         gate: Option<Arc<Gate>>,
         trusted: Tls,
@@ -174,6 +184,7 @@ impl App {
             metrics: Arc::clone(&self.metrics),
             readiness: Arc::clone(&self.readiness),
             access,
+            decisions,
             reload: Box::new(ByAdmin(Arc::clone(&self.reloader))),
             instances: Box::new(limiter.clone()),
             token: self.config.admin.as_ref().and_then(|admin| admin.token.clone()),

@@ -43,6 +43,7 @@ use crate::policy::breaker::Breakers;
 use crate::policy::cache::tiers::Tiers;
 use crate::store::board::Board;
 use crate::telemetry::access::Log;
+use crate::telemetry::decisions::Decisions;
 use crate::telemetry::metrics::Metrics;
 
 /// How a stop went.
@@ -120,6 +121,7 @@ struct Running {
     control_handle: tokio::runtime::Handle,
     courier: Option<Courier>,
     log: Log,
+    decisions: Decisions,
 }
 
 /// The thread that carries kept responses to Redis and back.
@@ -217,8 +219,17 @@ impl App {
             }
         }
         running.log.close();
+        running.decisions.close();
         self.stopped.send_replace(true);
         if ended.iter().all(|clean| *clean) { Stopped::Clean } else { Stopped::Cut }
+    }
+
+    /// Goes on in new files of the same names, if logs go to files: the former ones were moved away.
+    pub fn reopen_logs(&self) {
+        let _none_before_the_start = self.running(|running| {
+            running.log.reopen();
+            running.decisions.reopen();
+        });
     }
 
     /// Where clients come in, in the order of the settings, with the ports that were picked; empty

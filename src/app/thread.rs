@@ -33,6 +33,7 @@ use crate::policy::api::Apis;
 use crate::policy::breaker::Breakers;
 use crate::proxy;
 use crate::telemetry::access::Log;
+use crate::telemetry::decisions::Decisions;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
 use crate::upstream::shelf::Shelf;
@@ -50,6 +51,7 @@ pub(super) struct Seed {
     pub(super) connects: Option<Arc<Breakers>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) log: Log,
+    pub(super) decisions: Decisions,
     pub(super) tls: Tls,
     pub(super) shelf: Arc<Shelf>,
     pub(super) config: Config,
@@ -115,6 +117,7 @@ impl Seed {
             upstream: Rc::clone(&upstream),
             cells,
             log: self.log,
+            decisions: self.decisions,
             via: self.config.proxy.via.as_deref().and_then(proxy::Via::new),
             settings: self.config.proxy,
             greeter: Greeter::new(

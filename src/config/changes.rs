@@ -144,6 +144,7 @@ static FIXED: &[Row] = &[
     (&[&flags::ADMIN_TOKEN, &flags::ADMIN_TOKEN_FILE], |a, b| admin(a, b, |admin| &admin.token)),
     (&[&flags::LOG_FORMAT], |a, b| a.trace.format == b.trace.format),
     (&[&flags::ACCESS_LOG], |a, b| a.access == b.access),
+    (&[&flags::DECISION_LOG], |a, b| a.decisions == b.decisions),
 ];
 
 /// The flags of what is another in `new` than in `old` and needs a restart to be obeyed: each

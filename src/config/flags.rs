@@ -560,7 +560,11 @@ settings! {
     LOG_FORMAT = row(Logs, "log-format", "text|json", &["NARROWS_LOG_FORMAT", "LOG_FORMAT"],
         Text("text"), "Lines for people, or one JSON object each.");
     ACCESS_LOG = row(Logs, "access-log", "off|stderr|stdout|FILE", &["NARROWS_ACCESS_LOG"],
-        Text("off"), "One line of JSON per request or tunnel, when it has ended.");
+        Text("off"), "One line of JSON per request or tunnel, when it has ended. A file is opened anew on \
+         SIGHUP.");
+    DECISION_LOG = row(Logs, "decision-log", "off|stderr|stdout|FILE", &["NARROWS_DECISION_LOG"],
+        Text("off"), "What each rule decided of each request, in lines of JSON that `narrows replay` reads. A \
+         file is opened anew on SIGHUP.");
 }
 
 /// The hidden flag that prints [`markdown_table`].

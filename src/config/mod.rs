@@ -117,6 +117,8 @@ pub struct Config {
     pub trace: trace::Settings,
     /// The access log.
     pub access: Target,
+    /// The decision log.
+    pub decisions: Target,
     /// How long running requests may take to end after a stop.
     pub shutdown_timeout: Duration,
 }
@@ -395,6 +397,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
     let level = source.read(&flags::LOG_LEVEL, level);
     let format = source.read(&flags::LOG_FORMAT, format);
     let access = source.read(&flags::ACCESS_LOG, target);
+    let decisions = source.read(&flags::DECISION_LOG, target);
     let colour = !source.has_variable("NO_COLOR");
 
     let cache = cache::read(source);
@@ -468,6 +471,7 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
         admin: admin?,
         trace: trace::Settings { level: level?, format: format?, colour },
         access: access?,
+        decisions: decisions?,
         shutdown_timeout: shutdown_timeout?,
     })
 }

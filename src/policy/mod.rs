@@ -76,11 +76,13 @@ pub(crate) enum Rule {
     Parents,
     /// Nobody whom the API knows.
     Access,
+    /// The client's address may not use the API.
+    Networks,
 }
 
 impl Rule {
     /// The words for all of them.
-    pub(crate) const WORDS: [&str; 4] = ["breaker", "cool_down", "parents", "access"];
+    pub(crate) const WORDS: [&str; 5] = ["breaker", "cool_down", "parents", "access", "networks"];
 
     /// Which of [`Rule::WORDS`] it is.
     pub(crate) const fn index(self) -> usize {
@@ -89,6 +91,7 @@ impl Rule {
             Self::CoolDown(_) => 1,
             Self::Parents => 2,
             Self::Access => 3,
+            Self::Networks => 4,
         }
     }
 

@@ -243,7 +243,7 @@ async fn forward(
         };
         known = gates::enter(ask, story.docket()).await.ok_or(Failed::Left)??.known;
         story.asked_by(&known.identity);
-        pipeline::refused(api, authority.key())?;
+        pipeline::refused(api, authority.key(), story.docket())?;
     }
     let (mut parts, body) = request.into_parts();
     let (patience, deadline) = patience(thread, &parts.headers);

@@ -16,6 +16,7 @@ use super::docket::Docket;
 use super::docket::Halt;
 use super::reject::Asks;
 use super::reject::Reject;
+use crate::base::clock;
 use crate::base::identity::Identity;
 use crate::policy::Decision;
 use crate::policy::Refusal;
@@ -53,15 +54,37 @@ pub(super) struct Entered {
 
 /// Lets a request in, or says why not; none if the client left meanwhile.
 pub(super) async fn enter(ask: Ask<'_>, docket: &mut Docket) -> Option<Result<Entered, Reject>> {
-    let Ask { client, api, identity, .. } = ask;
-    if !api.settings.lists.admit(client.peer().ip()) {
-        tracing::debug!(client = %client.peer().ip(), api = %api.name(), "not of a network that may");
-        api.counts.asked(Outcome::Denied);
-        return Some(Err(Reject::NotListed));
+    let Ask { api, identity, .. } = ask;
+    if let Err(reject) = listed(ask, docket) {
+        return Some(Err(reject));
     }
     match &api.entrance {
-        Some(entrance) => prove(ask, entrance, docket).await,
+        Some(entrance) => {
+            let is_held = docket.is_on();
+            clock::held(is_held, prove(ask, entrance, docket)).await
+        }
         None => Some(Ok(Entered { known: Known::of(identity.clone()), field: None })),
+    }
+}
+
+/// Whether its address may use the API.
+fn listed(ask: Ask<'_>, docket: &mut Docket) -> Result<(), Reject> {
+    let Ask { client, api, .. } = ask;
+    let lists = &api.settings.lists;
+    if lists.is_open() {
+        return Ok(());
+    }
+    let (rule, mode, address) = (Rule::Networks, lists.mode, client.peer().ip());
+    let ruling = Ruling { rule, mode, key: &address, value: None, limit: None };
+    let refusal = Refusal { rule, left: Duration::ZERO };
+    let decision =
+        if lists.admit(address) { Decision::Pass(()) } else { Decision::Refuse(refusal) };
+    match docket.obey(api.counts.decided(), &ruling, decision) {
+        Ok(_) => Ok(()),
+        Err(Halt::Wait(_) | Halt::Refuse(_)) => {
+            api.counts.asked(Outcome::Denied);
+            Err(Reject::NotListed)
+        }
     }
 }
 
@@ -80,6 +103,12 @@ async fn prove(
                 Some(name) => thread.cells.asked_by(name),
                 None => proven.known.identity = identity.clone(),
             }
+            docket.knows(&proven.known);
+            let key = proven.known.key.as_deref().unwrap_or("");
+            let (rule, mode) = (Rule::Access, entrance.mode());
+            let ruling = Ruling { rule, mode, key: &key, value: None, limit: None };
+            // What passes is not refused.
+            let _passed = docket.obey(api.counts.decided(), &ruling, Decision::Pass(()));
             return Some(Ok(Entered { known: proven.known, field: proven.field }));
         }
         Err(why) => why,

@@ -83,6 +83,7 @@ use crate::policy::api::Apis;
 use crate::policy::breaker;
 use crate::policy::breaker::Breakers;
 use crate::telemetry::access::Log;
+use crate::telemetry::decisions::Decisions;
 use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Cells;
 use crate::telemetry::metrics::Route;
@@ -140,6 +141,7 @@ pub(crate) struct Thread {
     pub(crate) upstream: Rc<Upstream>,
     pub(crate) cells: Arc<Cells>,
     pub(crate) log: Log,
+    pub(crate) decisions: Decisions,
     pub(crate) settings: Settings,
     pub(crate) via: Option<Via>,
     pub(crate) greeter: Greeter,

@@ -12,7 +12,9 @@ use http::HeaderMap;
 use super::Thread;
 use super::asker::Asker;
 use super::docket::Docket;
+use super::docket::Ended;
 use super::docket::Halt;
+use super::docket::Trial;
 use crate::base::clock;
 use crate::policy::End;
 use crate::policy::Facts;
@@ -21,6 +23,7 @@ use crate::policy::Refusal;
 use crate::policy::Rule;
 use crate::policy::Ruling;
 use crate::policy::api::Api;
+use crate::policy::breaker::Pass;
 use crate::policy::parents::Asked;
 use crate::policy::parents::Parent;
 use crate::upstream::conn::Conn;
@@ -69,30 +72,58 @@ pub(super) async fn connect(
     road: &mut Option<Box<Road>>,
     docket: &mut Docket,
 ) -> Option<Result<Conn, Barred>> {
-    let Some(circuits) = &thread.connects else {
-        return dial(thread, client, api, errand, road, docket).await;
-    };
-    let host = errand.authority.key();
-    let ruling =
-        Ruling { rule: Rule::Breaker, mode: circuits.mode(), key: host, value: None, limit: None };
-    let decision = client.unless_left(circuits.enter(host)).await?;
-    let pass = match docket.obey(circuits.decided(), &ruling, decision) {
+    let entered = clock::held(docket.is_on(), enter(thread, client, errand, docket)).await?;
+    let pass = match entered {
         Ok(pass) => pass,
-        Err(Halt::Wait(refusal) | Halt::Refuse(refusal)) => {
-            return Some(Err(Barred::Policy(refusal)));
-        }
+        Err(refusal) => return Some(Err(Barred::Policy(refusal))),
     };
+    let started = clock::now();
     let connected = dial(thread, client, api, errand, road, docket).await?;
     let end = match &connected {
         Ok(_conn) => End::Status(200),
         Err(Barred::Dial(error)) => error.end(),
         Err(Barred::Policy(_) | Barred::Way(_)) => End::Neutral,
     };
-    if let Some(pass) = pass {
-        // No share of slow ones is judged.
-        pass.record(Facts { end, took: Duration::ZERO }).await;
-    }
+    let is_held = docket.is_on();
+    let over = async {
+        docket.ended(|| {
+            let took = clock::now().saturating_duration_since(started);
+            Ended { number: 1, end, took, pause: None, is_ways: false }
+        });
+        if let Some(pass) = pass {
+            // No share of slow ones is judged.
+            pass.record(Facts { end, took: Duration::ZERO }).await;
+        }
+    };
+    clock::held(is_held, over).await;
     Some(connected)
+}
+
+/// Asks the circuit of the host, if it has one; none if the client left.
+async fn enter<'a>(
+    thread: &'a Thread,
+    client: &Asker,
+    errand: Errand<'a>,
+    docket: &mut Docket,
+) -> Option<Result<Option<Pass<'a>>, Refusal>> {
+    let host = errand.authority.key();
+    docket.attempts(|| Trial::first(None));
+    let Some(circuits) = &thread.connects else { return Some(Ok(None)) };
+    let mut ruling = Ruling {
+        rule: Rule::Breaker,
+        mode: circuits.mode(),
+        key: host,
+        value: None,
+        limit: circuits.threshold().map(u64::from),
+    };
+    if docket.is_on() {
+        ruling.value = Some(circuits.failures(host).into());
+    }
+    let decision = client.unless_left(circuits.enter(host)).await?;
+    Some(match docket.obey(circuits.decided(), &ruling, decision) {
+        Ok(pass) => Ok(pass),
+        Err(Halt::Wait(refusal) | Halt::Refuse(refusal)) => Err(refusal),
+    })
 }
 
 async fn dial(

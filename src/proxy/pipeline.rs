@@ -4,11 +4,12 @@
 //! The order is the product. The breaker is asked before the cool-down and both before any slot is
 //! waited for, so that nobody queues for a host that is known to be down; a slot comes last, and is
 //! held for the shortest time. All of them are asked anew before each attempt, and hear of each. What
-//! a gate decides ([`Decision`](crate::policy::Decision)) is done in one place, [`docket`](super::docket).
+//! a gate decides ([`Decision`]) is done in one place, [`docket`](super::docket).
 //!
 //! Between attempts nothing is held but the request, and the answer before if that is small: the
 //! client gets it if a gate says no then.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,10 @@ use tokio::time::Instant;
 use super::Thread;
 use super::asker::Asker;
 use super::docket::Docket;
+use super::docket::Ended;
 use super::docket::Halt;
+use super::docket::Shown;
+use super::docket::Trial;
 use super::head::Flaw;
 use super::reject::Reject;
 use super::send::Course;
@@ -31,8 +35,10 @@ use super::tally::Tally;
 use crate::base::authority::Authority;
 use crate::base::authority::HostKey;
 use crate::base::clock;
+use crate::base::clock::Moment;
 use crate::base::identity::Identity;
 use crate::limit::Patience;
+use crate::policy::Decision;
 use crate::policy::End;
 use crate::policy::Facts;
 use crate::policy::Mode;
@@ -40,11 +46,11 @@ use crate::policy::Refusal;
 use crate::policy::Rule;
 use crate::policy::Ruling;
 use crate::policy::api::Api;
+use crate::policy::breaker::Breakers;
 use crate::policy::breaker::Pass;
 use crate::policy::cooldown;
 use crate::policy::cooldown::CoolDowns;
 use crate::policy::cooldown::Subject;
-use crate::policy::decided::Effect;
 use crate::policy::parents::Asked;
 use crate::policy::parents::Parent;
 use crate::policy::parents::Way;
@@ -100,12 +106,19 @@ const HELD_TIME: Duration = Duration::from_millis(100);
 /// Whether a request is to be answered, as far as that is known without asking anybody.
 ///
 /// PERF: nothing need be made of a request that an open circuit waits for.
-pub(super) fn refused(api: &Api, host: &HostKey) -> Result<(), Reject> {
-    let Some(refusal) = api.breakers.as_ref().and_then(|breakers| breakers.refuse(host)) else {
-        return Ok(());
+pub(super) fn refused(api: &Api, host: &HostKey, docket: &mut Docket) -> Result<(), Reject> {
+    let Some(breakers) = &api.breakers else { return Ok(()) };
+    let is_held = docket.is_on();
+    let mut refuse = || {
+        let refusal = breakers.refuse(host)?;
+        docket.attempts(|| Trial::first(None));
+        let ruling = of_breaker(breakers, host, docket);
+        let decision: Decision<()> = Decision::Refuse(refusal);
+        docket.obey(api.counts.decided(), &ruling, decision).err()
     };
+    let halt = if is_held { clock::at(Moment::present(), refuse) } else { refuse() };
+    let Some(Halt::Wait(refusal) | Halt::Refuse(refusal)) = halt else { return Ok(()) };
     api.counts.asked(refusal.rule.into());
-    api.counts.decided().note(refusal.rule, Effect::Refused);
     Err(Reject::Policy(refusal))
 }
 
@@ -131,6 +144,7 @@ async fn answered(
     let sent = match order.api {
         // PERF: boxed, so that a request without policies does not carry the room for them.
         Some(api) => Box::pin(attempts(order, api, parts, body, story)).await?,
+        None if story.docket().is_on() => Box::pin(noted(order, parts, body, story)).await?,
         None => send(order, None, parts, body.into(), &Course::default()).await?,
     };
     match sent {
@@ -143,6 +157,43 @@ async fn answered(
             Err(unsent(error, order.client, order.thread).into())
         }
     }
+}
+
+/// The one attempt of a request that meets no policy, for the decision log.
+async fn noted(
+    order: &Order<'_>,
+    parts: Parts,
+    body: Source,
+    story: &mut Story,
+) -> Result<Result<Sent, SendError>, Failed> {
+    let fields = order.asked.unwrap_or(&parts.headers);
+    let docket = story.docket();
+    let host = order.authority.key();
+    let credential =
+        docket.secret().and_then(|secret| cooldown::fingerprint(secret, "", host, fields));
+    docket.attempts(|| Trial {
+        until: until(order.patience, None, order.deadline),
+        deadline: order.deadline,
+        prefers: order.deadline.is_some(),
+        ..Trial::first(credential)
+    });
+    let started = clock::now();
+    let sent = send(order, None, parts, body.into(), &Course::default()).await?;
+    story.docket().ended(|| ended(&sent, 1, started));
+    Ok(sent)
+}
+
+/// What came of an attempt, for the decision log.
+fn ended(sent: &Result<Sent, SendError>, number: u32, started: Instant) -> Ended {
+    let waited = sent.as_ref().map_or_else(SendError::waited, |sent| sent.waited);
+    let end = match sent {
+        Ok(sent) => End::Status(sent.response.status().as_u16()),
+        Err(error) => error.end(),
+    };
+    let told = |sent: &Sent| cooldown::told(end.status(), sent.response.headers());
+    let pause = sent.as_ref().ok().and_then(told);
+    let took = (clock::now() - started).saturating_sub(waited);
+    Ended { number, end, took, pause, is_ways: false }
 }
 
 /// Makes attempts until the outcome of one is to be delivered.
@@ -163,11 +214,12 @@ async fn attempts(
     });
     // A client that does not say how long it would wait has the patience of the settings.
     let cooldowns = api.cooldowns.as_ref().filter(|_| order.deadline.is_none());
-    let cool = cooldowns.and_then(|cool| clock::now().checked_add(cool.patience()));
+    let begun = if story.docket().is_on() { Moment::present().now } else { clock::now() };
+    let cool = cooldowns.and_then(|cool| begun.checked_add(cool.patience()));
     let Some(mut attempts) = attempts else {
         let cooled = until(order.patience, cool, deadline);
         let until = until(order.patience, None, deadline);
-        let turn = Turn { course: &course, former: None, until, cooled };
+        let turn = Turn { course: &course, former: None, until, cooled, begun, deadline };
         return Ok(attempt(order, api, parts, body.into(), turn, story).await?.sent);
     };
     let body = Replay::new(body, attempts.keeps());
@@ -178,7 +230,8 @@ async fn attempts(
         let patience = former.as_ref().map(|_| clock::now() + attempts.patience());
         let cooled = until(order.patience, patience.max(cool), deadline);
         let until = until(order.patience, patience, deadline);
-        let turn = Turn { course: &course, former: former.as_ref(), until, cooled };
+        let former_it = former.as_ref();
+        let turn = Turn { course: &course, former: former_it, until, cooled, begun, deadline };
         let tried = match attempt(order, api, parts, body.view(), turn, story).await {
             Ok(tried) => tried,
             Err(Failed::Left) => return Err(Failed::Left),
@@ -221,6 +274,10 @@ struct Turn<'a> {
     until: Option<Instant>,
     /// Until when it may wait a cool-down out.
     cooled: Option<Instant>,
+    /// When its request came here.
+    begun: Instant,
+    /// When it is to be done.
+    deadline: Option<Instant>,
 }
 
 /// An attempt that is over.
@@ -296,17 +353,48 @@ async fn attempt(
     let client = order.client.peer().ip();
     let fields = order.asked.unwrap_or(&parts.headers);
     let asked = Asked { client, host, fields, before };
+    let number = turn.former.map_or(1, |former| former.number);
+    let credential = story
+        .docket()
+        .secret()
+        .and_then(|secret| cooldown::fingerprint(secret, api.name(), host, &parts.headers));
     let Entered { pass, is_heard, way } = loop {
-        match enter(api, host, subject.as_ref(), asked, turn.cooled, story.docket()).await {
+        story.docket().attempts(|| Trial {
+            number,
+            begun: turn.begun,
+            until: turn.until,
+            deadline: turn.deadline,
+            prefers: order.deadline.is_some(),
+            ..Trial::first(credential.clone())
+        });
+        let is_held = story.docket().is_on();
+        let entering = enter(api, host, subject.as_ref(), asked, turn.cooled, story.docket());
+        match clock::held(is_held, entering).await {
             Ok(entered) => break entered,
             // What waits holds nothing, and asks all gates again.
-            Err(Halt::Wait(refusal)) => wait(order, refusal, subject.as_ref(), turn.until).await?,
+            Err(Halt::Wait(refusal)) => {
+                wait(order, api, refusal, subject.as_ref(), turn.until, story.docket()).await?;
+            }
             Err(Halt::Refuse(refusal)) => return Err(Reject::Policy(refusal).into()),
         }
     };
     let started = clock::now();
     let hop = way.as_ref().and_then(Way::hop);
     let sent = send(order, hop, parts, body, turn.course).await?;
+    let is_held = story.docket().is_on();
+    let over = over(order, api, sent, (number, started), (pass, way, subject, is_heard), story);
+    Ok(clock::held(is_held, over).await)
+}
+
+/// Tells all gates what came of an attempt.
+async fn over(
+    order: &Order<'_>,
+    api: &Api,
+    sent: Result<Sent, SendError>,
+    (number, started): (u32, Instant),
+    (pass, way, subject, is_heard): Passed<'_>,
+    story: &mut Story,
+) -> Tried {
     let waited = sent.as_ref().map_or_else(SendError::waited, |sent| sent.waited);
     let end = match &sent {
         Ok(sent) => End::Status(sent.response.status().as_u16()),
@@ -315,6 +403,10 @@ async fn attempt(
     let facts = Facts { end, took: (clock::now() - started).saturating_sub(waited) };
     // Too much by one way is not too much by all: the others are not to wait for it.
     let escapes = end == End::Status(429) && way.as_ref().is_some_and(Way::has_others);
+    // A parent that is no good says nothing of what is behind it.
+    let is_ways = matches!(end, End::Failed(_)) && way.as_ref().is_some_and(Way::is_to_blame);
+    let (noted, ways) = (&sent, escapes || is_ways);
+    story.docket().ended(|| Ended { is_ways: ways, ..ended(noted, number, started) });
     let asked = sent.as_ref().ok().filter(|_| is_heard && !escapes).and_then(|sent| {
         let (status, fields) = (sent.response.status().as_u16(), sent.response.headers());
         let (cooldowns, subject) = subject.as_ref()?;
@@ -323,8 +415,6 @@ async fn attempt(
     let parent = way.as_ref().and_then(|way| way.parent.as_ref());
     story.attempted(api, end, parent.map(|parent| &**parent));
     let parent = parent.map(Arc::clone);
-    // A parent that is no good says nothing of what is behind it.
-    let is_ways = matches!(end, End::Failed(_)) && way.as_ref().is_some_and(Way::is_to_blame);
     if let Some(way) = way {
         way.record(facts);
     }
@@ -336,9 +426,13 @@ async fn attempt(
         let sent = sent.as_ref().ok().filter(|_| api.retry.is_some() && !escapes)?;
         cooldown::asked(sent.response.status().as_u16(), sent.response.headers())
     });
-    tell(order, api, turn.former.map_or(1, |former| former.number), &sent, end);
-    Ok(Tried { sent, end, asked, parent })
+    tell(order, api, number, &sent, end);
+    Tried { sent, end, asked, parent }
 }
+
+/// What an attempt took along: from the breaker, by which way it went, for whom the cool-down holds and
+/// whether it hears the answer.
+type Passed<'a> = (Option<Pass<'a>>, Option<Way>, Option<(&'a CoolDowns, Subject)>, bool);
 
 /// What an attempt takes along that may be made.
 struct Entered<'a> {
@@ -358,18 +452,18 @@ async fn enter<'a>(
     docket: &mut Docket,
 ) -> Result<Entered<'a>, Halt> {
     let decided = api.counts.decided();
-    let mut ruling =
-        Ruling { rule: Rule::Breaker, mode: Mode::Enforce, key: host, value: None, limit: None };
     let pass = match &api.breakers {
         Some(breakers) => {
-            ruling.mode = breakers.mode();
+            let ruling = of_breaker(breakers, host, docket);
             docket.obey(decided, &ruling, breakers.enter(host).await)?
         }
         None => None,
     };
     let mut is_heard = true;
     if let Some((cooldowns, subject)) = subject {
-        ruling = Ruling { rule: Rule::CoolDown(0), mode: cooldowns.mode(), ..ruling };
+        let (rule, mode) = (Rule::CoolDown(0), cooldowns.mode());
+        let name = Shown(|f: &mut fmt::Formatter<'_>| cooldowns.write_name(subject, f));
+        let ruling = Ruling { rule, mode, key: &name, value: None, limit: None };
         is_heard = docket.obey(decided, &ruling, cooldowns.enter(subject, until))?.is_some();
         if !is_heard {
             subject.goes_on();
@@ -378,7 +472,8 @@ async fn enter<'a>(
     let way = match &api.parents {
         Some(parents) => {
             // Without a parent there is no way that would be one: it is always obeyed.
-            ruling = Ruling { rule: Rule::Parents, mode: Mode::Enforce, ..ruling };
+            let (rule, mode) = (Rule::Parents, Mode::Enforce);
+            let ruling = Ruling { rule, mode, key: host, value: None, limit: None };
             docket.obey(decided, &ruling, parents.choose(asked))?
         }
         None => None,
@@ -386,23 +481,36 @@ async fn enter<'a>(
     Ok(Entered { pass, is_heard, way })
 }
 
+/// What a breaker's ruling goes by; its numbers, if they are written down.
+fn of_breaker<'a>(breakers: &Breakers, host: &'a HostKey, docket: &Docket) -> Ruling<'a> {
+    let (mode, limit) = (breakers.mode(), breakers.threshold().map(u64::from));
+    let value = docket.is_on().then(|| breakers.failures(host).into());
+    Ruling { rule: Rule::Breaker, mode, key: host, value, limit }
+}
+
 /// Waits for a gate, if there is time for that.
 async fn wait(
     order: &Order<'_>,
+    api: &Api,
     refusal: Refusal,
     subject: Option<&(&CoolDowns, Subject)>,
     until: Option<Instant>,
+    docket: &mut Docket,
 ) -> Result<(), Failed> {
     if let (Rule::CoolDown(_), Some((cooldowns, subject))) = (refusal.rule, subject) {
         // It has looked at the time, and may be over sooner or later than it said.
         return order.client.unless_left(cooldowns.wait(subject)).await.ok_or(Failed::Left);
     }
     let open = clock::now().checked_add(refusal.left.max(SHORTEST));
-    match open.filter(|open| until.is_some_and(|until| *open <= until)) {
-        Some(open) => order.client.unless_left(tokio::time::sleep_until(open)).await,
-        None => return Err(Reject::Policy(refusal).into()),
-    }
-    .ok_or(Failed::Left)
+    let Some(open) = open.filter(|open| until.is_some_and(|until| *open <= until)) else {
+        let (rule, key) = (refusal.rule, order.authority.key());
+        let ruling = Ruling { rule, mode: Mode::Enforce, key, value: None, limit: None };
+        let decision: Decision<()> = Decision::Refuse(refusal);
+        drop(docket.obey(api.counts.decided(), &ruling, decision));
+        return Err(Reject::Policy(refusal).into());
+    };
+    let waiting = tokio::time::sleep_until(open);
+    order.client.unless_left(waiting).await.ok_or(Failed::Left)
 }
 
 /// Tells of an attempt that failed.

@@ -151,13 +151,14 @@ impl Story {
             route: Route::Own,
             end: "client left",
             retries: 0,
-            docket: Docket::default(),
+            docket: Docket::begin(thread, client.peer(), request.method().as_str()),
             log,
         }
     }
 
     /// Who asked, as far as they said.
     pub(super) fn asked_by(&mut self, identity: &Identity) {
+        self.docket.asked_by(identity);
         if let Some(log) = &mut self.log {
             log.identity = identity.name().map(Arc::clone);
         }
@@ -166,6 +167,7 @@ impl Story {
     /// By which way it goes, and where.
     pub(super) fn bound_for(&mut self, route: Route, authority: &Authority) {
         self.route = route;
+        self.docket.bound_for(route, authority.key());
         if let Some(log) = &mut self.log {
             log.host = authority.key().to_string();
         }
@@ -194,6 +196,7 @@ impl Story {
 
     /// Whose policies it meets.
     pub(super) fn meets(&mut self, api: &Api) {
+        self.docket.meets(api);
         if let Some(log) = &mut self.log {
             log.api = Some(Arc::clone(api.name()));
         }
@@ -222,6 +225,7 @@ impl Drop for Story {
         let sent = self.client.pulse().take_uploaded();
         self.thread.cells.sent(sent);
         self.thread.cells.received(self.received);
+        self.docket.done(self.status);
         if let Some(log) = self.log.take() {
             self.thread.log.write(&Record {
                 time: log.time,

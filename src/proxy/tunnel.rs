@@ -59,7 +59,7 @@ fn established(thread: &Thread, upstream: &Conn) -> Cow<'static, [u8]> {
 
 /// Serves a CONNECT, to the end of its tunnel or of its refusal.
 pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Connect) {
-    let mut line = Line::begin(client.peer(), connect.target);
+    let mut line = Line::begin(thread, client.peer(), connect.target);
     let asker = Asker::Connection(Rc::clone(client));
     let given = connect.authorization.given();
     let reject = match open(thread, &asker, &mut line, connect.wait, given).await {
@@ -115,8 +115,10 @@ pub(super) async fn open(
         }
     };
     line.host = Some(authority.key().clone());
+    line.docket.bound_for(Route::Connect, authority.key());
     let mut known = Known::of(identity.clone());
     if let Some(api) = api {
+        line.docket.meets(api);
         let ask = Ask {
             thread,
             client,
@@ -201,7 +203,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn begin(client: SocketAddr, target: String) -> Self {
+    pub(super) fn begin(thread: &Thread, client: SocketAddr, target: String) -> Self {
         let (time, started) = (clock::wall(), clock::now());
         let (identity, host, waited) = (None, None, Duration::ZERO);
         Self {
@@ -213,23 +215,25 @@ impl Line {
             started,
             waited,
             road: None,
-            docket: Docket::default(),
+            docket: Docket::begin(thread, client, "CONNECT"),
         }
     }
 
     /// Who asked, as far as they said.
     pub(super) fn asked_by(&mut self, identity: &Identity) {
         self.identity = identity.name().map(Arc::clone);
+        self.docket.asked_by(identity);
     }
 
     pub(super) fn end(
-        self,
+        mut self,
         thread: &Thread,
         status: u16,
         error: Option<&'static str>,
         (sent, received): (u64, u64),
         end: &'static str,
     ) {
+        self.docket.done(status);
         if thread.log.is_on() {
             let (api, attempts, parent) = self.road.map(|road| *road).unwrap_or_default().parts();
             thread.log.write(&Record {

@@ -1,47 +1,23 @@
 //! The access log: one canonical line, a JSON object, per request or tunnel.
 //!
-//! Lines are handed to a thread that writes them; nothing on a request's way waits for a disk or a
-//! reader. When that thread falls behind by [`BACKLOG`] lines, further ones are dropped and
-//! counted, so that a full disk costs log lines and not requests.
+//! It is written as [`super::lines`] says: nothing waits for it.
 //!
 //! SECURITY: whatever a client sent is escaped by JSON; the query and userinfo of a target, which
 //! may hold secrets, are not written.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::SystemTime;
-use std::time::UNIX_EPOCH;
 
 use serde::Serialize;
-use tracing_appender::non_blocking::ErrorCounter;
-use tracing_appender::non_blocking::NonBlocking;
-use tracing_appender::non_blocking::NonBlockingBuilder;
-use tracing_appender::non_blocking::WorkerGuard;
 
-/// Where the access log goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Target {
-    /// To a file, appended.
-    File(PathBuf),
-    /// Nowhere.
-    #[default]
-    Off,
-    /// To standard error.
-    Stderr,
-    /// To standard output.
-    Stdout,
-}
+use super::lines::Lines;
+pub use super::lines::Target;
+use super::rfc3339::millis as rfc3339;
 
-/// Lines that may wait for the writing thread.
-const BACKLOG: usize = 65_536;
 /// Bytes of a target that are written.
 const TARGET_SIZE: usize = 2048;
 
@@ -110,28 +86,16 @@ struct Line<'a> {
     end: &'static str,
 }
 
-#[derive(Debug)]
-struct Writer {
-    to: NonBlocking,
-    dropped: ErrorCounter,
-    guard: Mutex<Option<WorkerGuard>>,
-}
-
 /// The access log. Cheap to clone; all clones write to the same place.
 #[derive(Clone, Debug, Default)]
 pub struct Log {
-    writer: Option<Arc<Writer>>,
+    lines: Lines,
 }
 
 impl Log {
     /// Opens the log; a file is created if there is none, and appended to.
     pub fn open(target: &Target) -> io::Result<Self> {
-        Ok(match target {
-            Target::File(path) => Self::to(File::options().create(true).append(true).open(path)?),
-            Target::Off => Self::off(),
-            Target::Stderr => Self::to(io::stderr()),
-            Target::Stdout => Self::to(io::stdout()),
-        })
+        Ok(Self { lines: Lines::open(target, "narrows-access")? })
     }
 
     /// A log that writes nothing.
@@ -139,22 +103,17 @@ impl Log {
         Self::default()
     }
 
-    fn to(writer: impl Write + Send + 'static) -> Self {
-        let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BACKLOG);
-        let (to, guard) = builder.thread_name("narrows-access").finish(writer);
-        let dropped = to.error_counter();
-        Self { writer: Some(Arc::new(Writer { to, dropped, guard: Mutex::new(Some(guard)) })) }
-    }
-
     /// Whether anything is written: if not, no [`Record`] need be made.
     pub fn is_on(&self) -> bool {
-        self.writer.is_some()
+        self.lines.is_on()
     }
 
     /// Writes one line, or drops and counts it; never waits.
     pub(crate) fn write(&self, record: &Record) {
-        let Some(writer) = &self.writer else { return };
-        let line = Line {
+        if !self.is_on() {
+            return;
+        }
+        self.lines.write(&Line {
             time: rfc3339(record.time),
             client: record.client,
             identity: record.identity.as_deref(),
@@ -172,27 +131,23 @@ impl Log {
             attempts: record.attempts,
             parent: record.parent.as_deref(),
             end: record.end,
-        };
-        let mut bytes = Vec::with_capacity(384);
-        let mut to = writer.to.clone();
-        let written = serde_json::to_writer(&mut bytes, &line).map_err(io::Error::from);
-        bytes.push(b'\n');
-        if let Err(error) = written.and_then(|()| to.write_all(&bytes)) {
-            tracing::warn!(%error, "access log line lost");
-        }
+        });
     }
 
     /// Lines dropped because the writing thread was behind.
     pub fn dropped(&self) -> u64 {
-        self.writer.as_ref().map_or(0, |writer| writer.dropped.dropped_lines() as u64)
+        self.lines.dropped()
+    }
+
+    /// Goes on in a new file of the same name: the former one was moved away.
+    pub fn reopen(&self) {
+        self.lines.reopen();
     }
 
     /// Writes what is waiting and ends the writing thread, within about a second; what is written
     /// to any clone afterwards is lost.
     pub fn close(&self) {
-        if let Some(writer) = &self.writer {
-            drop(writer.guard.lock().unwrap_or_else(PoisonError::into_inner).take());
-        }
+        self.lines.close();
     }
 }
 
@@ -224,25 +179,11 @@ pub(crate) fn presentable(target: &str) -> Cow<'_, str> {
     }
 }
 
-/// UTC with milliseconds, as `2026-01-31T12:00:00.000Z` (RFC 3339). The date is Howard Hinnant's
-/// `civil_from_days` (<https://howardhinnant.github.io/date_algorithms.html>).
-fn rfc3339(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (seconds, millis) = (since.as_secs(), since.subsec_millis());
-    let days = seconds / 86_400 + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     fn record(target: &str) -> Record {
@@ -354,17 +295,5 @@ mod tests {
     fn a_file_that_cannot_be_opened_is_an_error() {
         let path = PathBuf::from("/nowhere/at/all");
         assert_eq!(Log::open(&Target::File(path)).unwrap_err().kind(), io::ErrorKind::NotFound);
-    }
-
-    #[test]
-    fn times_are_written_as_rfc_3339() {
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00.000Z"),
-            (951_782_399, "2000-02-28T23:59:59.000Z"),
-            (951_868_800, "2000-03-01T00:00:00.000Z"),
-            (1_798_761_599, "2026-12-31T23:59:59.000Z"),
-        ] {
-            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), text);
-        }
     }
 }

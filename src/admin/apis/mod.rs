@@ -165,6 +165,7 @@ fn settings(settings: &Settings) -> Value {
     told["target_url"] = target.as_ref().map(url).into();
     told["hosts"] = hosts.iter().map(ToString::to_string).collect();
     told["allow_from"] = lists.allow.iter().map(ToString::to_string).collect();
+    told["networks_mode"] = lists.mode.as_str().into();
     told["deny_from"] = lists.deny.iter().map(ToString::to_string).collect();
     told["keys"] = keys.as_ref().map(self::keys).into();
     told["jwt"] = jwt.as_ref().map(self::jwt).into();

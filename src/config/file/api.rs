@@ -58,6 +58,7 @@ pub(super) fn read(entry: &Entry, shared: &[Arc<Parent>], notes: &mut Notes) -> 
         map.parse(notes, &keys::TARGET_URL, |text| url::target(text).ok_or(keys::TARGET_URL.kind));
     set(&mut api.hosts, map.list(notes, &keys::HOSTS, str::parse::<Pattern>));
     set(&mut api.lists.allow, map.list(notes, &keys::ALLOW_FROM, network));
+    set(&mut api.lists.mode, mode(&map, notes, &keys::NETWORKS_MODE));
     set(&mut api.lists.deny, map.list(notes, &keys::DENY_FROM, network));
     api.keys = access::keys(&map, notes);
     api.jwt = access::jwt(&map, notes);

@@ -219,6 +219,8 @@ keys! {
         "Networks whose clients alone may use the API, by whichever route; [] is all.");
     DENY_FROM = row(Api, "deny_from", Texts(NETWORKS), "[]",
         "Networks whose clients may not, even if allow_from has them.");
+    NETWORKS_MODE = row(Api, "networks_mode", MODE, "enforce",
+        "observe counts and logs who would be turned away by allow_from and deny_from, and lets them in.");
     KEYS = row(Api, "keys", Part(Keys), "false",
         "Serve those alone who show a key of these, by whichever route.");
     JWT = row(Api, "jwt", Part(Jwt), "false",

@@ -7,9 +7,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::policy::Mode;
+
 /// Networks that may use an API, and such that may not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lists {
+    /// Whether they are obeyed.
+    pub mode: Mode,
     /// Those that may; empty is all.
     pub allow: Vec<IpNet>,
     /// Those that may not, even where `allow` has them.
@@ -39,7 +43,8 @@ mod tests {
 
     fn admits(allow: &[&str], deny: &[&str], address: &str) -> bool {
         let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-        Lists { allow: networks(allow), deny: networks(deny) }.admit(address.parse().unwrap())
+        let (mode, allow, deny) = (Mode::Enforce, networks(allow), networks(deny));
+        Lists { mode, allow, deny }.admit(address.parse().unwrap())
     }
 
     #[test]

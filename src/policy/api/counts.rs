@@ -84,6 +84,7 @@ impl From<Rule> for Outcome {
             Rule::CoolDown(_) => Self::CoolDown,
             Rule::Parents => Self::Parents,
             Rule::Access => Self::Unproven,
+            Rule::Networks => Self::Denied,
         }
     }
 }

@@ -262,6 +262,16 @@ impl Breakers {
         self.settings.mode
     }
 
+    /// Failures in a row of the circuit that stands before this host.
+    pub(crate) fn failures(&self, host: &HostKey) -> u32 {
+        self.table.find(host).map_or(0, |circuit| circuit.common().state.failures)
+    }
+
+    /// How many open it; none if they are not counted.
+    pub(crate) fn threshold(&self) -> Option<u32> {
+        Some(self.settings.failure_threshold).filter(|threshold| *threshold > 0)
+    }
+
     /// What came of what they said, as far as no API counts it.
     pub(crate) fn decided(&self) -> &Decided {
         &self.table.decided

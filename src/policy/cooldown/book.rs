@@ -178,6 +178,10 @@ impl Book {
         book
     }
 
+    pub(super) fn api(&self) -> &str {
+        &self.api
+    }
+
     /// What holds from now on.
     pub(super) fn obey(&self, settings: Settings) {
         self.state().settings = settings;

@@ -23,6 +23,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use http::HeaderMap;
 use tokio::time::Instant;
 
@@ -144,7 +145,25 @@ impl CoolDowns {
         status: u16,
         fields: &HeaderMap,
     ) -> Option<Duration> {
-        let asked = self.asked(status, fields)?;
+        let is_heard = self.settings.on_exhausted || matches!(status, 429 | 503);
+        self.hear_told(subject, status, if is_heard { told(status, fields) } else { None })
+    }
+
+    /// The same of an answer whose fields have [told](told) so long.
+    pub(crate) fn hear_told(
+        &self,
+        subject: &Subject,
+        status: u16,
+        told: Option<Duration>,
+    ) -> Option<Duration> {
+        let asked = match status {
+            200..400 if self.settings.on_exhausted => told,
+            // Many round down to nothing what is some milliseconds.
+            429 => told.or(Some(self.settings.default)),
+            503 => told,
+            _ => None,
+        };
+        let asked = asked.filter(|asked| !asked.is_zero())?;
         // A limit that is no credential's is one of an address, and another parent has another.
         if self.has_parents && self.settings.scope == Scope::Credential && !subject.has_credential()
         {
@@ -154,14 +173,13 @@ impl CoolDowns {
         Some(self.book.hear(subject, status, asked)).filter(|left| !left.is_zero())
     }
 
-    fn asked(&self, status: u16, fields: &HeaderMap) -> Option<Duration> {
-        let asked = match status {
-            200..400 if self.settings.on_exhausted => fields::after_last(fields, clock::wall()),
-            // Many round down to nothing what is some milliseconds.
-            429 => asked(status, fields).or(Some(self.settings.default)),
-            _ => asked(status, fields),
-        };
-        asked.filter(|asked| !asked.is_zero())
+    /// What a request is called that is this subject; for logs.
+    pub(crate) fn write_name(
+        &self,
+        subject: &Subject,
+        f: &mut std::fmt::Formatter<'_>,
+    ) -> std::fmt::Result {
+        write!(f, "{}", subject.name(self.book.api(), &self.book.key))
     }
 
     /// Ends one, by the name that [`CoolDowns::seen`] gives it, on all instances; whether it was
@@ -183,10 +201,26 @@ impl CoolDowns {
 
 /// How long an answer that refuses says not to be asked again.
 pub(crate) fn asked(status: u16, fields: &HeaderMap) -> Option<Duration> {
+    matches!(status, 429 | 503).then(|| told(status, fields)).flatten()
+}
+
+/// How long an answer says not to be asked again, whether it refuses or is the last one for now.
+pub(crate) fn told(status: u16, fields: &HeaderMap) -> Option<Duration> {
     let told = match status {
+        200..400 => fields::after_last(fields, clock::wall()),
         429 => fields::after_refusal(fields, clock::wall()),
         503 => fields::retry_after(fields, clock::wall()),
         _ => None,
     };
     told.filter(|told| !told.is_zero())
+}
+
+/// The fingerprint of what a request carries to say who asks, if it does.
+pub(crate) fn fingerprint(
+    secret: &hmac::Key,
+    api: &str,
+    host: &HostKey,
+    fields: &HeaderMap,
+) -> Option<String> {
+    Subject::new(Scope::Credential, host, fields).digits(api, secret)
 }

@@ -108,6 +108,16 @@ impl Subject {
         Self { scope, host: host.clone(), credentials, name, place }
     }
 
+    /// The digits of its fingerprint.
+    pub(super) fn digits(&self, api: &str, key: &hmac::Key) -> Option<String> {
+        let mut digits = String::with_capacity(2 * size_of::<Fingerprint>());
+        for byte in self.name(api, key).credential? {
+            // Writing to a String cannot fail.
+            let _infallible = write!(digits, "{byte:02x}");
+        }
+        Some(digits)
+    }
+
     /// It goes on at once though it would wait, since its cool-down only observes: whoever comes next
     /// finds its turn taken, as if it waited for it.
     pub(crate) fn goes_on(&self) {
@@ -119,6 +129,7 @@ impl Subject {
     /// Whether it is for one credential alone.
     pub(super) fn has_credential(&self) -> bool {
         self.credentials.iter().any(Option::is_some)
+            || self.name.get().is_some_and(|name| name.credential.is_some())
     }
 
     pub(super) fn name(&self, api: &str, key: &hmac::Key) -> &Name {

@@ -160,7 +160,7 @@ pub(super) async fn serve(
     let Entered { known, field } =
         gates::enter(ask, story.docket()).await.ok_or(Failed::Left)??;
     story.asked_by(&known.identity);
-    pipeline::refused(api, target.authority.key())?;
+    pipeline::refused(api, target.authority.key(), story.docket())?;
     let (mut parts, body) = request.into_parts();
     let (patience, deadline) = forward::patience(thread, &parts.headers);
     let version = parts.version;

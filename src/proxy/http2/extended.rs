@@ -90,7 +90,7 @@ pub(super) async fn serve(
 /// Refuses a protocol that nobody here speaks; who may not ask at all is told that, and no more.
 async fn refuse(thread: &Thread, stream: &Rc<Stream>, request: &Request<RecvStream>) -> Outcome {
     let asker = Asker::Stream(Rc::clone(stream));
-    let mut line = Line::begin(asker.peer(), request.uri().to_string());
+    let mut line = Line::begin(thread, asker.peer(), request.uri().to_string());
     let admitted = front::admit(thread, &asker, || Given::of(request.headers())).await;
     let reject = match admitted {
         Some(Ok(identity)) => {

@@ -48,7 +48,7 @@ pub(super) async fn serve(
     let (head, receiving) = request.into_parts();
     let target = head.uri.authority().map_or_else(String::new, ToString::to_string);
     let asker = Asker::Stream(Rc::clone(&stream));
-    let mut line = Line::begin(asker.peer(), target);
+    let mut line = Line::begin(thread, asker.peer(), target);
     let wait = head.headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     let wait = headers::wait(wait);
     let head = Request::from_parts(head, ());

@@ -413,6 +413,7 @@ fn by_policy(refusal: Refusal) -> Answer {
         }
         Rule::Parents => (503, "no parent", "no proxy on the way can be used"),
         // Who is not let in is told what would help: that is `door::unproven`.
+        Rule::Networks => return door::not_listed(),
         Rule::Access => (503, "not let in", "the API knows nobody who asks like this"),
     };
     let detail =

@@ -148,7 +148,7 @@ async fn an_api_is_only_for_the_addresses_that_its_lists_let_in_by_every_route()
     ] {
         let mut settings = with(&origin, Gateway::default());
         settings.hosts = vec![origin.authority().parse().unwrap()];
-        settings.lists = Lists { allow: networks(allow), deny: networks(deny) };
+        settings.lists = Lists { allow: networks(allow), deny: networks(deny), ..Lists::default() };
         let served = Served::new([settings]);
         let mut client = served.client().await;
         let answers = [

@@ -1,3 +1,4 @@
 //! Policies that only observe: they stop nobody, and count what they would have done.
 
+mod log;
 mod modes;

@@ -127,3 +127,18 @@ async fn the_flags_say_it_too() {
     assert_eq!(decided(&proxy, "default", "breaker").await, [0, 0, 2]);
     assert_eq!(decided(&proxy, "default", "cool_down").await, [0, 0, 1]);
 }
+
+#[tokio::test]
+async fn observed_networks_turn_nobody_away_and_count_whom_they_would() {
+    let mut counted = Vec::new();
+    for mode in ["enforce", "observe"] {
+        let origin = Origin::start();
+        let policies = format!("deny_from: [127.0.0.0/8], networks_mode: {mode}");
+        let proxy = File::of(&origin, &policies).start().await;
+        assert_eq!(proxy.get(origin.url("/")).await.status() == 200, mode == "observe");
+        let tunnel = proxy.connect(origin.authority()).await;
+        assert_eq!(tunnel.status() == 200, mode == "observe");
+        counted.push(decided(&proxy, "shop", "networks").await);
+    }
+    assert_eq!(counted, [[0, 2, 0], [0, 0, 2]]);
+}
