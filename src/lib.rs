@@ -54,6 +54,7 @@ pub mod limit;
 pub mod policy;
 
 pub mod bench;
+pub mod replay;
 
 pub mod upstream;
 

@@ -9,6 +9,7 @@ mod key;
 mod limits;
 mod passwd;
 mod redis;
+mod replay;
 mod signals;
 
 use std::io::Write;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Key(wanted) => key::line(&wanted).map(|text| say(&text)),
         Command::Limits(limits) => limits::run(&limits).map(|text| say(&text)),
         Command::Passwd(passwd) => passwd::line(&passwd).map(|text| say(&text)),
+        Command::Replay(replay) => replay::run(&replay).map(|text| say(&text)),
         Command::RedisCheck(check) => match redis::check(&check) {
             Ok(true) => Ok(()),
             Ok(false) => return ExitCode::FAILURE,

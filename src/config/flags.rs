@@ -17,6 +17,7 @@ use super::bench;
 use super::inspect;
 use super::key;
 use super::limits;
+use super::replay;
 
 /// Where a setting stands in `--help` and in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -608,6 +609,8 @@ const EXAMPLES: &str = "Examples:
       What the limiter costs here, measured with a redis-server of its own.
   narrows check narrows.yaml; narrows --config narrows.yaml
       Settings and APIs with their policies from a file; the first says whether it is good.
+  narrows replay decided.log --config new.yaml
+      What other settings would have decided of the requests that --decision-log wrote down.
   narrows health
       Exit code 0 if the narrows whose admin port is on 9900 is well.
 
@@ -659,6 +662,7 @@ pub(crate) fn command() -> Command {
             key::command(),
             redis,
             bench::command(),
+            replay::command(),
         ])
         .subcommands(inspect::commands())
 }

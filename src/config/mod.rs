@@ -23,6 +23,7 @@ mod key;
 mod limits;
 mod policies;
 mod redis;
+mod replay;
 mod source;
 mod units;
 mod upstream;
@@ -49,6 +50,7 @@ pub use self::flags::markdown_table;
 pub use self::key::KeyLine;
 pub use self::limits::Action;
 pub use self::limits::Limits;
+pub use self::replay::Replay;
 use self::source::Noted;
 use self::source::Source;
 use self::units::Written;
@@ -138,6 +140,8 @@ pub enum Command {
     Passwd(Passwd),
     /// Say whether a Redis is fit.
     RedisCheck(Box<RedisCheck>),
+    /// Decide again what a log says was decided.
+    Replay(Box<Replay>),
     /// Say this and end.
     Say(String),
     /// Be a proxy.
@@ -206,6 +210,7 @@ impl Sources {
             | Command::Limits(_)
             | Command::Passwd(_)
             | Command::RedisCheck(_)
+            | Command::Replay(_)
             | Command::Say(_) => Err(Problems(vec!["these settings are for no proxy".to_owned()])),
         }
     }
@@ -259,6 +264,10 @@ impl Config {
             Some((bench::NAME, middle)) => {
                 let bench = bench::read(middle, &matches, environment);
                 return bench.map(|bench| Command::Bench(Box::new(bench))).map_err(Problems);
+            }
+            Some((replay::NAME, inner)) => {
+                let replay = replay::read(inner, &matches, environment);
+                return replay.map(|replay| Command::Replay(Box::new(replay))).map_err(Problems);
             }
             Some((limits::NAME, middle)) => {
                 let (name, inner) = middle.subcommand().unwrap_or(("", middle));

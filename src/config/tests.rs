@@ -21,6 +21,7 @@ pub(super) fn serve(args: &[&str], env: &[(&str, &str)]) -> Serve {
         | Command::Limits(_)
         | Command::Passwd(_)
         | Command::RedisCheck(_)
+        | Command::Replay(_)
         | Command::Say(_)) => {
             panic!("{other:?}")
         }
@@ -340,6 +341,7 @@ fn a_health_check_asks_the_admin_port_and_minds_nothing_else() {
         | Command::Limits(_)
         | Command::Passwd(_)
         | Command::RedisCheck(_)
+        | Command::Replay(_)
         | Command::Say(_)
         | Command::Serve(_)) => {
             panic!("{other:?}")

@@ -18,6 +18,7 @@ use super::Thread;
 use crate::base::authority::HostKey;
 use crate::base::clock;
 use crate::base::identity::Identity;
+use crate::limit::Refused;
 use crate::policy::Decision;
 use crate::policy::End;
 use crate::policy::Mode;
@@ -30,9 +31,13 @@ use crate::policy::decided::Decided;
 use crate::policy::decided::Effect;
 use crate::telemetry::decisions::Decisions;
 use crate::telemetry::decisions::Kind;
+use crate::telemetry::decisions::LIMIT;
 use crate::telemetry::decisions::Line;
 use crate::telemetry::decisions::millis;
 use crate::telemetry::metrics::Route;
+
+/// The shortest wait for a slot that is one.
+const HELD_UP: Duration = Duration::from_millis(1);
 
 /// What the gates say of one request.
 #[derive(Debug, Default)]
@@ -252,6 +257,26 @@ impl Docket {
         entry.log.write(&line);
     }
 
+    /// What the limit of connections said, if it stopped the attempt or held it up.
+    pub(super) fn slot(&mut self, host: &HostKey, waited: Duration, refused: Option<&Refused>) {
+        let Some(entry) = &mut self.entry else { return };
+        let effect = match refused {
+            Some(_) => Effect::Refused,
+            // Even who finds a slot free takes some microseconds for it.
+            None if waited < HELD_UP => return,
+            None => Effect::Waited,
+        };
+        let mut line = entry.line(Kind::Decision);
+        line.rule = Some(LIMIT.into());
+        line.mode = Some(Mode::Enforce.as_str().into());
+        line.outcome = Some(effect.as_str().into());
+        line.key = Some(host.as_str().into());
+        line.value = refused.map(|refused| refused.in_use.into());
+        line.limit = refused.map(|refused| refused.limit.into());
+        line.wait_ms = Some(millis(waited));
+        entry.log.write(&line);
+    }
+
     /// An attempt is over.
     pub(super) fn ended(&mut self, ended: impl FnOnce() -> Ended) {
         let Some(entry) = &mut self.entry else { return };
@@ -307,12 +332,12 @@ impl Entry {
     }
 }
 
-/// Shown by what it does, only where it is shown at all.
+/// A text that is made where it is shown, and only there.
 pub(super) struct Shown<F>(pub(super) F);
 
-impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for Shown<F> {
+impl<F: Fn() -> String> fmt::Display for Shown<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0(f)
+        f.write_str(&self.0())
     }
 }
 

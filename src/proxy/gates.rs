@@ -104,7 +104,8 @@ async fn prove(
                 None => proven.known.identity = identity.clone(),
             }
             docket.knows(&proven.known);
-            let key = proven.known.key.as_deref().unwrap_or("");
+            let Known { key, identity, .. } = &proven.known;
+            let key = key.as_deref().or(identity.name().map(|name| &**name)).unwrap_or("");
             let (rule, mode) = (Rule::Access, entrance.mode());
             let ruling = Ruling { rule, mode, key: &key, value: None, limit: None };
             // What passes is not refused.

@@ -84,6 +84,13 @@ pub(super) async fn connect(
         Err(Barred::Dial(error)) => error.end(),
         Err(Barred::Policy(_) | Barred::Way(_)) => End::Neutral,
     };
+    let (waited, refused) = match &connected {
+        Ok(conn) => (conn.waited(), None),
+        Err(Barred::Dial(DialError::Refused(refused))) => (refused.waited, Some(refused)),
+        Err(Barred::Dial(error) | Barred::Way(error)) => (error.waited(), None),
+        Err(Barred::Policy(_)) => (Duration::ZERO, None),
+    };
+    docket.slot(errand.authority.key(), waited, refused);
     let is_held = docket.is_on();
     let over = async {
         docket.ended(|| {

@@ -9,7 +9,6 @@
 //! Between attempts nothing is held but the request, and the answer before if that is small: the
 //! client gets it if a gate says no then.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +57,7 @@ use crate::policy::retry::Attempt;
 use crate::policy::retry::Verdict;
 use crate::upstream::SendError;
 use crate::upstream::Sent;
+use crate::upstream::dial::DialError;
 use crate::upstream::exchange::ExchangeError;
 use crate::upstream::replay::Replay;
 use crate::upstream::replay::Supply;
@@ -179,8 +179,19 @@ async fn noted(
     });
     let started = clock::now();
     let sent = send(order, None, parts, body.into(), &Course::default()).await?;
+    slot(story.docket(), host, &sent);
     story.docket().ended(|| ended(&sent, 1, started));
     Ok(sent)
+}
+
+/// Tells the decision log what the limit of connections said of an attempt.
+fn slot(docket: &mut Docket, host: &HostKey, sent: &Result<Sent, SendError>) {
+    let (waited, refused) = match sent {
+        Ok(sent) => (sent.waited, None),
+        Err(SendError::Dial(DialError::Refused(refused))) => (refused.waited, Some(refused)),
+        Err(error) => (error.waited(), None),
+    };
+    docket.slot(host, waited, refused);
 }
 
 /// What came of an attempt, for the decision log.
@@ -405,6 +416,7 @@ async fn over(
     let escapes = end == End::Status(429) && way.as_ref().is_some_and(Way::has_others);
     // A parent that is no good says nothing of what is behind it.
     let is_ways = matches!(end, End::Failed(_)) && way.as_ref().is_some_and(Way::is_to_blame);
+    slot(story.docket(), order.authority.key(), &sent);
     let (noted, ways) = (&sent, escapes || is_ways);
     story.docket().ended(|| Ended { is_ways: ways, ..ended(noted, number, started) });
     let asked = sent.as_ref().ok().filter(|_| is_heard && !escapes).and_then(|sent| {
@@ -462,7 +474,7 @@ async fn enter<'a>(
     let mut is_heard = true;
     if let Some((cooldowns, subject)) = subject {
         let (rule, mode) = (Rule::CoolDown(0), cooldowns.mode());
-        let name = Shown(|f: &mut fmt::Formatter<'_>| cooldowns.write_name(subject, f));
+        let name = Shown(|| cooldowns.name_of(subject));
         let ruling = Ruling { rule, mode, key: &name, value: None, limit: None };
         is_heard = docket.obey(decided, &ruling, cooldowns.enter(subject, until))?.is_some();
         if !is_heard {

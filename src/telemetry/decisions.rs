@@ -26,6 +26,9 @@ use super::rfc3339;
 use crate::base::clock;
 use crate::base::clock::Moment;
 
+/// What the limit of connections is called among rules; it is none of an API.
+pub(crate) const LIMIT: &str = "limit";
+
 /// What a line is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -146,6 +149,47 @@ impl<'a> Line<'a> {
             at: clock::micros(now),
             id: id.into(),
             ..Self::default()
+        }
+    }
+}
+
+impl Line<'_> {
+    /// The same line for as long as anybody wants it.
+    pub(crate) fn into_owned(self) -> Line<'static> {
+        let own = |text: Option<Cow<'_, str>>| text.map(|text| Cow::Owned(text.into_owned()));
+        Line {
+            kind: self.kind,
+            time: Cow::Owned(self.time.into_owned()),
+            at: self.at,
+            id: Cow::Owned(self.id.into_owned()),
+            client: self.client,
+            identity: own(self.identity),
+            api_key: own(self.api_key),
+            plan: own(self.plan),
+            api: own(self.api),
+            route: own(self.route),
+            method: own(self.method),
+            host: own(self.host),
+            rule: own(self.rule),
+            mode: own(self.mode),
+            outcome: own(self.outcome),
+            would: own(self.would),
+            key: own(self.key),
+            value: self.value,
+            limit: self.limit,
+            cost: self.cost,
+            wait_ms: self.wait_ms,
+            attempt: self.attempt,
+            credential: own(self.credential),
+            begun: self.begun,
+            until: self.until,
+            deadline: self.deadline,
+            prefers: self.prefers,
+            status: self.status,
+            cause: own(self.cause),
+            took_us: self.took_us,
+            pause_us: self.pause_us,
+            aside: self.aside,
         }
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! The date is Howard Hinnant's `civil_from_days` (<https://howardhinnant.github.io/date_algorithms.html>).
 
-#[cfg(test)]
 use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
@@ -33,7 +32,6 @@ fn seconds(seconds: u64) -> String {
 }
 
 /// What [`micros`] has written, or [`millis`]; none for what neither has.
-#[cfg(test)]
 pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     let (whole, part) = text.strip_suffix('Z')?.split_once('.')?;
     let (date, time) = whole.split_once('T')?;

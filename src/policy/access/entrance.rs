@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use http::HeaderName;
+use http::Method;
 
 use super::basic::Given;
 use super::digest::Digest;
@@ -199,6 +200,17 @@ impl Entrance {
             plan: key.plan().cloned(),
             claims: None,
         })
+    }
+
+    /// Whether a key of this name may be used so, whoever has it; none if that depends on the path.
+    pub(crate) fn knows(&self, name: &str, method: &Method) -> Option<bool> {
+        let Some(ring) = &self.ring else { return Some(false) };
+        let deed = Deed { api: &self.api, method, path: None };
+        let keys = ring.named(name, clock::wall());
+        if keys.iter().any(|key| key.opens(deed)) {
+            return Some(true);
+        }
+        keys.iter().all(|key| !key.has_paths()).then_some(false)
     }
 
     /// Looks at the files, and takes over what has changed.

@@ -307,6 +307,13 @@ impl Breakers {
         Decision::Pass(Pass { breakers: self, host, circuit, tickets })
     }
 
+    /// Takes up again what was put aside.
+    pub(crate) fn unpark<'a>(&'a self, parked: Parked, host: &'a HostKey) -> Pass<'a> {
+        let Parked { tickets, had_circuit } = parked;
+        let circuit = if had_circuit { self.table.find(host) } else { None };
+        Pass { breakers: self, host, circuit, tickets }
+    }
+
     /// All circuits that there are; of hosts only those that have failed of late.
     pub(crate) fn snapshot(&self) -> Vec<Circuit> {
         let now = clock::now();
@@ -364,7 +371,21 @@ impl Breakers {
     }
 }
 
+/// A [`Pass`] that is put aside, for whoever holds it longer than it can borrow. What is not taken up
+/// again is not given back.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    tickets: Option<Tickets>,
+    /// Whether there was a circuit.
+    had_circuit: bool,
+}
+
 impl Pass<'_> {
+    /// Puts it aside.
+    pub(crate) fn park(mut self) -> Parked {
+        Parked { tickets: self.tickets.take(), had_circuit: self.circuit.is_some() }
+    }
+
     /// What came of it.
     pub(crate) async fn record(mut self, facts: Facts) {
         let failed = match facts.end {

@@ -126,6 +126,16 @@ impl CoolDowns {
         Subject::new(self.settings.scope, host, fields)
     }
 
+    /// What a request is whose credential has this fingerprint.
+    pub(crate) fn recalled(&self, host: &HostKey, credential: Option<&str>) -> Subject {
+        Subject::recalled(self.settings.scope, host, credential)
+    }
+
+    /// What a request is called that is this subject; for logs.
+    pub(crate) fn name_of(&self, subject: &Subject) -> String {
+        subject.name(self.book.api(), &self.book.key).to_string()
+    }
+
     /// Whether an attempt may be made now. If not, it may [wait](CoolDowns::wait) and ask again,
     /// provided that its turn comes until `latest`; without one it does not wait.
     pub(crate) fn enter(&self, subject: &Subject, latest: Option<Instant>) -> Decision<()> {
@@ -171,15 +181,6 @@ impl CoolDowns {
         }
         let status = if status == 503 { 503 } else { 429 };
         Some(self.book.hear(subject, status, asked)).filter(|left| !left.is_zero())
-    }
-
-    /// What a request is called that is this subject; for logs.
-    pub(crate) fn write_name(
-        &self,
-        subject: &Subject,
-        f: &mut std::fmt::Formatter<'_>,
-    ) -> std::fmt::Result {
-        write!(f, "{}", subject.name(self.book.api(), &self.book.key))
     }
 
     /// Ends one, by the name that [`CoolDowns::seen`] gives it, on all instances; whether it was

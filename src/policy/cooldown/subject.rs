@@ -108,6 +108,14 @@ impl Subject {
         Self { scope, host: host.clone(), credentials, name, place }
     }
 
+    /// One that was known before, by what it was called then.
+    pub(super) fn recalled(scope: Scope, host: &HostKey, credential: Option<&str>) -> Self {
+        let credential = credential.filter(|_| scope == Scope::Credential).and_then(fingerprint);
+        let name = Name { host: (scope != Scope::Api).then(|| host.clone()), credential };
+        let (host, credentials, place) = (host.clone(), [None, None, None], RefCell::default());
+        Self { scope, host, credentials, name: OnceCell::from(name), place }
+    }
+
     /// The digits of its fingerprint.
     pub(super) fn digits(&self, api: &str, key: &hmac::Key) -> Option<String> {
         let mut digits = String::with_capacity(2 * size_of::<Fingerprint>());

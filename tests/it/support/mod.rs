@@ -35,6 +35,7 @@ pub(crate) use http2::Tunnel;
 pub(crate) use names::Names;
 pub(crate) use origin::Origin;
 pub(crate) use parent::Parent;
+pub(crate) use proxy::Ended;
 pub(crate) use proxy::Proxy;
 pub(crate) use proxy::Setup;
 pub(crate) use proxy::narrows;

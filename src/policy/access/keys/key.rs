@@ -110,6 +110,11 @@ impl Key {
         scope::allow(&self.scopes, deed)
     }
 
+    /// Whether some of what it may be used for depends on the path.
+    pub(crate) fn has_paths(&self) -> bool {
+        self.scopes.iter().any(|scope| matches!(scope, Scope::Requests(_, Some(_))))
+    }
+
     /// Whether it is the same text as another, whoever has that.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.digest == other.digest

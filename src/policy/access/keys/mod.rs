@@ -160,6 +160,18 @@ impl Ring {
         Ok(key)
     }
 
+    /// The keys of this name that hold; while one takes the place of another there are two.
+    pub(super) fn named(&self, name: &str, now: SystemTime) -> Vec<Arc<Key>> {
+        let in_file = self.file.as_ref().map(|(_, keys)| keys.load_full());
+        let all = self.own.values().chain(in_file.iter().flat_map(|keys| keys.values()));
+        let holds = |key: &&Arc<Key>| {
+            **key.name() == *name
+                && key.not_before.is_none_or(|from| now >= from)
+                && key.expires.is_none_or(|to| now < to)
+        };
+        all.filter(holds).map(Arc::clone).collect()
+    }
+
     /// Looks at the file, and takes over what has changed.
     pub(super) fn look(&self, api: &str) {
         let Some((watched, keys)) = &self.file else { return };
