@@ -4,8 +4,8 @@
 --       2 entries, hash: 'o' ids of 16 letters, the newest first; of each 'v<id>' for which requests it is,
 --         'g<id>' the place when it was asked for, 'e<id>' the entry
 --       3 flight, hash: 't' its leader's token, 'u' until when that leads (ms of Redis time), 's' state: 'w'
---         nothing yet, 'h' head said, 'e' whole, 'f' failed, 'x' nobody else's; 'h' head, 'n' bytes of the
---         body so far, 'r' why it failed, 'g' the place, 'w' somebody waits
+--         nothing yet, 'h' head said, 'e' whole, 'f' failed, 'o' for each instance to fetch,
+--         'x' nobody else's; 'h' head, 'n' bytes of the body so far, 'r' why it failed, 'g' the place, 'w' somebody waits
 --       4 body of the flight so far, string
 -- ARGV  1 channel  2 PUBLISH or SPUBLISH  3 the flight's name (of 'forget': the place's)
 --       4 'look'    5 id, or '' for the only one
@@ -14,10 +14,10 @@
 --         'say'     5 token  6 lease, ms  7 head or ''  8 more of the body
 --         'keep'    5 token or ''  6 a text for the place  7 life, ms  8 id  9 for which requests
 --                   10 front of the entry: 13 bytes, head, 8 bytes  11 body  12 '1' if 4 comes before that
---         'over'    5 token  6 'f', 'x', or '' to give it up  7 for how long, ms  8 why
+--         'over'    5 token  6 'f', 'o', 'x', or '' to give it up  7 for how long, ms  8 why
 --         'forget'  5 who says so
 -- Returns 'look': {'kept', entry}, {'of', id, for which requests, ...}, {}
---         'fly': that of 'look' if there is any; {'apart'}; {'flies', token, state, bytes so far, head or
+--         'fly': that of 'look' if there is any; {'apart'}; {'own'}; {'flies', token, state, bytes so far, head or
 --                '', more of the body, ms of the lease}; {'failed', why}; {'lead'}
 --         'say', 'keep', 'over': {'1'}, or {'0'} for who does not lead
 -- Says  'f' and the flight's name when there is news for who waits; 'g', the place's name, ' ' and 5.
@@ -91,8 +91,8 @@ if verb == 'fly' then
   end
   local row = call('HMGET', flight, 't', 'u', 's', 'h', 'n', 'r')
   local leader, state, runs = row[1], row[3], row[2] and tonumber(row[2]) > now
-  if state == 'x' and runs then
-    return { 'apart' }
+  if (state == 'x' or state == 'o') and runs then
+    return { state == 'x' and 'apart' or 'own' }
   end
   if state == 'f' and leader == known then
     return { 'failed', row[6] or '' }

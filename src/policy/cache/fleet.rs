@@ -87,6 +87,8 @@ pub(super) enum Flown {
     Flies(Box<Flies>),
     Kept(Found),
     Lead,
+    /// Each instance fetches it for itself.
+    Own,
 }
 
 /// What another instance has fetched so far.
@@ -194,7 +196,7 @@ impl Fleet {
                 self.wings().push(Arc::downgrade(&wing));
                 (flown, Some(wing))
             }
-            Ok(Flown::Apart | Flown::Failed(_) | Flown::Flies(_) | Flown::Kept(_)) => {
+            Ok(Flown::Apart | Flown::Failed(_) | Flown::Flies(_) | Flown::Kept(_) | Flown::Own) => {
                 wing.due().is_over = true;
                 (flown, None)
             }
@@ -418,6 +420,11 @@ impl Wing {
         self.over(b"f", FAILED, cause.map_or("", Cause::as_str));
     }
 
+    /// It is not for other instances: for so long each fetches it for itself.
+    pub(super) fn own(&self, time: Duration) {
+        self.over(b"o", time, "");
+    }
+
     /// It is nobody else's; nobody waits for it for so long.
     pub(super) fn apart(&self, time: Duration) {
         self.over(b"x", time, "");
@@ -529,6 +536,7 @@ fn flown(mut words: Vec<Vec<u8>>) -> Option<Flown> {
     match (word, words.len()) {
         (b"apart", 1) => Some(Flown::Apart),
         (b"lead", 1) => Some(Flown::Lead),
+        (b"own", 1) => Some(Flown::Own),
         (b"failed", 2) => Some(Flown::Failed(cause(&words[1]))),
         (b"flies", 7) => {
             let mut words = words.into_iter().skip(1);

@@ -279,6 +279,23 @@ async fn what_is_nobody_elses_or_fails_is_told_to_who_waits_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_failure_that_is_shared_has_each_instance_ask_once_for_all_of_its_own() {
+    let redis = Redis::start().await;
+    let (one, other) = (Instance::start(&redis).await, Instance::start(&redis).await);
+    let mut lead = one.lead();
+    look(&mut lead).await;
+    let (relayed, mut follower) = relay(&other).await;
+    lead.head(head(&[]), Manner::Share).unwrap();
+    lead.end().unwrap();
+    let Relayed::Fetch(mut heir) = relayed.await.unwrap() else { panic!() };
+    heir.head(head(&[]), Manner::Share).unwrap();
+    heir.chunk("sorry".into()).await.unwrap();
+    heir.end().unwrap();
+    assert!(matches!(follower.head().await, Followed::Head(_)));
+    assert_eq!(body(&mut follower).await.unwrap(), b"sorry");
+}
+
+#[tokio::test]
 async fn variants_are_told_apart_and_the_newest_of_each_is_kept() {
     let redis = Redis::start().await;
     let one = Instance::start(&redis).await;

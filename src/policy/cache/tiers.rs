@@ -556,7 +556,7 @@ impl Lead {
         self.wing = wing;
         match flown {
             // What has failed is told to those alone who follow.
-            Err(_) | Ok(Flown::Failed(_) | Flown::Lead) => Some(Looked::Fetch),
+            Err(_) | Ok(Flown::Failed(_) | Flown::Lead | Flown::Own) => Some(Looked::Fetch),
             Ok(Flown::Apart) => Some(Looked::Apart),
             Ok(Flown::Flies(flies)) => {
                 self.known = flies.token;
@@ -590,7 +590,7 @@ impl Lead {
             let (flown, wing) = fleet.fly(names, fly).await;
             self.wing = wing;
             let flies = match flown {
-                Err(_away) => return Relayed::Fetch(self),
+                Err(_) | Ok(Flown::Lead | Flown::Own) => return Relayed::Fetch(self),
                 Ok(Flown::Apart) if is_told => return Relayed::Fetch(self),
                 Ok(Flown::Apart) => {
                     self.dissolve();
@@ -608,7 +608,6 @@ impl Lead {
                     self.looks = false;
                     continue;
                 }
-                Ok(Flown::Lead) => return Relayed::Fetch(self),
                 Ok(Flown::Flies(flies)) => flies,
             };
             let Flies { token, is_whole, length, head, mut piece, left } = *flies;
@@ -694,7 +693,7 @@ impl Lead {
                 self.flight.relay();
                 self.drawer.tiers.flights.close(&self.flight);
                 if let Some(wing) = self.wing.take() {
-                    wing.apart(flight::APART);
+                    wing.own(flight::APART);
                 }
             }
         }
@@ -765,6 +764,9 @@ impl Lead {
     /// It is nobody else's: each goes for itself, and for a while nobody waits there.
     pub(crate) fn dissolve(mut self) {
         self.is_over = true;
+        if let Some(wing) = self.wing.take() {
+            wing.apart(flight::APART);
+        }
         self.keep_not();
         self.flight.dissolve();
     }
@@ -805,7 +807,7 @@ impl Lead {
         self.manner = Manner::Share;
         self.drawer.tiers.flights.apart(&self.flight);
         if let Some(wing) = self.wing.take() {
-            wing.apart(flight::APART);
+            wing.own(flight::APART);
         }
     }
 
