@@ -9,6 +9,8 @@ use http::Request;
 use http::Response;
 use http::header;
 
+use crate::policy::access::keys::X_API_KEY;
+
 /// How many hops a request may still make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Forwards {
@@ -65,7 +67,8 @@ fn answer(content_type: &'static str, body: Bytes) -> Response<Bytes> {
 
 /// The request as it came, less what a script in a browser must not learn (RFC 9110 §9.3.8).
 fn echo<B>(request: &Request<B>) -> Bytes {
-    let secret = [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION];
+    let secret =
+        [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION, X_API_KEY.clone()];
     let line = format!("{} {} {:?}\r\n", request.method(), request.uri(), request.version());
     let mut text = line.into_bytes();
     for (name, value) in request.headers() {

@@ -68,14 +68,8 @@ pub(super) fn find(
         return Err(Reject::Misdirected);
     }
     let api = apis.named(name).map(Arc::clone);
-    let Some(api) = api.filter(|api| api.settings.target.is_some()) else {
-        return Err(Reject::UnknownApi(name.to_owned()));
-    };
-    let methods = &api.settings.gateway.methods;
-    if !takes(methods, request.method()) {
-        return Err(Reject::Method(allowed(methods)));
-    }
-    Ok(api)
+    let api = api.filter(|api| api.settings.target.is_some());
+    api.ok_or_else(|| Reject::UnknownApi(name.to_owned()))
 }
 
 /// Whether a request calls the gateway by a name that it has. SECURITY: a web page whose name has been
@@ -146,6 +140,9 @@ pub(super) async fn serve(
         return Err(Reject::UnknownApi(api.name().to_string()).into());
     };
     story.bound_for(Route::Gateway, &target.authority);
+    if !takes(&gateway.methods, request.method()) {
+        return Err(Reject::Method(allowed(&gateway.methods)).into());
+    }
     story.meets(api);
     let asked = request.uri().path_and_query().map_or("/", |asked| asked.as_str());
     let ask = Ask {

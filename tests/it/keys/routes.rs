@@ -169,6 +169,11 @@ async fn where_an_api_has_keys_they_stand_in_the_place_of_the_proxys_passwords()
     });
     let key = format!("X-API-Key: {ALICE}");
     assert_eq!(served.statuses(&origin, &[&key], &[&basic(ALICE)]).await, [200; 6]);
+    let mut settings = api(&origin, &[line("alice", ALICE, "")]);
+    settings.gateway.methods = vec![http::Method::POST];
+    let narrow = Served::with(settings, |config| config.clients.users = Some(users.path.clone()));
+    let answer = Client::to(narrow.address).await.request("GET", "/api/a/x", &[&key]).await;
+    answer.assert_refused(405, "http_request_error");
     // A user of the proxy is nobody to the API, and a key of the API is nothing to other hosts.
     assert_eq!(
         served.statuses(&origin, &[&own("carol")], &[&own("carol")]).await,
