@@ -11,6 +11,8 @@ use prometheus_client::encoding::NoLabelSet;
 use prometheus_client::metrics::MetricType;
 
 use crate::policy::Rule;
+use crate::policy::access::entrance::Entrance;
+use crate::policy::access::reloads::Of;
 use crate::policy::api::Api;
 use crate::policy::api::Apis;
 use crate::policy::api::counts::Outcome;
@@ -63,6 +65,7 @@ impl Collector for Numbers {
         family(encoder, ("narrows_api_attempts", help), label, &apis, |totals| &totals.attempts)?;
         let help = "Attempts that were not the first of their request";
         single(encoder, ("narrows_api_retries", help), &apis, |totals| totals.retries)?;
+        reloads(encoder, &apis)?;
         cool_downs(encoder, &apis)?;
         parents(encoder, &apis)
     }
@@ -146,6 +149,27 @@ fn decisions(
                 let labels = [("api", *api), ("rule", *rule), ("outcome", effect.as_str())];
                 let mut metric = family.encode_family(&labels)?;
                 metric.encode_counter::<NoLabelSet, _, u64>(n, None)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Changes of the keys of those who come in.
+fn reloads(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> fmt::Result {
+    let all: Vec<(&str, &Entrance)> =
+        apis.iter().filter_map(|(api, _)| Some((&**api.name(), api.entrance.as_ref()?))).collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let help = "Changes of the keys of an API, and fetches of its key set: taken over, or wrong and without effect";
+    let name = "narrows_api_key_reloads";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (api, entrance) in &all {
+        for of in Of::ALL {
+            for (result, n) in ["failed", "ok"].into_iter().zip(entrance.reloads().counts(of)) {
+                let labels = [("api", *api), ("of", of.as_str()), ("result", result)];
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&n, None)?;
             }
         }
     }

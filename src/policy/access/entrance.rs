@@ -22,6 +22,8 @@ use super::keys;
 use super::keys::Ring;
 pub(crate) use super::keys::scope::Deed;
 use super::known::Known;
+use super::reloads::Of;
+use super::reloads::Reloads;
 use super::shown::Shown;
 use crate::base::clock;
 use crate::base::identity::Identity;
@@ -89,6 +91,7 @@ pub(crate) struct Entrance {
     header: Option<HeaderName>,
     ring: Option<Ring>,
     tokens: Option<Arc<Tokens>>,
+    reloads: Arc<Reloads>,
 }
 
 impl Entrance {
@@ -117,6 +120,7 @@ impl Entrance {
             header: keys.map(|keys| keys.header.clone()),
             ring,
             tokens,
+            reloads: former.map(|former| Arc::clone(&former.reloads)).unwrap_or_default(),
         })
     }
 
@@ -133,6 +137,11 @@ impl Entrance {
     /// Whether tokens are taken, too.
     pub(crate) fn takes_tokens(&self) -> bool {
         self.tokens.is_some()
+    }
+
+    /// How often its keys changed.
+    pub(crate) fn reloads(&self) -> &Reloads {
+        &self.reloads
     }
 
     /// The API keys that there are.
@@ -215,11 +224,12 @@ impl Entrance {
 
     /// Looks at the files, and takes over what has changed.
     pub(crate) fn look(&self) {
-        if let Some(ring) = &self.ring {
-            ring.look(&self.api);
-        }
-        if let Some(tokens) = &self.tokens {
-            tokens.look(&self.api);
+        let keys = self.ring.as_ref().and_then(|ring| ring.look(&self.api));
+        let tokens = self.tokens.as_ref().and_then(|tokens| tokens.look(&self.api));
+        for (of, changed) in [(Of::Keys, keys), (Of::Tokens, tokens)] {
+            if let Some(is_good) = changed {
+                self.reloads.note(of, is_good);
+            }
         }
     }
 
@@ -231,7 +241,7 @@ impl Entrance {
     /// What came of a fetch.
     pub(crate) fn fetched(&self, came: Result<String, String>) {
         if let Some(tokens) = &self.tokens {
-            tokens.fetched(&self.api, came);
+            self.reloads.note(Of::KeySet, tokens.fetched(&self.api, came));
         }
     }
 }

@@ -24,6 +24,7 @@ mod known;
 mod lists;
 mod memory;
 mod recent;
+pub(crate) mod reloads;
 mod shown;
 mod users;
 mod verify;

@@ -227,6 +227,10 @@ async fn a_key_set_is_fetched_again_for_a_new_key_and_the_last_good_one_stays() 
     }
     assert!(keys.accepted() - before < 25, "{}", keys.accepted() - before);
 
+    let fetched = [("api", "a"), ("of", "jwks_url"), ("result", "ok")];
+    assert!(proxy.metric("narrows_api_key_reloads_total", &fetched).await >= 2.0);
+    let failed = [("api", "a"), ("of", "jwks_url"), ("result", "failed")];
+    assert!(proxy.metric("narrows_api_key_reloads_total", &failed).await >= 3.0);
     let apis = proxy.admin("/apis").await.json();
     assert!(format!("{apis}").contains(r#""known":2"#), "{apis}");
     proxy.terminate();

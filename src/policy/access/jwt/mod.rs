@@ -365,7 +365,8 @@ impl Tokens {
             settings: settings.clone(),
         };
         tokens.gather(&tokens.stock());
-        tokens.look(api);
+        // That they are good was found when the settings were read.
+        let _first = tokens.look(api);
         Arc::new(tokens)
     }
 
@@ -517,14 +518,16 @@ impl Tokens {
         Ok((token, until))
     }
 
-    /// Looks at the files, and takes over what has changed.
-    pub(super) fn look(&self, api: &str) {
+    /// Looks at the files, and takes over what has changed; whether all of that is good, if anything has.
+    pub(super) fn look(&self, api: &str) -> Option<bool> {
+        let mut all_good = None;
         for (at, (kind, file)) in self.files.iter().enumerate() {
             let Some(text) = file.look() else { continue };
             let path = file.path().display();
             let keys = text.map_err(BadKeys::from).and_then(|text| {
                 read(*kind, &text, &self.settings.algorithms).map_err(BadKeys::from)
             });
+            all_good = Some(all_good.unwrap_or(true) && keys.is_ok());
             match keys {
                 Ok(keys) => {
                     let mut stock = self.stock();
@@ -537,6 +540,7 @@ impl Tokens {
                 }
             }
         }
+        all_good
     }
 
     /// The key set that is to be fetched now, if one is; [`Tokens::fetched`] is to be told of it.
@@ -545,9 +549,9 @@ impl Tokens {
         remote.begin(now).then_some(&remote.jwks)
     }
 
-    /// What came of a fetch.
-    pub(super) fn fetched(&self, api: &str, came: Result<String, String>) {
-        let Some(remote) = &self.remote else { return };
+    /// What came of a fetch; whether that is good.
+    pub(super) fn fetched(&self, api: &str, came: Result<String, String>) -> bool {
+        let Some(remote) = &self.remote else { return false };
         let url = &remote.jwks.url;
         let result = came.and_then(|text| {
             let digest = Digest::of(text.as_bytes());
@@ -570,6 +574,7 @@ impl Tokens {
             }
         }
         remote.end(is_good);
+        is_good
     }
 
     /// Puts all keys together.

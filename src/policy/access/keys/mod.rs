@@ -143,7 +143,8 @@ impl Ring {
             (Watched::new(path), ArcSwap::new(known.unwrap_or_default()))
         });
         let ring = Self { own: by_digest(settings.own.clone()), file };
-        ring.look(api);
+        // That it is good was found when the settings were read.
+        let _first = ring.look(api);
         ring
     }
 
@@ -172,19 +173,21 @@ impl Ring {
         all.filter(holds).map(Arc::clone).collect()
     }
 
-    /// Looks at the file, and takes over what has changed.
-    pub(super) fn look(&self, api: &str) {
-        let Some((watched, keys)) = &self.file else { return };
-        let Some(text) = watched.look() else { return };
+    /// Looks at the file, and takes over what has changed; whether that is good, if it has.
+    pub(super) fn look(&self, api: &str) -> Option<bool> {
+        let (watched, keys) = self.file.as_ref()?;
+        let text = watched.look()?;
         let path = watched.path().display();
         match text.map_err(BadKeys::from).and_then(|text| parse(&text)) {
             Ok(new) => {
                 let count = new.len();
                 keys.store(Arc::new(by_digest(new)));
                 tracing::info!(api, %path, keys = count, "file of API keys taken over");
+                Some(true)
             }
             Err(error) => {
                 tracing::error!(api, %path, %error, "the file of API keys is wrong: the keys stay as they were");
+                Some(false)
             }
         }
     }
