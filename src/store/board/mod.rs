@@ -197,6 +197,16 @@ impl Board {
         self.shared.as_ref().map_or("", |shared| shared.keys.prefix())
     }
 
+    /// Whether Redis answers, as far as it is known. What is asked while it does not is turned away.
+    pub(crate) fn is_up(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.up.load(Relaxed) != 0)
+    }
+
+    /// How long an answer is waited for.
+    pub(crate) fn patience(&self) -> Duration {
+        self.shared.as_ref().map_or(Duration::ZERO, |shared| shared.timeout)
+    }
+
     /// How it is doing; none for one that is alone.
     pub(crate) fn snapshot(&self) -> Option<Snapshot> {
         let shared = self.shared.as_ref()?;

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
-const TIMEOUT: Duration = Duration::from_millis(200);
+pub(crate) const TIMEOUT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(20);
 
 /// Counts its calls, tells everybody, and answers with what it was given.
@@ -49,12 +49,16 @@ impl Redis {
         Settings { prefix: "p".to_owned(), timeout: TIMEOUT, ..Settings::new(url) }
     }
 
-    pub(crate) async fn query(&self, words: &[&str]) -> Option<Value> {
+    pub(crate) async fn connection(&self) -> Option<MultiplexedConnection> {
         let super::super::Deployment::Single { url } = self.settings().deployment else {
             return None;
         };
         let client = redis::Client::open(url.0).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.ok()?;
+        client.get_multiplexed_async_connection().await.ok()
+    }
+
+    pub(crate) async fn query(&self, words: &[&str]) -> Option<Value> {
+        let mut connection = self.connection().await?;
         redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.ok()
     }
 
@@ -62,6 +66,14 @@ impl Redis {
         let server = i32::try_from(self.server.id()).unwrap();
         rustix::process::kill_process(rustix::process::Pid::from_raw(server).unwrap(), signal)
             .unwrap();
+    }
+
+    pub(crate) fn hang(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.signal(rustix::process::Signal::CONT);
     }
 
     pub(crate) fn kill(&mut self) {
