@@ -18,6 +18,7 @@ pub mod cooldown;
 pub(crate) mod decided;
 pub(crate) mod failures;
 pub mod parents;
+pub mod quota;
 pub mod retry;
 
 use std::fmt;

@@ -9,6 +9,8 @@
 //! | `limits` | `proxy_rate_limiter:{0}:@limits` | hash: pattern -> limit, or limit and `/shared`; `#v` version, `#at` time of the last change, us of Redis time | for ever |
 //! | `policy` | `proxy_rate_limiter:{0}:@p:cooldown:shop/api.example.com` | what the policy's script in `lua/` says | as that says; always limited |
 //! | `policy` | `proxy_rate_limiter:{0}:@p:parents:shop` | hash: parent and host, or parent and `*` -> end of the ban (ms of Redis time), why, its length in ms | until its longest ban ends |
+//! | `policy` | `proxy_rate_limiter:{0}:@p:quota:shop/192.0.2.1` | hash: tier -> what is counted of it, as `lua/quota.lua` says | a second longer than its longest window |
+//! | none | `limit:minute:192.0.2.1:202611302359` | string: what was taken; only in the layout of apitwo, made by `lua/quota.lua` | until its window ends |
 //! | `policies_of` | `proxy_rate_limiter:{0}:@p:cooldown` | what all keys of one policy have in common; as its script says | as that says; always limited |
 //! | `policy_channel` | `proxy_rate_limiter:{0}:@p` | pub/sub channel: what all instances are told about APIs | no key |
 //! | `kept`, place | `proxy_rate_limiter:{0}:@c:9f86...0a08~p` | string: another each time that all kept of this place was forgotten | as what is kept of it |

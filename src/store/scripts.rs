@@ -39,8 +39,11 @@ pub(super) static CACHE: Script = Script::new(include_str!("../../lua/cache.lua"
 /// `lua/purge.lua`, for kept responses.
 pub(crate) static PURGE: Script = Script::new(include_str!("../../lua/purge.lua"));
 
+/// `lua/quota.lua`, for the policy of that name.
+pub(crate) static QUOTA: Script = Script::new(include_str!("../../lua/quota.lua"));
+
 /// All that run by way of [`super::board`].
-const POLICIES: [&Script; 4] = [&BREAKER, &COOLDOWN, &PARENTS, &PURGE];
+const POLICIES: [&Script; 5] = [&BREAKER, &COOLDOWN, &PARENTS, &PURGE, &QUOTA];
 
 /// A file of `lua/`.
 #[derive(Debug)]
