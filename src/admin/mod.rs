@@ -77,7 +77,7 @@ struct Endpoint {
 }
 
 /// All that can be asked, by GET or HEAD. Answers get the sources and the query (without `?`).
-const ENDPOINTS: [Endpoint; 10] = [
+const ENDPOINTS: [Endpoint; 11] = [
     Endpoint { path: "/", what: "this list", answer: index },
     Endpoint {
         path: "/healthz",
@@ -118,6 +118,11 @@ const ENDPOINTS: [Endpoint; 10] = [
         path: "/cool-downs",
         what: "upstreams that asked not to be asked; DELETE of /cool-downs/API/NAME forgets one",
         answer: |sources, _| ready(apis::cooldowns::list(sources)),
+    },
+    Endpoint {
+        path: "/quota",
+        what: "APIs that count requests; /quota/KEY what a client has used, DELETE lets it begin anew",
+        answer: |sources, _| ready(apis::quota::list(sources)),
     },
     Endpoint {
         path: "/parents",
@@ -284,6 +289,7 @@ async fn answer(sources: &Sources, request: Request<Incoming>, at: Option<IpAddr
         Err(refusal) => *refusal,
         Ok(()) if uri.path() == reload::PATH => reload::ask(sources, request).await,
         Ok(()) if apis::is_deletable(uri.path()) => apis::delete(sources, request).await,
+        Ok(()) if apis::quota::is_change(&request) => apis::quota::forget(sources, request).await,
         Ok(()) if uri.path().starts_with(limits::RULES) => limits::change(sources, request).await,
         Ok(()) => respond(sources, request.method(), uri.path(), uri.query()).await,
     };
@@ -292,6 +298,9 @@ async fn answer(sources: &Sources, request: Request<Incoming>, at: Option<IpAddr
 }
 
 async fn respond(sources: &Sources, method: &Method, path: &str, query: Option<&str>) -> Answer {
+    if path.starts_with(apis::quota::CLIENTS) {
+        return apis::quota::one(sources, path, query.unwrap_or("")).await;
+    }
     let Some(endpoint) = ENDPOINTS.iter().find(|endpoint| endpoint.path == path) else {
         return problem(StatusCode::NOT_FOUND, "there is no such page; / lists those there are");
     };

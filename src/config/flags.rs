@@ -478,6 +478,16 @@ settings! {
         Said("off"),
         "Leave a host alone for as long as it asks (429, or 503 with Retry-After); observe counts and \
          logs what would wait, and lets it go on.");
+    QUOTA_MINUTE = row(Policies, "quota-minute", "N", &["NARROWS_QUOTA_MINUTE"], Said("off"),
+        "Requests that each client may make in a minute, of the whole fleet; more are answered 429.");
+    QUOTA_HOUR = row(Policies, "quota-hour", "N", &["NARROWS_QUOTA_HOUR"], Said("off"),
+        "The same in an hour.");
+    QUOTA_DAY = row(Policies, "quota-day", "N", &["NARROWS_QUOTA_DAY"], Said("off"),
+        "The same in a day.");
+    QUOTA_KEY = row(Policies, "quota-key", "WORD", &["NARROWS_QUOTA_KEY"], Said("address"),
+        "What a client is: address, identity, api_key, header:NAME, claim:NAME, host or api. \
+         Repeatable, or separated by commas: those that have all of them in \
+         common.").takes(Values::Many);
     PARENT = row(Policies, "parent", "URL", &["NARROWS_PARENT"], Nothing,
         "Proxy by which upstreams are reached: http:// or https://, USER:PASSWORD@, HOST:PORT. \
          Repeatable, or separated by semicolons in the \

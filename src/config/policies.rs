@@ -24,7 +24,7 @@ use crate::policy::api::Settings;
 use crate::policy::parents::Parent;
 
 /// Settings of the default API, and the keys that say the same.
-const DEFAULTS: [(&Setting, &[&str]); 15] = [
+const DEFAULTS: [(&Setting, &[&str]); 19] = [
     (&flags::REQUEST_TIMEOUT, &["request_timeout"]),
     (&flags::TOTAL_TIMEOUT, &["total_timeout"]),
     (&flags::RETRY_ATTEMPTS, &["retry", "max_attempts"]),
@@ -37,6 +37,10 @@ const DEFAULTS: [(&Setting, &[&str]); 15] = [
     (&flags::BREAKER_SUCCESSES, &["circuit_breaker", "success_threshold"]),
     (&flags::BREAKER_MODE, &["circuit_breaker", "mode"]),
     (&flags::COOL_DOWN, &["cool_down"]),
+    (&flags::QUOTA_MINUTE, &["quota", "minute"]),
+    (&flags::QUOTA_HOUR, &["quota", "hour"]),
+    (&flags::QUOTA_DAY, &["quota", "day"]),
+    (&flags::QUOTA_KEY, &["quota", "key"]),
     (&flags::PARENT, &["proxies"]),
     (&flags::PARENT_STRATEGY, &["proxy_strategy"]),
     (&flags::NO_PARENT, &["no_proxy"]),
@@ -80,6 +84,7 @@ fn put(source: &mut Source<'_>, tree: &mut Node, setting: &'static Setting, keys
         ["circuit_breaker", key] if *key != "failure_threshold" => {
             Some((&flags::BREAKER_FAILURES, "circuit_breaker"))
         }
+        ["quota", "key"] => Some((&flags::QUOTA_MINUTE, "quota")),
         ["proxy_strategy" | "no_proxy"] => Some((&flags::PARENT, "proxies")),
         _ => None,
     };

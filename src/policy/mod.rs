@@ -1,7 +1,8 @@
 //! Decisions about requests. Nothing here sends or dials, and nothing but the gates that say so
 //! waits for Redis.
 //!
-//! Three positions, and no fourth. A *front gate* stands before a request: who asks ([`access`]).
+//! Three positions, and no fourth. A *front gate* stands before a request: who asks ([`access`]),
+//! and how often ([`quota`]).
 //! A *wrap* goes around attempts: [`retry`]. An *attempt gate* stands before each attempt:
 //! [`breaker`], then [`cooldown`], then [`parents`] says by which way it goes. What a gate says is a
 //! [`Decision`]; what came of an attempt is told to all of them in the same words, [`Facts`]. A
@@ -79,11 +80,16 @@ pub(crate) enum Rule {
     Access,
     /// The client's address may not use the API.
     Networks,
+    /// The client has used up what it may in so long.
+    Quota(Duration),
+    /// Nobody can say what it has used, and so it is refused, with this status.
+    QuotaAway(u16),
 }
 
 impl Rule {
     /// The words for all of them.
-    pub(crate) const WORDS: [&str; 5] = ["breaker", "cool_down", "parents", "access", "networks"];
+    pub(crate) const WORDS: [&str; 6] =
+        ["breaker", "cool_down", "parents", "access", "networks", "quota"];
 
     /// Which of [`Rule::WORDS`] it is.
     pub(crate) const fn index(self) -> usize {
@@ -93,6 +99,7 @@ impl Rule {
             Self::Parents => 2,
             Self::Access => 3,
             Self::Networks => 4,
+            Self::Quota(_) | Self::QuotaAway(_) => 5,
         }
     }
 

@@ -41,6 +41,8 @@ use super::status;
 use super::story::Body;
 use super::story::Kind;
 use super::story::Story;
+use super::toll;
+use super::toll::Payer;
 use crate::base::authority::Authority;
 use crate::base::clock;
 use crate::base::identity::Identity;
@@ -135,6 +137,9 @@ pub(crate) async fn serve(
             response.map(|body| Kind::Own(Some(body)))
         }
     };
+    if let Some(told) = story.told.take() {
+        told.put(response.headers_mut());
+    }
     if story.retries() > 0 {
         response.headers_mut().insert(&RETRY_COUNT, story.retries().into());
     }
@@ -243,6 +248,14 @@ async fn forward(
         };
         known = gates::enter(ask, story.docket()).await.ok_or(Failed::Left)??.known;
         story.asked_by(&known.identity);
+        let payer = Payer {
+            client,
+            known: &known,
+            host: authority.key(),
+            method: request.method(),
+            fields: request.headers(),
+        };
+        toll::take(api, payer, &mut story.docket, &mut story.told).await.ok_or(Failed::Left)??;
         pipeline::refused(api, authority.key(), story.docket())?;
     }
     let (mut parts, body) = request.into_parts();

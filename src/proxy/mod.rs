@@ -32,6 +32,7 @@ mod status;
 mod story;
 mod tally;
 mod target;
+mod toll;
 mod tunnel;
 mod via;
 

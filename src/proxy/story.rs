@@ -23,6 +23,7 @@ use crate::base::identity::Identity;
 use crate::policy::End;
 use crate::policy::api::Api;
 use crate::policy::parents::Parent;
+use crate::policy::quota;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Route;
 use crate::upstream::exchange::BodyError;
@@ -106,7 +107,9 @@ pub(super) struct Story {
     end: &'static str,
     /// Those after the first that went out.
     retries: u32,
-    docket: Docket,
+    pub(super) docket: Docket,
+    /// What the answer says of quotas.
+    pub(super) told: Option<Box<quota::Told>>,
     log: Option<Box<Told>>,
 }
 
@@ -152,6 +155,7 @@ impl Story {
             end: "client left",
             retries: 0,
             docket: Docket::begin(thread, client.peer(), request.method().as_str()),
+            told: None,
             log,
         }
     }

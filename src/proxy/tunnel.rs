@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use http::HeaderMap;
 use http::Method;
 use tokio::time::Instant;
 
@@ -28,6 +29,8 @@ use super::relay;
 use super::relay::End;
 use super::relay::Moved;
 use super::status;
+use super::toll;
+use super::toll::Payer;
 use crate::base::authority::Authority;
 use crate::base::authority::HostKey;
 use crate::base::clock;
@@ -37,6 +40,7 @@ use crate::policy::access::Given;
 use crate::policy::access::Known;
 use crate::policy::access::entrance::Place;
 use crate::policy::api::Api;
+use crate::policy::quota::Told;
 use crate::telemetry::access::Record;
 use crate::telemetry::metrics::Bound;
 use crate::telemetry::metrics::Route;
@@ -48,12 +52,17 @@ use crate::upstream::dial::Errand;
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// The same, with how it came about.
-fn established(thread: &Thread, upstream: &Conn) -> Cow<'static, [u8]> {
-    if !thread.settings.explain {
+fn established(thread: &Thread, upstream: &Conn, left: Option<&Told>) -> Cow<'static, [u8]> {
+    if !thread.settings.explain && left.is_none() {
         return Cow::Borrowed(ESTABLISHED);
     }
     let told = status::of_success(upstream.waited(), upstream.attempts(), false);
-    let head = format!("HTTP/1.1 200 Connection established\r\nProxy-Status: {told}\r\n\r\n");
+    let told = thread.settings.explain.then_some(("Proxy-Status", told));
+    let mut head = "HTTP/1.1 200 Connection established\r\n".to_owned();
+    for (name, value) in told.into_iter().chain(left.into_iter().flat_map(Told::lines)) {
+        head.extend([name, ": ", &value, "\r\n"]);
+    }
+    head.push_str("\r\n");
     Cow::Owned(head.into_bytes())
 }
 
@@ -65,7 +74,7 @@ pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Con
     let reject = match open(thread, &asker, &mut line, connect.wait, given).await {
         Some(Ok(upstream)) => {
             thread.cells.answered(Route::Connect, 200);
-            client.write(&established(thread, &upstream));
+            client.write(&established(thread, &upstream, line.told.take().as_deref()));
             if let Some(near) = client.detach() {
                 let pulse = Rc::clone(client.pulse());
                 // A task of its own is as small as a tunnel needs; this one is as large as a dial.
@@ -76,7 +85,8 @@ pub(crate) async fn serve(thread: &Rc<Thread>, client: &Rc<Client>, connect: Con
         Some(Err(reject)) => reject,
         None => return line.end(thread, 0, None, (0, 0), "client left"),
     };
-    let answer = reject.answer(thread.settings.manner());
+    let mut answer = reject.answer(thread.settings.manner());
+    answer.told = line.told.take();
     let status = answer.status.as_u16();
     thread.cells.answered(Route::Connect, status);
     line.end(thread, status, Some(answer.error), (0, 0), "refused");
@@ -133,6 +143,13 @@ pub(super) async fn open(
             Err(reject) => return Some(Err(reject)),
         }
         line.asked_by(&known.identity);
+        let (known, host) = (&known, authority.key());
+        // Of a CONNECT no field is kept.
+        let (method, fields) = (&Method::CONNECT, &HeaderMap::new());
+        let payer = Payer { client, known, host, method, fields };
+        if let Err(reject) = toll::take(api, payer, &mut line.docket, &mut line.told).await? {
+            return Some(Err(reject));
+        }
     }
     let patience = thread.patience(wait);
     let errand = Errand {
@@ -200,6 +217,8 @@ pub(super) struct Line {
     /// Boxed, since few tunnels have one.
     road: Option<Box<Road>>,
     docket: Docket,
+    /// What the answer says of quotas.
+    pub(super) told: Option<Box<Told>>,
 }
 
 impl Line {
@@ -216,6 +235,7 @@ impl Line {
             waited,
             road: None,
             docket: Docket::begin(thread, client, "CONNECT"),
+            told: None,
         }
     }
 

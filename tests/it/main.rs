@@ -41,6 +41,7 @@ mod observe;
 mod oracle;
 mod parents;
 mod pool;
+mod quota;
 mod redis_hung;
 mod reload;
 mod resend;

@@ -28,6 +28,8 @@ use crate::policy::decided::Effect;
 use crate::policy::decided::Sums;
 use crate::policy::parents::ParentSnapshot;
 use crate::policy::parents::Snapshot;
+use crate::policy::quota;
+use crate::policy::quota::Quotas;
 use crate::store;
 
 /// All APIs, as of one moment.
@@ -67,6 +69,7 @@ impl Collector for Numbers {
         single(encoder, ("narrows_api_retries", help), &apis, |totals| totals.retries)?;
         reloads(encoder, &apis)?;
         cool_downs(encoder, &apis)?;
+        quotas(encoder, &apis)?;
         parents(encoder, &apis)
     }
 }
@@ -206,6 +209,57 @@ fn cool_downs(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> f
             let mut metric = family.encode_family(&labels)?;
             metric.encode_counter::<NoLabelSet, _, u64>(&n, None)?;
         }
+    }
+    Ok(())
+}
+
+fn quotas(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> fmt::Result {
+    let all: Vec<(&str, &Quotas, quota::Counted)> = apis
+        .iter()
+        .filter_map(|(api, _)| {
+            let quotas = api.quotas.as_ref()?;
+            Some((&**api.name(), quotas, quotas.counted()))
+        })
+        .collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let help = "Requests by what was left of their client's quotas; alone are those admitted without Redis";
+    let name = "narrows_quota_requests";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (api, _, counted) in &all {
+        let quota::Counted { admitted, denied, away, alone, asked: _, keys: _ } = counted;
+        for (result, n) in
+            [("admitted", admitted), ("denied", denied), ("away", away), ("alone", alone)]
+        {
+            let labels = [("api", *api), ("result", result)];
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(n, None)?;
+        }
+    }
+    let help = "Requests for which nothing was left, by the window that had nothing";
+    let name = "narrows_quota_denied";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (api, quotas, _) in &all {
+        for (tier, n) in quotas.denied_by() {
+            let labels = [("api", *api), ("tier", &**tier)];
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&n, None)?;
+        }
+    }
+    let help = "Questions to Redis for quotas";
+    let name = "narrows_quota_redis_questions";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (api, _, counted) in &all {
+        let labels = [("api", *api)];
+        let mut metric = family.encode_family(&labels)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(&counted.asked, None)?;
+    }
+    let help = "Clients whose quotas are remembered here";
+    let name = "narrows_quota_keys";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (api, _, counted) in &all {
+        family.encode_family(&[("api", *api)])?.encode_gauge(&counted.keys)?;
     }
     Ok(())
 }

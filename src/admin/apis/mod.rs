@@ -1,5 +1,6 @@
 //! `/apis`: which there are, what holds for them, what was counted; and beside it what their
-//! policies have learned ([`circuits`], [`cooldowns`], [`parents`]).
+//! policies have learned ([`circuits`], [`cooldowns`], [`parents`],
+//! [`quota`]).
 //!
 //! Keys are those of the config file, times are seconds, and a list is a list when it is empty too.
 //!
@@ -10,6 +11,7 @@ pub(super) mod circuits;
 pub(super) mod cooldowns;
 pub(super) mod metrics;
 pub(super) mod parents;
+pub(super) mod quota;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,6 +24,7 @@ use http::Method;
 use http::Request;
 use http::StatusCode;
 use http::header;
+use http::request::Parts;
 use http_body_util::BodyExt;
 use http_body_util::Limited;
 use hyper::body::Body;
@@ -91,17 +94,10 @@ pub(super) async fn delete<B>(sources: &Sources, request: Request<B>) -> Answer
 where
     B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
 {
-    let (head, body) = request.into_parts();
-    // To close a socket with bytes unread would reset it, and the answer might be lost.
-    let _body = Limited::new(body, BODY).collect().await;
-    if let Err(refusal) = limits::authorise(sources, &head.headers) {
-        return *refusal;
-    }
-    if head.method != Method::DELETE {
-        let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, "DELETE only");
-        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("DELETE"));
-        return answer;
-    }
+    let head = match authorised(sources, request, "DELETE").await {
+        Ok(head) => head,
+        Err(refusal) => return *refusal,
+    };
     let Some((what, rest)) = Deletion::of(head.uri.path()) else {
         return problem(StatusCode::NOT_FOUND, "there is nothing of this name");
     };
@@ -124,6 +120,28 @@ where
         Deletion::Circuit => circuits::close(api.name(), api.breakers.as_ref(), name),
         Deletion::CoolDown => cooldowns::forget(api, name),
     }
+}
+
+/// The head of a request that deletes something, from somebody who may. `methods` are those that
+/// there are.
+async fn authorised<B>(
+    sources: &Sources,
+    request: Request<B>,
+    methods: &'static str,
+) -> Result<Parts, Box<Answer>>
+where
+    B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    let (head, body) = request.into_parts();
+    // To close a socket with bytes unread would reset it, and the answer might be lost.
+    let _body = Limited::new(body, BODY).collect().await;
+    limits::authorise(sources, &head.headers)?;
+    if head.method != Method::DELETE {
+        let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, &format!("{methods} only"));
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+        return Err(Box::new(answer));
+    }
+    Ok(head)
 }
 
 fn told(api: &Api) -> Value {
@@ -158,6 +176,7 @@ fn settings(settings: &Settings) -> Value {
         breaker,
         retry,
         cooldown,
+        quota: terms,
         parents,
     } = settings;
     let mut told = self::gateway(gateway);
@@ -174,6 +193,7 @@ fn settings(settings: &Settings) -> Value {
     told["circuit_breaker"] = breaker.as_ref().map(self::breaker).into();
     told["retry"] = retry.as_ref().map(self::retry).into();
     told["cool_down"] = cooldown.as_ref().map(self::cooldown).into();
+    told["quota"] = terms.as_ref().map(quota::told).into();
     told["use_proxy"] = parents.is_some().into();
     if let Some(parents) = parents {
         let told = &mut told;

@@ -16,6 +16,7 @@ use super::keys;
 use super::keys::Key;
 use super::keys::Section;
 use super::parents;
+use super::quota;
 use super::reader::Map;
 use super::reader::Notes;
 use super::reader::Or;
@@ -83,6 +84,8 @@ pub(super) fn read(entry: &Entry, shared: &[Arc<Parent>], notes: &mut Notes) -> 
     api.retry = retry(&map, notes);
     api.cooldown = part(&map, notes, &keys::COOL_DOWN, !is_default)
         .map(|map| map.map_or_else(Default::default, |map| cooldown(&map, notes)));
+    api.quota = part(&map, notes, &keys::QUOTA, false)
+        .map(|map| map.map_or_else(Default::default, |map| quota::read(&map, notes)));
     api.parents = parents::read(&map, shared, notes);
     api
 }

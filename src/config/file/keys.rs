@@ -19,6 +19,9 @@ pub(crate) enum Section {
     Keys,
     /// Tokens.
     Jwt,
+    Quota,
+    /// One of `quota.plans`.
+    Plan,
     /// One of `proxies`.
     Parent,
 }
@@ -33,6 +36,8 @@ impl Section {
             Self::CoolDown => "cool_down",
             Self::Keys => "keys",
             Self::Jwt => "jwt",
+            Self::Quota => "quota",
+            Self::Plan => "plans",
             Self::Parent => "proxies",
         }
     }
@@ -90,6 +95,8 @@ pub(crate) enum Kind {
     Part(Section),
     /// A list of texts, or of the keys of a section.
     Parts(Section, &'static str),
+    /// A map of names, which these words describe, to the keys of a section.
+    Named(Section, &'static str),
 }
 
 impl fmt::Display for Kind {
@@ -116,7 +123,7 @@ impl fmt::Display for Kind {
             Self::Text(words) => f.write_str(words),
             Self::Texts(words) | Self::Parts(_, words) => write!(f, "a list of {words}"),
             Self::Numbers(from, to) => write!(f, "a list of whole numbers from {from} to {to}"),
-            Self::Pairs(words) => write!(f, "a map of {words}"),
+            Self::Pairs(words) | Self::Named(_, words) => write!(f, "a map of {words}"),
             Self::SwitchOrTexts(words) => write!(f, "true, false, or a list of {words}"),
             Self::SwitchOrBytes(from, to) => {
                 f.write_str("true, false, or ")?;
@@ -154,7 +161,7 @@ impl Key {
     pub(crate) fn path(&self) -> String {
         match self.section {
             Api => self.name.to_owned(),
-            Breaker | Retry | CoolDown | Keys | Jwt | Parent => {
+            Breaker | Retry | CoolDown | Keys | Jwt | Quota | Plan | Parent => {
                 format!("{}.{}", self.section.name(), self.name)
             }
         }
@@ -181,6 +188,7 @@ macro_rules! keys {
 
 use Kind::Bytes;
 use Kind::Decimal;
+use Kind::Named;
 use Kind::Numbers;
 use Kind::Pairs;
 use Kind::Part;
@@ -199,6 +207,8 @@ use Section::CoolDown;
 use Section::Jwt;
 use Section::Keys;
 use Section::Parent;
+use Section::Plan;
+use Section::Quota;
 use Section::Retry;
 use Unit::Milliseconds;
 use Unit::Seconds;
@@ -208,6 +218,9 @@ const NAMES: &str = "field names, such as X-Api-Key";
 const NETWORKS: &str = "networks such as 10.0.0.0/8 or 2001:db8::/32, or addresses";
 const TIMES: u64 = 1_000_000;
 const MODE: Kind = Word(&["enforce", "observe"]);
+const COUNTED_BY: &str = "address, identity, api_key, header:NAME, claim:NAME, host or api";
+/// The largest number of requests.
+const REQUESTS: u64 = 1_000_000_000;
 const PER_CENT: Kind = Decimal(0.0, 101.0);
 
 keys! {
@@ -267,6 +280,8 @@ keys! {
         "Try again what failed.");
     COOL_DOWN = row(Api, "cool_down", Part(CoolDown), "true",
         "Leave an upstream alone for as long as it asks (429, or 503 with Retry-After). For the API default false, if nothing is given.");
+    QUOTA = row(Api, "quota", Part(Quota), "false",
+        "Requests that each client may make in a time, of the whole fleet.");
     USE_PROXY = row(Api, "use_proxy", Switch, "false",
         "Go to the upstream by other proxies: those of proxies, or else of PROXY_URLS.");
     PROXIES = row(Api, "proxies", Parts(Parent, "URLs such as http://USER:PASSWORD@HOST:PORT, or maps of url and weight"), "[]",
@@ -408,6 +423,60 @@ keys! {
         "How long a request waits it out at most that does not say itself (Prefer: wait=SECONDS); 0 refuses at once.");
     ON_EXHAUSTED = row(CoolDown, "on_exhausted", Switch, "false",
         "Begin one too when a success says that it was the last for now (RateLimit, X-RateLimit-Remaining: 0).");
+
+    QUOTA_MINUTE = row(Quota, "minute", Whole(1, REQUESTS), "5",
+        "Requests in a minute. If no window is given, there are these of a minute, an hour and a day; if any is, those alone.");
+    QUOTA_HOUR = row(Quota, "hour", Whole(1, REQUESTS), "50",
+        "In an hour.");
+    QUOTA_DAY = row(Quota, "day", Whole(1, REQUESTS), "500",
+        "In a day.");
+    QUOTA_WINDOWS = row(Quota, "windows", Texts("N/TIME such as 100/10s"), "[]",
+        "In any other time.");
+    ALGORITHM = row(Quota, "algorithm", Word(&["fixed", "sliding", "token_bucket"]), "fixed",
+        "How a window is counted: from one full minute, hour or day (UTC) to the next; in any stretch of its length; as tokens that come back evenly.");
+    QUOTA_BURST = row(Quota, "burst", Whole(1, REQUESTS), "",
+        "Tokens of the shortest window that may be there at once, with token_bucket; without it, as many as its requests.");
+    TZ = row(Quota, "tz", Text("UTC, or a distance from it such as +02:00"), "UTC",
+        "Where a fixed window of an hour or a day begins; the distance stays the same all year.");
+    QUOTA_KEY = row(Quota, "key", Texts(COUNTED_BY), "address",
+        "Whose requests are counted together; of several, those that have all of them in common.");
+    IPV6_PREFIX = row(Quota, "ipv6_prefix", Whole(1, 128), "64",
+        "How many bits of an IPv6 address make a client.");
+    TRUSTED_PROXIES = row(Quota, "trusted_proxies", Texts("networks such as 10.0.0.0/8 or 2001:db8::/32, or addresses"), "[]",
+        "Whose X-Forwarded-For is believed.");
+    PLANS = row(Quota, "plans", Named(Plan, "names, such as paid, to windows"), "{}",
+        "Other windows for those who have a plan: by their API key, by plan_claim, or as the plan lists them.");
+    PLAN_CLAIM = row(Quota, "plan_claim", Text("the name of a claim"), "",
+        "The claim of a token that names the plan.");
+    COST = row(Quota, "cost", Text("a number of requests, or header:NAME for a field of the request that has one"), "1",
+        "For how many requests one counts.");
+    COST_OF = row(Quota, "cost_of", Pairs("methods and numbers, such as POST: 5"), "{}",
+        "The same by method; 0 is not counted.");
+    COST_MAX = row(Quota, "cost_max", Whole(1, 1_000_000), "100",
+        "The most that a field of a request may say.");
+    ON_REDIS_ERROR = row(Quota, "on_redis_error", Word(&["local", "closed", "open", "error500"]), "local",
+        "While Redis is away: each instance counts by itself, its part of it; or requests are answered with 503; or they are not counted; or they are answered with 500.");
+    CHARGE_REFUSED = row(Quota, "charge_refused", Switch, "false",
+        "Count requests that are refused too, as apitwo did.");
+    LAYOUT = row(Quota, "layout", Word(&["narrows", "apitwo"]), "narrows",
+        "How the counts lie in Redis; apitwo is limit:minute:ADDRESS:YYYYMMDDHHMM and so on.");
+    QUOTA_MODE = row(Quota, "mode", MODE, "enforce",
+        "observe counts and logs what would be refused, refuses nothing, and tells clients nothing.");
+    X_RATELIMIT = row(Quota, "x_ratelimit", Switch, "false",
+        "Say it in X-RateLimit-Limit, -Remaining and -Reset too.");
+
+    PLAN_MINUTE = row(Plan, "minute", Whole(1, REQUESTS), "",
+        "Requests in a minute; a plan without any window is not counted.");
+    PLAN_HOUR = row(Plan, "hour", Whole(1, REQUESTS), "",
+        "In an hour.");
+    PLAN_DAY = row(Plan, "day", Whole(1, REQUESTS), "",
+        "In a day.");
+    PLAN_WINDOWS = row(Plan, "windows", Texts("N/TIME such as 100/10s"), "[]",
+        "In any other time.");
+    PLAN_BURST = row(Plan, "burst", Whole(1, REQUESTS), "",
+        "Tokens of the shortest window that may be there at once, with token_bucket.");
+    PLAN_KEYS = row(Plan, "keys", Texts("values of what key says, such as an address or the name of an API key"), "[]",
+        "Those who have it, whatever else is said of them.").secret();
 }
 
 #[cfg(test)]

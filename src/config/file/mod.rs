@@ -12,6 +12,7 @@ mod expand;
 pub(super) mod keys;
 pub(super) mod mask;
 pub(super) mod parents;
+mod quota;
 mod reader;
 mod set;
 pub(super) mod settings;

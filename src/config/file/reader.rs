@@ -263,6 +263,22 @@ impl<'t> Map<'t> {
         Some(pairs)
     }
 
+    /// The maps of a section by their names.
+    pub(super) fn named(&self, notes: &mut Notes, key: &Key) -> Option<Vec<(Item<'t>, Map<'t>)>> {
+        let Wanted::Named(section, _) = key.kind else { return None };
+        let entry = self.find(key)?;
+        let Value::Map(entries) = &entry.node.value else {
+            self.wrong(notes, key, &entry.node.place, &entry.node.value);
+            return None;
+        };
+        let maps = entries.iter().map(|entry| {
+            let name = Item { text: &entry.key, place: &entry.place, referred: false };
+            let path = format!("{}.{}", self.path_of(key), entry.key);
+            (name, Map::new(&entry.node, path, section, notes))
+        });
+        Some(maps.collect())
+    }
+
     /// `true`, `false`, or what else stands there.
     pub(super) fn switch_or(&self, key: &Key) -> Option<Or<&'t Node>> {
         let entry = self.find(key)?;

@@ -175,6 +175,7 @@ quota: {}
 fn every_row_of_the_table_is_read() {
     READ.take();
     let text = "api:\n  a:\n    circuit_breaker: {probes: 1}\n    retry: {budget: 1}\n    cool_down: {ramp: 1}\n    keys: {list: []}\n    jwt: {secret: 0123456789abcdef0123456789abcdef}\n    \
+                quota: {plans: {a: {minute: 1}}}\n    \
                 use_proxy: true\n    proxies: [{url: 'http://p.test', weight: 2}]\n";
     let _read = api(text);
     let read = READ.take();

@@ -107,7 +107,7 @@ fn keys(text: &mut String, section: Section, indent: &str) {
                 }
                 keys(text, part, &format!("{indent}  "));
             }
-            Kind::Parts(part, _) => {
+            Kind::Parts(part, _) | Kind::Named(part, _) => {
                 let _written = writeln!(text, "{indent}{}: {}", key.name, key.unset);
                 for inner in part.keys() {
                     comment(text, indent, &format!("- {}: {}", inner.name, inner.help));

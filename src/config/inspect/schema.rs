@@ -113,6 +113,9 @@ fn kind(kind: Kind) -> Value {
         Kind::SwitchOrTexts(_) => json!({ "anyOf": [switch, texts] }),
         Kind::SwitchOrBytes(..) => json!({ "anyOf": [switch, { "type": ["string", "number"] }] }),
         Kind::Part(part) => json!({ "anyOf": [switch, section(part)] }),
+        Kind::Named(part, _) => {
+            json!({ "type": "object", "additionalProperties": section(part) })
+        }
         Kind::Parts(part, _) => {
             let one = json!({ "anyOf": [text, section(part)] });
             json!({ "anyOf": [one.clone(), { "type": "array", "items": one }] })

@@ -118,7 +118,8 @@ fn part(section: Section, given: Option<&Node>, settings: &Settings) -> Shown {
         Section::CoolDown => settings.cooldown.is_some(),
         Section::Keys => settings.keys.is_some(),
         Section::Jwt => settings.jwt.is_some(),
-        Section::Api | Section::Parent => true,
+        Section::Quota => settings.quota.is_some(),
+        Section::Api | Section::Parent | Section::Plan => true,
     };
     let origin = given.map_or_else(|| BY_DEFAULT.to_owned(), |node| node.place.to_string());
     if !is_on {
@@ -161,6 +162,16 @@ fn unsaid(key: &Key, api: &Node, settings: &Settings) -> Shown {
 fn value(key: &Key, node: &Node) -> Shown {
     let place = |place: &Place| place.to_string();
     match &node.value {
+        tree::Value::Map(entries) if let Kind::Named(section, _) = key.kind => {
+            let shown = entries.iter().map(|entry| {
+                let keys = section.keys().filter_map(|key| {
+                    let node = given(&entry.node, key)?;
+                    Some((key.name.to_owned(), value(key, node)))
+                });
+                (entry.key.clone(), Shown::Map(keys.collect()))
+            });
+            Shown::Map(shown.collect())
+        }
         tree::Value::Map(entries) => {
             let shown = entries.iter().map(|entry| {
                 let text = match &entry.node.value {

@@ -162,7 +162,7 @@ fn the_defaults_that_the_example_shows_are_those_of_the_code() {
     let (_folder, path) = file("yaml", &format!("{head}\napi:\n  every_key:\n{keys}"));
     let said = serve(&["--config", &path, "--via=x"], &[]).config;
 
-    let parts = "circuit_breaker: {}, retry: {}, cool_down: {}, keys: {list: []}, jwt: {secret: 0123456789abcdef0123456789abcdef}, hosts: []";
+    let parts = "circuit_breaker: {}, retry: {}, cool_down: {}, keys: {list: []}, jwt: {secret: 0123456789abcdef0123456789abcdef}, quota: {}, hosts: []";
     let (_other, path) = file("yaml", &format!("api: {{every_key: {{{parts}}}}}"));
     let unsaid = serve(&["--config", &path, "--via=x"], &[]).config;
     assert_eq!(format!("{:#?}", said.apis), format!("{:#?}", unsaid.apis));

@@ -9,7 +9,6 @@ use crate::base::identity::Identity;
 
 /// What is known of who asks. An identity is always there; the rest is what an API key or a token said.
 #[derive(Clone, Debug, Default)]
-#[expect(dead_code, reason = "what quotas count by")]
 pub(crate) struct Known {
     pub(crate) identity: Identity,
     /// The name of the API key.

@@ -34,6 +34,8 @@ pub(crate) enum Outcome {
     CoolDown,
     /// No parent could be used.
     Parents,
+    /// The client had nothing left of its quota, or nobody could say.
+    Quota,
     /// There was no slot.
     Limit,
     /// The client may not use the API.
@@ -47,12 +49,13 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Success,
         Self::Failure,
         Self::Breaker,
         Self::CoolDown,
         Self::Parents,
+        Self::Quota,
         Self::Limit,
         Self::Denied,
         Self::Unproven,
@@ -68,6 +71,7 @@ impl Outcome {
             Self::Breaker => "breaker_open",
             Self::CoolDown => "cool_down",
             Self::Parents => "no_parent",
+            Self::Quota => "no_quota",
             Self::Limit => "no_slot",
             Self::Denied => "denied",
             Self::Unproven => "unauthorized",
@@ -85,6 +89,7 @@ impl From<Rule> for Outcome {
             Rule::Parents => Self::Parents,
             Rule::Access => Self::Unproven,
             Rule::Networks => Self::Denied,
+            Rule::Quota(_) | Rule::QuotaAway(_) => Self::Quota,
         }
     }
 }

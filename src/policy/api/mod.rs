@@ -33,6 +33,8 @@ use super::cooldown::CoolDowns;
 use super::failures::Failures;
 use super::parents;
 use super::parents::Parents;
+use super::quota;
+use super::quota::Quotas;
 use super::retry;
 use super::retry::Retry;
 use crate::base::authority::Authority;
@@ -71,6 +73,8 @@ pub struct Settings {
     pub retry: Option<retry::Settings>,
     /// Whether it is heard when it asks not to be asked; none does not hear.
     pub cooldown: Option<cooldown::Settings>,
+    /// How often each of its clients may ask; none counts nobody.
+    pub quota: Option<quota::Terms>,
     /// By which way it is reached; none goes directly.
     pub parents: Option<parents::Settings>,
 }
@@ -216,6 +220,7 @@ impl Settings {
             breaker: None,
             retry: None,
             cooldown: None,
+            quota: None,
             parents: None,
         }
     }
@@ -227,6 +232,7 @@ impl Settings {
             && self.breaker.is_none()
             && self.retry.is_none()
             && self.cooldown.is_none()
+            && self.quota.is_none()
             && self.parents.is_none()
             && !self.gateway.dresses()
             && self.lists.is_open()
@@ -246,6 +252,7 @@ pub(crate) struct Api {
     pub(crate) breakers: Option<Breakers>,
     pub(crate) retry: Option<Retry>,
     pub(crate) cooldowns: Option<CoolDowns>,
+    pub(crate) quotas: Option<Quotas>,
     pub(crate) parents: Option<Parents>,
     pub(crate) failures: Arc<Failures>,
     pub(crate) counts: Counts,
@@ -276,6 +283,10 @@ impl Api {
                 let has_parents =
                     parents.is_some_and(|parents| parents.strategy != parents::Strategy::Never);
                 CoolDowns::new(name, cooldown.clone(), has_parents, board, former)
+            }),
+            quotas: settings.quota.as_ref().map(|terms| {
+                let former = former.and_then(|former| former.quotas.as_ref());
+                Quotas::new(name, terms.clone(), board, former)
             }),
             parents: settings.parents.as_ref().map(|parents| {
                 let former = former.and_then(|former| former.parents.as_ref());

@@ -10,7 +10,8 @@
 //! where there is room, an instance takes more there than one request needs, and spends it by itself
 //! ([`lease`]), so that not each request asks.
 //!
-//! It does not know HTTP: what is refused, and with which words, is decided by who asks.
+//! What counts does not know HTTP. Before it stands a gate ([`gate`]) that knows whose a request is
+//! ([`subject`]), what they may have and what it costs ([`terms`]); [`fields`] is what an answer says.
 //!
 //! Invariants: what is admitted is never more than a tier's limit in its time, whatever else happens
 //! but for two things: Redis loses its data, or is away and [`Settings::on_redis_error`] says to go on
@@ -20,11 +21,15 @@
 
 mod bucket;
 mod count;
+mod fields;
 mod fixed;
+mod gate;
 mod lease;
 mod ledger;
 mod shelf;
 mod sliding;
+mod subject;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod tier;
@@ -32,7 +37,18 @@ mod word;
 
 use std::time::Duration;
 
+pub(crate) use self::fields::Told;
+pub(crate) use self::gate::Quotas;
+pub(crate) use self::gate::Seen;
 pub(crate) use self::ledger::Ledger;
+pub(crate) use self::subject::Asker;
+pub use self::subject::Keying;
+pub use self::subject::Part;
+pub use self::terms::Cost;
+pub use self::terms::Plan;
+pub use self::terms::Terms;
+pub use self::terms::name;
+pub use self::terms::tier;
 pub use self::tier::Algorithm;
 pub use self::tier::Tier;
 pub(crate) use self::tier::Tiers;

@@ -37,6 +37,8 @@ use super::reject::Reject;
 use super::story::Kind;
 use super::story::Story;
 use super::tally;
+use super::toll;
+use super::toll::Payer;
 use crate::base::authority::Authority;
 use crate::base::authority::Host;
 use crate::base::identity::Identity;
@@ -157,6 +159,14 @@ pub(super) async fn serve(
     let Entered { known, field } =
         gates::enter(ask, story.docket()).await.ok_or(Failed::Left)??;
     story.asked_by(&known.identity);
+    let payer = Payer {
+        client,
+        known: &known,
+        host: target.authority.key(),
+        method: request.method(),
+        fields: request.headers(),
+    };
+    toll::take(api, payer, &mut story.docket, &mut story.told).await.ok_or(Failed::Left)??;
     pipeline::refused(api, target.authority.key(), story.docket())?;
     let (mut parts, body) = request.into_parts();
     let (patience, deadline) = forward::patience(thread, &parts.headers);

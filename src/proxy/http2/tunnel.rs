@@ -69,6 +69,9 @@ pub(super) async fn serve(
             {
                 response.headers_mut().insert("proxy-status", told);
             }
+            if let Some(told) = line.told.take() {
+                told.put(response.headers_mut());
+            }
             let Some(sending) = stream.answer(response, false) else {
                 line.end(thread, 200, None, (0, 0), "client left");
                 return Outcome::Left;
@@ -87,8 +90,9 @@ pub(super) async fn serve(
 }
 
 /// Sends the refusal of a CONNECT, and tells of it.
-pub(super) fn refuse(thread: &Thread, stream: &Stream, reject: Reject, line: Line) -> Outcome {
-    let answer = reject.answer(thread.settings.manner());
+pub(super) fn refuse(thread: &Thread, stream: &Stream, reject: Reject, mut line: Line) -> Outcome {
+    let mut answer = reject.answer(thread.settings.manner());
+    answer.told = line.told.take();
     let status = answer.status.as_u16();
     thread.cells.answered(Route::Connect, status);
     line.end(thread, status, Some(answer.error), (0, 0), "refused");

@@ -45,6 +45,8 @@
 //! | an upgrade to another protocol than was asked for | 502 | `http_upgrade_failed` | |
 //! | not a response, or one that can be read in two ways | 502 | `http_protocol_error` | |
 //! | too many interim responses, or a 407, which is a proxy's to say | 502 | `http_protocol_error` | |
+//! | a client has used up a quota | 429 | `http_request_error` | `Retry-After`, `RateLimit`; members `code` and `msg` |
+//! | nobody can say what it has used, and the policy is to refuse | 503, 500 (`on_redis_error`) | `proxy_internal_error` | `Retry-After` with 503 |
 //! | the circuit of an API or a host is open | 503 | `destination_unavailable` | `Retry-After` |
 //! | the upstream asked not to be asked for a while | 429, 503 as it did | `destination_unavailable` | `Retry-After` |
 //! | no parent can be used | 503 | `destination_unavailable` | `Retry-After` |
@@ -83,6 +85,8 @@ use crate::policy::Refusal;
 use crate::policy::Rule;
 use crate::policy::access::Denied;
 use crate::policy::access::entrance::Unproven;
+use crate::policy::quota;
+use crate::policy::quota::Told;
 use crate::telemetry::access::presentable;
 use crate::upstream::SendError;
 use crate::upstream::dial::DialError;
@@ -212,6 +216,8 @@ pub(crate) struct Answer {
     challenges: Vec<(&'static str, Cow<'static, str>)>,
     /// The methods that are taken (RFC 9110 §15.5.6).
     allow: Option<String>,
+    /// What the client has left of its quotas.
+    pub(crate) told: Option<Box<Told>>,
     pub(crate) body: String,
 }
 
@@ -229,6 +235,11 @@ struct Problem<'a> {
     limit: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     in_use: Option<u32>,
+    /// What clients of apitwo look for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    msg: Option<&'a str>,
 }
 
 impl Reject {
@@ -415,10 +426,28 @@ fn by_policy(refusal: Refusal) -> Answer {
         // Who is not let in is told what would help: that is `door::unproven`.
         Rule::Networks => return door::not_listed(),
         Rule::Access => (503, "not let in", "the API knows nobody who asks like this"),
+        Rule::Quota(window) => return over_quota(window, seconds),
+        Rule::QuotaAway(status) => return uncounted(status, seconds),
     };
     let detail =
         format!("Service temporarily unavailable. Please try again in {seconds} seconds: {why}");
     make(status, title.to_owned(), "destination_unavailable", Some(seconds), &detail, None)
+}
+
+fn over_quota(window: Duration, seconds: u64) -> Answer {
+    let tier = quota::name(window);
+    let msg = format!("Request too frequent ({tier})");
+    let detail = format!("too many requests for this {tier}: try again in {seconds} seconds");
+    let members = Members { code: Some(429), msg: Some(&msg), ..Members::default() };
+    write(429, msg.clone(), "http_request_error", Some(seconds), &detail, members)
+}
+
+fn uncounted(status: u16, seconds: u64) -> Answer {
+    let detail = "quotas cannot be counted now, and requests are refused until they can be";
+    let title = "quota away".to_owned();
+    // Who asks for 500 asks for what apitwo said.
+    let retry_after = (status == 503).then_some(seconds);
+    make(status, title, "proxy_internal_error", retry_after, detail, None)
 }
 
 fn classify(error: &SendError) -> (u16, &'static str) {
@@ -530,6 +559,26 @@ fn make(
     detail: &str,
     refused: Option<&Refused>,
 ) -> Answer {
+    write(status, phrase, error, retry_after, detail, Members { refused, ..Members::default() })
+}
+
+/// Further members of a body.
+#[derive(Clone, Copy, Default)]
+struct Members<'a> {
+    refused: Option<&'a Refused>,
+    code: Option<u16>,
+    msg: Option<&'a str>,
+}
+
+fn write(
+    status: u16,
+    phrase: String,
+    error: &'static str,
+    retry_after: Option<u64>,
+    detail: &str,
+    members: Members<'_>,
+) -> Answer {
+    let Members { refused, code, msg } = members;
     let known = status::error(error);
     let problem = Problem {
         r#type: known.map_or("about:blank", |known| known.link),
@@ -540,6 +589,8 @@ fn make(
         host: refused.map(|refused| refused.host.as_str()),
         limit: refused.map(|refused| refused.limit),
         in_use: refused.map(|refused| refused.in_use),
+        code,
+        msg,
     };
     let body = serde_json::to_string(&problem).unwrap_or_default();
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -552,6 +603,7 @@ fn make(
         waited: None,
         challenges: Vec::new(),
         allow: None,
+        told: None,
         body,
     }
 }
@@ -569,6 +621,7 @@ impl Answer {
         .into_iter()
         .flatten()
         .chain(self.challenges.iter().map(|(name, text)| (*name, text.to_string())))
+        .chain(self.told.iter().flat_map(|told| told.lines()))
     }
 
     fn proxy_status(&self) -> String {

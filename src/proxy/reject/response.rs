@@ -138,7 +138,14 @@ mod tests {
     fn told(rule: Rule, millis: u64) -> (u16, String, String) {
         let reject = Reject::Policy(Refusal { rule, left: Duration::from_millis(millis) });
         let (response, error) = respond(&reject, Manner::from(503));
-        assert_eq!(error, "destination_unavailable");
+        let word = match rule {
+            Rule::Quota(_) => "http_request_error",
+            Rule::QuotaAway(_) => "proxy_internal_error",
+            Rule::Access | Rule::Breaker | Rule::CoolDown(_) | Rule::Networks | Rule::Parents => {
+                "destination_unavailable"
+            }
+        };
+        assert_eq!(error, word);
         assert!(response.headers().contains_key(header::DATE));
         assert!(response.extensions().get::<ReasonPhrase>().is_some());
         let after = response.headers()[header::RETRY_AFTER].to_str().unwrap().to_owned();
@@ -151,7 +158,9 @@ mod tests {
         // More than are kept, twice: each is found or made anew.
         for _ in 0..2 {
             for second in 1..=2 * KEPT as u64 {
-                for rule in [Rule::Breaker, Rule::CoolDown(429), Rule::Parents] {
+                let minute = Rule::Quota(Duration::from_mins(1));
+                let hour = Rule::Quota(Duration::from_hours(1));
+                for rule in [Rule::Breaker, Rule::CoolDown(429), Rule::Parents, minute, hour] {
                     let left = Duration::from_millis(second * 1000 - 1);
                     let made = crate::proxy::reject::by_policy(Refusal { rule, left });
                     let (status, after, body) = told(rule, second * 1000 - 1);
