@@ -77,7 +77,7 @@ struct Endpoint {
 }
 
 /// All that can be asked, by GET or HEAD. Answers get the sources and the query (without `?`).
-const ENDPOINTS: [Endpoint; 11] = [
+const ENDPOINTS: [Endpoint; 12] = [
     Endpoint { path: "/", what: "this list", answer: index },
     Endpoint {
         path: "/healthz",
@@ -113,6 +113,11 @@ const ENDPOINTS: [Endpoint; 11] = [
         path: "/circuit-status",
         what: "circuit breakers; DELETE of /circuit-status/API, or /API/HOST, closes one",
         answer: |sources, _| ready(apis::circuits::list(sources)),
+    },
+    Endpoint {
+        path: "/cache",
+        what: "what is kept; DELETE of /cache/API, or /cache/API?url=URL, has it forgotten",
+        answer: |sources, _| ready(apis::kept::list(sources)),
     },
     Endpoint {
         path: "/cool-downs",

@@ -144,7 +144,7 @@ impl App {
         let board = board.unwrap_or_else(Board::alone);
         let redis = config.shared.as_ref().map(|settings| &settings.store);
         let tiers = Tiers::new(&config.cache, redis, &board);
-        let apis = Apis::new(&config.apis, &board, None);
+        let apis = Apis::new(&config.apis, &board, &tiers, None);
         let connects = config.proxy.connect_breaker.as_ref().map(|settings| {
             let timeout = config.upstream.dns_timeout + config.upstream.connect_timeout;
             Arc::new(Breakers::of_tunnels(settings.clone(), timeout, &board))
@@ -155,6 +155,7 @@ impl App {
             limiter.clone(),
             Arc::clone(&apis),
             board.clone(),
+            tiers.clone(),
             Arc::clone(&metrics),
         );
         Ok(Self {

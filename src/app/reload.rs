@@ -27,6 +27,7 @@ use crate::config::Problems;
 use crate::limit::Limiter;
 use crate::policy::api;
 use crate::policy::api::Apis;
+use crate::policy::cache::tiers::Tiers;
 use crate::store::board::Board;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace;
@@ -39,6 +40,7 @@ pub(super) struct Reloader {
     limiter: Limiter,
     apis: Arc<ArcSwap<Apis>>,
     board: Board,
+    tiers: Tiers,
     metrics: Arc<Metrics>,
     /// Those that were applied last.
     config: Mutex<Config>,
@@ -99,10 +101,11 @@ impl Reloader {
         limiter: Limiter,
         apis: Arc<ArcSwap<Apis>>,
         board: Board,
+        tiers: Tiers,
         metrics: Arc<Metrics>,
     ) -> Self {
         let (config, reader) = (Mutex::new(config), OnceLock::new());
-        Self { limiter, apis, board, metrics, config, reader }
+        Self { limiter, apis, board, tiers, metrics, config, reader }
     }
 
     pub(super) fn reread(&self) -> Result<Reloaded, Problems> {
@@ -177,7 +180,7 @@ impl Reloader {
 
     fn set_apis(&self, config: &mut Config, settings: &[api::Settings]) {
         let former = self.apis.load();
-        self.apis.store(Arc::new(Apis::new(settings, &self.board, Some(&former))));
+        self.apis.store(Arc::new(Apis::new(settings, &self.board, &self.tiers, Some(&former))));
         config.apis = settings.to_vec();
     }
 

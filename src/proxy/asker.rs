@@ -1,6 +1,7 @@
 //! Who asks: a connection that speaks HTTP/1.1, or one stream of a connection that speaks HTTP/2.
 //!
-//! All that answers a request speaks with its client through this, and does not know which it is.
+//! All that answers a request speaks with its client through this, and does not know which it is; or
+//! nobody, where a kept response is asked for anew.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -22,13 +23,30 @@ use crate::upstream::conn::Conn;
 #[derive(Clone)]
 pub(crate) enum Asker {
     Connection(Rc<Client>),
+    /// No client waits for the answer.
+    Nobody(Rc<Nobody>),
     Stream(Rc<Stream>),
+}
+
+/// Nobody, in the name of the client whose request it was.
+pub(crate) struct Nobody {
+    peer: SocketAddr,
+    identity: Identity,
+    pulse: Rc<Pulse>,
+}
+
+impl Nobody {
+    pub(crate) fn new(peer: SocketAddr) -> Rc<Self> {
+        let (identity, pulse) = (Identity::of_address(peer.ip()), Rc::new(Pulse::new()));
+        Rc::new(Self { peer, identity, pulse })
+    }
 }
 
 impl Asker {
     pub(crate) fn peer(&self) -> SocketAddr {
         match self {
             Self::Connection(client) => client.peer(),
+            Self::Nobody(nobody) => nobody.peer,
             Self::Stream(stream) => stream.client().peer(),
         }
     }
@@ -37,6 +55,7 @@ impl Asker {
     pub(crate) fn certificate(&self) -> Option<&Arc<str>> {
         match self {
             Self::Connection(client) => client.certificate(),
+            Self::Nobody(_) => None,
             Self::Stream(stream) => stream.client().certificate(),
         }
     }
@@ -45,6 +64,7 @@ impl Asker {
     pub(crate) fn is_secure(&self) -> bool {
         match self {
             Self::Connection(client) => client.is_secure(),
+            Self::Nobody(_) => false,
             Self::Stream(stream) => stream.client().is_secure(),
         }
     }
@@ -52,6 +72,7 @@ impl Asker {
     pub(crate) fn identity(&self) -> &Identity {
         match self {
             Self::Connection(client) => client.identity(),
+            Self::Nobody(nobody) => &nobody.identity,
             Self::Stream(stream) => stream.client().identity(),
         }
     }
@@ -59,6 +80,7 @@ impl Asker {
     pub(crate) fn pulse(&self) -> &Rc<Pulse> {
         match self {
             Self::Connection(client) => client.pulse(),
+            Self::Nobody(nobody) => &nobody.pulse,
             Self::Stream(stream) => stream.pulse(),
         }
     }
@@ -68,14 +90,14 @@ impl Asker {
     pub(crate) fn is_starred(&self) -> bool {
         match self {
             Self::Connection(client) => client.is_starred(),
-            Self::Stream(_) => false,
+            Self::Nobody(_) | Self::Stream(_) => false,
         }
     }
 
     /// Whether a 100 goes to the client by itself when its body is asked for.
     pub(crate) fn continues_by_itself(&self) -> bool {
         match self {
-            Self::Connection(_) => true,
+            Self::Connection(_) | Self::Nobody(_) => true,
             Self::Stream(_) => false,
         }
     }
@@ -84,6 +106,7 @@ impl Asker {
     pub(crate) async fn unless_left<F: Future>(&self, future: F) -> Option<F::Output> {
         match self {
             Self::Connection(client) => client.unless_left(future).await,
+            Self::Nobody(_) => Some(future.await),
             Self::Stream(stream) => stream.unless_left(future).await,
         }
     }
@@ -92,7 +115,7 @@ impl Asker {
     pub(crate) fn broken(&self) -> Option<Malformed> {
         match self {
             Self::Connection(client) => client.broken(),
-            Self::Stream(_) => None,
+            Self::Nobody(_) | Self::Stream(_) => None,
         }
     }
 
@@ -100,6 +123,7 @@ impl Asker {
     pub(crate) fn interim(&self, status: StatusCode, fields: HeaderMap) {
         match self {
             Self::Connection(client) => client.write(&interim_head(status, &fields)),
+            Self::Nobody(_) => {}
             Self::Stream(stream) => stream.interim(status, fields),
         }
     }
@@ -108,7 +132,7 @@ impl Asker {
     pub(crate) fn says_goodbye(&self) {
         match self {
             Self::Connection(client) => client.says_goodbye(),
-            Self::Stream(_) => {}
+            Self::Nobody(_) | Self::Stream(_) => {}
         }
     }
 
@@ -116,6 +140,7 @@ impl Asker {
     pub(crate) fn begin_answer(&self) {
         match self {
             Self::Connection(client) => client.begin_answer(),
+            Self::Nobody(_) => {}
             Self::Stream(stream) => stream.pulse().beat(),
         }
     }
@@ -124,6 +149,7 @@ impl Asker {
     pub(crate) fn end_answer(&self) {
         match self {
             Self::Connection(client) => client.end_answer(),
+            Self::Nobody(_) => {}
             Self::Stream(stream) => stream.pulse().beat(),
         }
     }
@@ -132,6 +158,7 @@ impl Asker {
     pub(crate) fn cut(&self) {
         match self {
             Self::Connection(client) => client.cut(),
+            Self::Nobody(_) => {}
             Self::Stream(stream) => stream.cut(),
         }
     }
@@ -141,6 +168,7 @@ impl Asker {
     pub(crate) fn switch(&self, upstream: Conn, early: Bytes) {
         match self {
             Self::Connection(client) => client.switch(upstream, early),
+            Self::Nobody(_) => {}
             Self::Stream(stream) => stream.switch(upstream, early),
         }
     }

@@ -23,6 +23,11 @@ use tokio::time::Instant;
 
 use super::Thread;
 use super::asker::Asker;
+use super::cache;
+use super::cache::Inquiry;
+use super::cache::Looked;
+use super::cache::Sight;
+use super::cache::Site;
 use super::front;
 use super::gates;
 use super::gates::Ask;
@@ -53,6 +58,7 @@ use crate::policy::access::Known;
 use crate::policy::access::entrance::Place;
 use crate::policy::api::Api;
 use crate::policy::api::Apis;
+use crate::policy::cache::key;
 use crate::telemetry::metrics::Route;
 use crate::upstream::SendError;
 use crate::upstream::Sent;
@@ -81,12 +87,14 @@ pub(crate) async fn serve(
     let apis = thread.apis.load();
     let wish = Wish::read(&thread, &apis, &request, is_ours);
     let of_host = match &wish {
-        Ok(Wish::Forward { authority, .. }) => apis.of_host(authority.key()).map(|api| &**api),
+        Ok(Wish::Forward { authority, .. }) => apis.of_host(authority.key()),
         Ok(Wish::Gateway { .. } | Wish::Own(_)) | Err(_) => None,
     };
     let asks_for_keys = match &wish {
         Ok(Wish::Gateway { api, .. }) => api.asks_for_keys(),
-        Ok(Wish::Forward { .. } | Wish::Own(_)) | Err(_) => of_host.is_some_and(Api::asks_for_keys),
+        Ok(Wish::Forward { .. } | Wish::Own(_)) | Err(_) => {
+            of_host.is_some_and(|api| api.asks_for_keys())
+        }
     };
     // Whoever asks how it is may be a machine that knows no password.
     let is_health = is_ours && request.uri().path() == "/health";
@@ -229,11 +237,12 @@ async fn forward(
     thread: &Thread,
     client: &Asker,
     request: Request<Source>,
-    (api, authority, tls, left): (Option<&Api>, &Authority, bool, Option<u32>),
+    (api, authority, tls, left): (Option<&Arc<Api>>, &Authority, bool, Option<u32>),
     identity: &Identity,
     story: &mut Story,
 ) -> Result<Response<Kind>, Failed> {
     let mut known = Known::of(identity.clone());
+    let mut inquiry = None;
     if let Some(api) = api {
         story.meets(api);
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
@@ -256,8 +265,22 @@ async fn forward(
             fields: request.headers(),
         };
         toll::take(api, payer, &mut story.docket, &mut story.told).await.ok_or(Failed::Left)??;
-        pipeline::refused(api, authority.key(), story.docket())?;
+        if api.cache.is_some() {
+            let is_dressed = gateway::fields::dresses(api, (authority, tls));
+            let sight = Sight::Forward { is_dressed };
+            let uri = request.uri();
+            let place = key::Place { tls, authority, path: uri.path(), query: uri.query() };
+            match cache::look(thread, client, Site::of(api, place, &request, sight), story) {
+                Looked::Answer(answer) => return Ok(answer),
+                Looked::Inquiry(found) => inquiry = Some(found),
+                Looked::Nothing => {}
+            }
+        }
+        if !inquiry.as_ref().is_some_and(|inquiry| inquiry.may_be_found()) {
+            pipeline::refused(api, authority.key(), story.docket())?;
+        }
     }
+    let api = api.map(|api| &**api);
     let (mut parts, body) = request.into_parts();
     let (patience, deadline) = patience(thread, &parts.headers);
     let version = parts.version;
@@ -278,7 +301,7 @@ async fn forward(
         version,
         asked: None,
     };
-    exchange(&order, parts, body, upgrade, story).await
+    exchange(&order, parts, body, upgrade, inquiry, story).await
 }
 
 /// Until when a request may wait for a full host, and when it is to be done, as its Prefer says.
@@ -301,20 +324,25 @@ pub(super) fn finish(parts: &mut Parts, body: &Source, left: Option<u32>) {
 }
 
 /// Has a request that is the upstream's answered, and makes the response the client's. `upgrade` is
-/// the protocols that it would switch to.
+/// the protocols that it would switch to, `inquiry` what the cache knows of it.
 pub(super) async fn exchange(
     order: &Order<'_>,
     parts: Parts,
     body: Source,
     upgrade: Option<HeaderValue>,
+    inquiry: Option<Box<Inquiry<'_>>>,
     story: &mut Story,
 ) -> Result<Response<Kind>, Failed> {
+    if let Some(inquiry) = inquiry {
+        // PERF: boxed, so that a request without a cache does not carry the room for one.
+        return Box::pin(cache::fetch(order, inquiry, parts, body, upgrade, story)).await;
+    }
     let came = pipeline::answer(order, parts, body, story).await?;
     deliver(order, came, upgrade).await
 }
 
 /// Makes an upstream's response the client's.
-async fn deliver(
+pub(super) async fn deliver(
     order: &Order<'_>,
     came: Sent,
     upgrade: Option<HeaderValue>,

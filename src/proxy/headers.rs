@@ -120,6 +120,12 @@ pub(crate) fn strip(headers: &mut HeaderMap, version: Version) -> Hop {
     hop
 }
 
+/// Whether a message says that it is the sender's last (RFC 9112 §9.6).
+pub(crate) fn closes(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::CONNECTION).iter();
+    lines.flat_map(tokens).any(|token| token.eq_ignore_ascii_case("close"))
+}
+
 /// The protocols that a message would switch to, less HTTP/2: what comes behind its upgrade is not
 /// a stream of bytes between two ends, but requests that nobody here would see.
 fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {

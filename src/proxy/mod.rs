@@ -8,6 +8,7 @@
 
 mod asker;
 mod bounds;
+mod cache;
 mod docket;
 mod door;
 mod forward;

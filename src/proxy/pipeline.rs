@@ -129,7 +129,7 @@ pub(super) async fn answer(
     body: Source,
     story: &mut Story,
 ) -> Result<Sent, Failed> {
-    let tally = Tally::begin(order.api);
+    let tally = Tally::begin(order.api, order.client);
     let result = answered(order, parts, body, story).await;
     tally.end(&result);
     result

@@ -9,6 +9,7 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use http::Method;
 use http::Request;
 use http_body::Frame;
 use http_body::SizeHint;
@@ -16,12 +17,15 @@ use tokio::time::Instant;
 
 use super::Thread;
 use super::asker::Asker;
+use super::cache::Followed;
+use super::cache::Kept;
 use super::docket::Docket;
 use crate::base::authority::Authority;
 use crate::base::clock;
 use crate::base::identity::Identity;
 use crate::policy::End;
 use crate::policy::api::Api;
+use crate::policy::cache::status::Outcome;
 use crate::policy::parents::Parent;
 use crate::policy::quota;
 use crate::telemetry::access::Record;
@@ -33,6 +37,10 @@ use crate::upstream::source::Source;
 /// What an answer's body is made of.
 pub(crate) enum Kind {
     Empty,
+    /// Another request, or a task, brings it.
+    Followed(Box<Followed>),
+    /// The upstream's, which is kept beside.
+    Kept(Box<Kept>),
     Own(Option<Bytes>),
     Upstream(ResponseBody),
 }
@@ -54,6 +62,8 @@ impl http_body::Body for Body {
         let this = self.get_mut();
         let frame = match &mut this.kind {
             Kind::Empty => Poll::Ready(None),
+            Kind::Followed(body) => body.poll_frame(cx),
+            Kind::Kept(body) => body.poll_frame(cx),
             Kind::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Upstream(body) => Pin::new(body).poll_frame(cx),
         };
@@ -71,6 +81,8 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Empty | Kind::Own(None) => true,
             Kind::Own(Some(bytes)) => bytes.is_empty(),
+            Kind::Followed(body) => body.is_over(),
+            Kind::Kept(body) => body.is_end_stream(),
             Kind::Upstream(body) => body.is_end_stream(),
         }
     }
@@ -79,6 +91,8 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Empty | Kind::Own(None) => SizeHint::with_exact(0),
             Kind::Own(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Followed(body) => body.size_hint(),
+            Kind::Kept(body) => body.size_hint(),
             Kind::Upstream(body) => body.size_hint(),
         }
     }
@@ -86,10 +100,17 @@ impl http_body::Body for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        match &self.kind {
+        let is_over = match &self.kind {
+            Kind::Followed(body) => body.is_over(),
+            Kind::Kept(body) => body.is_over(),
+            Kind::Upstream(body) => body.is_over(),
+            Kind::Empty | Kind::Own(_) => true,
+        };
+        if is_over {
+            self.story.end = "complete";
+        } else {
             // Whatever cuts it short, here is where that is known.
-            Kind::Upstream(body) if !body.is_over() => self.story.client.cut(),
-            Kind::Empty | Kind::Own(_) | Kind::Upstream(_) => self.story.end = "complete",
+            self.story.client.cut();
         }
         self.story.client.end_answer();
     }
@@ -125,6 +146,7 @@ struct Told {
     waited: Duration,
     reused: bool,
     api: Option<Arc<str>>,
+    cache: Option<&'static str>,
     parent: Option<Arc<str>>,
 }
 
@@ -142,9 +164,19 @@ impl Story {
                 waited: Duration::ZERO,
                 reused: false,
                 api: None,
+                cache: None,
                 parent: None,
             })
         });
+        Self::new(thread, client, request.method(), log)
+    }
+
+    /// What no client asked for, and nobody is told of.
+    pub(super) fn of_nobody(thread: &Rc<Thread>, client: &Asker, method: &Method) -> Self {
+        Self::new(thread, client, method, None)
+    }
+
+    fn new(thread: &Rc<Thread>, client: &Asker, method: &Method, log: Option<Box<Told>>) -> Self {
         Self {
             thread: Rc::clone(thread),
             client: client.clone(),
@@ -154,7 +186,7 @@ impl Story {
             route: Route::Own,
             end: "client left",
             retries: 0,
-            docket: Docket::begin(thread, client.peer(), request.method().as_str()),
+            docket: Docket::begin(thread, client.peer(), method.as_str()),
             told: None,
             log,
         }
@@ -196,6 +228,17 @@ impl Story {
     /// What its gates say of it.
     pub(super) fn docket(&mut self) -> &mut Docket {
         &mut self.docket
+    }
+
+    pub(super) fn thread(&self) -> &Rc<Thread> {
+        &self.thread
+    }
+
+    /// What the cache did for it.
+    pub(super) fn cached(&mut self, outcome: Outcome) {
+        if let Some(log) = &mut self.log {
+            log.cache = Some(outcome.as_str());
+        }
     }
 
     /// Whose policies it meets.
@@ -246,6 +289,7 @@ impl Drop for Story {
                 duration: clock::now() - log.started,
                 reused: log.reused,
                 api: log.api,
+                cache: log.cache,
                 attempts: self.attempts,
                 parent: log.parent,
                 end: self.end,

@@ -3,6 +3,7 @@
 //! What is counted is what the client got: an answer of the upstream, one of ours and why, or none
 //! since it left. Attempts are counted where they are made.
 
+use super::asker::Asker;
 use super::pipeline::Failed;
 use super::reject::Reject;
 use crate::policy::End;
@@ -20,7 +21,9 @@ pub(super) struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    pub(super) fn begin(api: Option<&'a Api>) -> Self {
+    /// Of a request of this client's; what nobody asked for is none.
+    pub(super) fn begin(api: Option<&'a Api>, client: &Asker) -> Self {
+        let api = api.filter(|_| !matches!(client, Asker::Nobody(_)));
         Self { counts: api.map(|api| &api.counts), outcome: Outcome::Left }
     }
 
@@ -62,7 +65,9 @@ fn outcome(reject: &Reject) -> Outcome {
         Reject::Send(error) if error.end() == End::Neutral => Outcome::Request,
         Reject::NotListed => Outcome::Denied,
         Reject::Unproven { why, .. } => (*why).into(),
-        Reject::Send(_) | Reject::ForeignProxy | Reject::Interim => Outcome::Failure,
+        Reject::Send(_) | Reject::Collapsed(_) | Reject::ForeignProxy | Reject::Interim => {
+            Outcome::Failure
+        }
         Reject::BadTarget { .. }
         | Reject::Denied(_)
         | Reject::BadScheme
@@ -78,6 +83,7 @@ fn outcome(reject: &Reject) -> Outcome {
         | Reject::Method(_)
         | Reject::Misdirected
         | Reject::NoBody
+        | Reject::NotCached
         | Reject::NotForProxy
         | Reject::SlowBody
         | Reject::Stranger

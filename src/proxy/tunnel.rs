@@ -271,6 +271,7 @@ impl Line {
                 duration: clock::now() - self.started,
                 reused: false,
                 api,
+                cache: None,
                 attempts,
                 parent,
                 end,

@@ -36,6 +36,8 @@ use crate::policy::breaker;
 use crate::policy::breaker::Breakers;
 use crate::policy::breaker::Parked;
 use crate::policy::breaker::TUNNELS;
+use crate::policy::cache::tiers;
+use crate::policy::cache::tiers::Tiers;
 use crate::policy::cooldown::Subject;
 use crate::store::board::Board;
 use crate::telemetry::decisions::Kind;
@@ -110,7 +112,9 @@ impl World {
     pub(super) fn new(settings: &Settings, moment: Moment) -> Self {
         clock::at(moment, || {
             let board = Board::alone();
-            let apis = Apis::new(&settings.apis, &board, None);
+            // What is kept is decided by responses, of which a log knows nothing.
+            let tiers = Tiers::alone(&tiers::Settings { memory: 0, redis: false });
+            let apis = Apis::new(&settings.apis, &board, &tiers, None);
             let tunnels = |breaker: &breaker::Settings| {
                 Breakers::of_tunnels(breaker.clone(), Duration::from_secs(10), &board)
             };

@@ -52,6 +52,8 @@ pub(crate) struct Record {
     pub(crate) reused: bool,
     /// The API whose policies it met.
     pub(crate) api: Option<Arc<str>>,
+    /// What the cache of that API did for it.
+    pub(crate) cache: Option<&'static str>,
     /// Attempts by those policies.
     pub(crate) attempts: u32,
     /// By way of which parent the last one went.
@@ -79,6 +81,8 @@ struct Line<'a> {
     reused: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     api: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<&'static str>,
     #[serde(skip_serializing_if = "is_zero")]
     attempts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,6 +132,7 @@ impl Log {
             duration_ms: millis(record.duration),
             reused: record.reused,
             api: record.api.as_deref(),
+            cache: record.cache,
             attempts: record.attempts,
             parent: record.parent.as_deref(),
             end: record.end,
@@ -204,6 +209,7 @@ mod tests {
             api: None,
             attempts: 0,
             parent: None,
+            cache: None,
             end: "refused",
         }
     }

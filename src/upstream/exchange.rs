@@ -48,6 +48,7 @@ use super::upload::RequestBody;
 use crate::base::clock::Pulse;
 use crate::limit::Seat;
 use crate::limit::Share;
+use crate::policy::cache;
 use crate::telemetry::metrics::Bound;
 
 /// Fields that hyper has room for without being told.
@@ -386,6 +387,9 @@ pub(crate) enum BodyError {
     /// The upstream broke it off.
     #[error("the upstream broke its response off")]
     Broken(#[source] hyper::Error),
+    /// Another request brought it, and no more comes.
+    #[error(transparent)]
+    Followed(#[from] cache::Broken),
     /// Nothing came for too long.
     #[error("the upstream fell silent for {0:?}")]
     Silent(Duration),
@@ -429,6 +433,11 @@ impl ResponseBody {
         }
         self.held = Some(Box::new(held));
         Some(self)
+    }
+
+    /// It goes on without the client that it was for, and is silent on its own account.
+    pub(crate) fn outlive_client(&mut self) {
+        self.pulse = Rc::new(Pulse::new());
     }
 
     /// Takes the connection out, after a 101.

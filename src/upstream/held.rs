@@ -33,6 +33,13 @@ impl Held {
         Self { front: VecDeque::new(), length: 0, trailers: None, rest, over: false }
     }
 
+    /// A whole body.
+    pub(crate) fn of(bytes: Bytes) -> Self {
+        let length = bytes.len() as u64;
+        let front = VecDeque::from([bytes]);
+        Self { front, length, trailers: None, rest: Source::Empty, over: true }
+    }
+
     /// Bytes that are held.
     pub(crate) fn length(&self) -> u64 {
         self.length

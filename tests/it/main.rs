@@ -20,6 +20,7 @@ mod answers;
 mod apis_admin;
 mod bench;
 mod breaker;
+mod cache;
 mod clients;
 mod config;
 mod cooldown;

@@ -22,6 +22,7 @@ use crate::policy::breaker;
 use crate::policy::breaker::Breakers;
 use crate::policy::breaker::Circuit;
 use crate::policy::breaker::Condition;
+use crate::policy::cache::status::Outcome as Cached;
 use crate::policy::cooldown::CoolDowns;
 use crate::policy::cooldown::Counted;
 use crate::policy::decided::Effect;
@@ -68,6 +69,7 @@ impl Collector for Numbers {
         let help = "Attempts that were not the first of their request";
         single(encoder, ("narrows_api_retries", help), &apis, |totals| totals.retries)?;
         reloads(encoder, &apis)?;
+        caches(encoder, &apis)?;
         cool_downs(encoder, &apis)?;
         quotas(encoder, &apis)?;
         parents(encoder, &apis)
@@ -93,6 +95,21 @@ fn redis(encoder: &mut DescriptorEncoder<'_>, board: &store::board::Snapshot) ->
     encoder
         .encode_descriptor("narrows_policies_redis_connects", help, None, MetricType::Counter)?
         .encode_counter::<NoLabelSet, _, u64>(&board.connects, None)
+}
+
+/// What caches did; of those APIs that have one.
+fn caches(encoder: &mut DescriptorEncoder<'_>, apis: &[(&Api, Totals)]) -> fmt::Result {
+    let apis: Vec<(&Api, Totals)> =
+        apis.iter().filter(|(api, _)| api.cache.is_some()).cloned().collect();
+    if apis.is_empty() {
+        return Ok(());
+    }
+    let help = "Requests by what the cache of their API did for them";
+    let outcomes = Cached::ALL.map(Cached::as_str);
+    let label = ("outcome", outcomes.as_slice());
+    family(encoder, ("narrows_cache_requests", help), label, &apis, |totals| &totals.cached)?;
+    let help = "Responses that were kept, validated ones too";
+    single(encoder, ("narrows_cache_stored", help), &apis, |totals| totals.stored)
 }
 
 /// How circuits are; where each host has its own, the worst of them.
@@ -357,6 +374,8 @@ mod tests {
     use super::*;
     use crate::policy::End;
     use crate::policy::api::Settings;
+    use crate::policy::cache;
+    use crate::policy::cache::tiers::Tiers;
     use crate::store::board::Board;
 
     #[tokio::test]
@@ -366,7 +385,12 @@ mod tests {
         assert!(!text.contains("narrows_api"), "there is none");
 
         let settings = [Settings::new("orders"), Settings::new("default")];
-        sources.apis.store(Arc::new(Apis::new(&settings, &Board::alone(), None)));
+        sources.apis.store(Arc::new(Apis::new(
+            &settings,
+            &Board::alone(),
+            &Tiers::alone(&cache::tiers::Settings::default()),
+            None,
+        )));
         let apis = sources.apis.load();
         let counts = &apis.named("orders").unwrap().counts;
         counts.attempted(End::Status(503), false);

@@ -9,6 +9,7 @@
 
 pub(super) mod circuits;
 pub(super) mod cooldowns;
+pub(super) mod kept;
 pub(super) mod metrics;
 pub(super) mod parents;
 pub(super) mod quota;
@@ -50,6 +51,8 @@ use crate::policy::api::Target;
 use crate::policy::api::counts::Outcome;
 use crate::policy::api::counts::RESULTS;
 use crate::policy::breaker;
+use crate::policy::cache;
+use crate::policy::cache::status::Outcome as Cached;
 use crate::policy::cooldown;
 use crate::policy::cooldown::Scope;
 use crate::policy::parents::Parent;
@@ -72,6 +75,8 @@ pub(super) fn list(sources: &Sources) -> Answer {
 /// What a DELETE of a page below another ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deletion {
+    /// What is kept.
+    Cache,
     Circuit,
     CoolDown,
 }
@@ -80,7 +85,10 @@ impl Deletion {
     /// What the path asks for, and of what.
     fn of(path: &str) -> Option<(Self, &str)> {
         let circuit = path.strip_prefix("/circuit-status/").map(|rest| (Self::Circuit, rest));
-        circuit.or_else(|| path.strip_prefix("/cool-downs/").map(|rest| (Self::CoolDown, rest)))
+        let cache = path.strip_prefix("/cache/").map(|rest| (Self::Cache, rest));
+        circuit
+            .or(cache)
+            .or_else(|| path.strip_prefix("/cool-downs/").map(|rest| (Self::CoolDown, rest)))
     }
 }
 
@@ -117,6 +125,10 @@ where
         return problem(StatusCode::NOT_FOUND, "there is no such API");
     };
     match what {
+        Deletion::Cache if name.is_some() => {
+            problem(StatusCode::NOT_FOUND, "DELETE /cache/API, or /cache/API?url=URL")
+        }
+        Deletion::Cache => kept::purge(api, head.uri.query()),
         Deletion::Circuit => circuits::close(api.name(), api.breakers.as_ref(), name),
         Deletion::CoolDown => cooldowns::forget(api, name),
     }
@@ -159,6 +171,10 @@ fn told(api: &Api) -> Value {
     if let Some(keys) = api.entrance.as_ref().and_then(Entrance::verifying_keys) {
         told["jwt"]["known"] = keys.into();
     }
+    if api.cache.is_some() {
+        told["cached"] = by(&Cached::ALL.map(Cached::as_str), &totals.cached).into();
+        told["stored"] = totals.stored.into();
+    }
     told
 }
 
@@ -178,6 +194,7 @@ fn settings(settings: &Settings) -> Value {
         cooldown,
         quota: terms,
         parents,
+        cache,
     } = settings;
     let mut told = self::gateway(gateway);
     told["name"] = name.to_string().into();
@@ -194,6 +211,10 @@ fn settings(settings: &Settings) -> Value {
     told["retry"] = retry.as_ref().map(self::retry).into();
     told["cool_down"] = cooldown.as_ref().map(self::cooldown).into();
     told["quota"] = terms.as_ref().map(quota::told).into();
+    told["enable_cache"] = cache.is_some().into();
+    if let Some(cache) = cache {
+        self::cache(cache, &mut told);
+    }
     told["use_proxy"] = parents.is_some().into();
     if let Some(parents) = parents {
         let told = &mut told;
@@ -217,6 +238,33 @@ fn settings(settings: &Settings) -> Value {
         told["no_proxy"] = parents.except.iter().map(ToString::to_string).collect();
     }
     told
+}
+
+fn cache(settings: &cache::Settings, told: &mut Value) {
+    let cache::Settings {
+        ttl,
+        force,
+        force_over,
+        negative,
+        strategy,
+        post,
+        max_object,
+        stale_while_revalidate,
+        stale_if_error,
+    } = settings;
+    told["cache_ttl"] = seconds(*ttl);
+    told["cache_force"] = (*force).into();
+    told["cache_force_over"] = force_over.words().into_iter().collect();
+    let negative = negative.iter().map(|(status, ttl)| (status.as_str().to_owned(), seconds(*ttl)));
+    told["cache_negative"] = negative.collect::<Map<String, Value>>().into();
+    told["cache_header_strategy"] = strategy.as_str().into();
+    if let cache::Strategy::Listed(names) = strategy {
+        told["cache_headers"] = names.iter().map(HeaderName::as_str).collect();
+    }
+    told["cache_post"] = (*post).into();
+    told["cache_max_object"] = (*max_object).into();
+    told["cache_stale_while_revalidate"] = seconds(*stale_while_revalidate);
+    told["cache_stale_if_error"] = seconds(*stale_if_error);
 }
 
 fn gateway(gateway: &Gateway) -> Value {

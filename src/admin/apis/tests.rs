@@ -11,6 +11,8 @@ use super::super::tests::sources;
 use super::*;
 use crate::base::authority::Authority;
 use crate::policy::api::Apis;
+use crate::policy::cache;
+use crate::policy::cache::tiers::Tiers;
 use crate::store::Secret;
 use crate::store::board::Board;
 
@@ -44,7 +46,12 @@ fn full() -> Settings {
 
 fn with(apis: &[Settings]) -> Sources {
     let sources = sources(1);
-    sources.apis.store(Arc::new(Apis::new(apis, &Board::alone(), None)));
+    sources.apis.store(Arc::new(Apis::new(
+        apis,
+        &Board::alone(),
+        &Tiers::alone(&cache::tiers::Settings::default()),
+        None,
+    )));
     sources
 }
 

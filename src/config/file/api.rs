@@ -12,6 +12,7 @@ use http::HeaderValue;
 use http::Method;
 
 use super::access;
+use super::cache;
 use super::keys;
 use super::keys::Key;
 use super::keys::Section;
@@ -65,7 +66,7 @@ pub(super) fn read(entry: &Entry, shared: &[Arc<Parent>], notes: &mut Notes) -> 
     api.jwt = access::jwt(&map, notes);
     api.gateway = gateway(&map, notes);
     certificates(&map, notes);
-    cache(&map, notes);
+    api.cache = cache::read(&map, notes);
     if is_default {
         only_forward(&map, notes);
     }
@@ -141,7 +142,7 @@ fn gateway(map: &Map<'_>, notes: &mut Notes) -> Gateway {
     gateway
 }
 
-fn field_name(text: &str) -> Result<HeaderName, &'static str> {
+pub(super) fn field_name(text: &str) -> Result<HeaderName, &'static str> {
     text.parse().map_err(|_bad| "the name of a field, such as X-Api-Key")
 }
 
@@ -208,18 +209,6 @@ fn certificates(map: &Map<'_>, notes: &mut Notes) {
                      by --upstream-ca (upstream_ca)";
         map.complain(notes, &keys::SSL_VERIFY, words);
     }
-}
-
-/// What the cache, which is not there yet, will obey: read, so that it is right, and put nowhere.
-fn cache(map: &Map<'_>, notes: &mut Notes) {
-    if map.switch(notes, &keys::ENABLE_CACHE) == Some(true) {
-        let words = "there is no cache in this version: every request goes to the upstream";
-        map.warn(notes, &keys::ENABLE_CACHE, words);
-    }
-    let _ttl = map.time(notes, &keys::CACHE_TTL);
-    let any = |text: &str| Ok::<_, String>(text.to_owned());
-    let _strategy = map.parse(notes, &keys::CACHE_HEADER_STRATEGY, any);
-    let _fields = map.list(notes, &keys::CACHE_HEADERS, field_name);
 }
 
 /// The default API has no gateway path and claims no hosts.

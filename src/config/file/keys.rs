@@ -267,13 +267,27 @@ keys! {
     RETRY_UNSAFE_OF_API = row(Api, "retry_unsafe", Switch, "false",
         "The same as retry.retry_unsafe.");
     ENABLE_CACHE = row(Api, "enable_cache", Switch, "false",
-        "Keep responses. Not in this version: true is warned of and does nothing.");
+        "Keep responses, as RFC 9111 has it for a shared cache.");
     CACHE_TTL = row(Api, "cache_ttl", Time(Seconds, Zero::Allowed), "60",
-        "How long they are kept. Not in this version.");
-    CACHE_HEADER_STRATEGY = row(Api, "cache_header_strategy", Text("none, all or listed"), "none",
-        "Which fields of a request make it another. Not in this version.");
+        "How long a response is fresh to which its origin gives no lifetime; 0 keeps none of those.");
+    CACHE_FORCE = row(Api, "cache_force", Switch, "false",
+        "cache_ttl holds whatever lifetime the origin gives, and whatever it says of validation; not over no-store, private, Authorization and Set-Cookie.");
+    CACHE_FORCE_OVER = row(Api, "cache_force_over", Texts("no-store, private, authorization, set-cookie"), "[]",
+        "With cache_force, over these too. With authorization, who asks is part of what is asked.");
+    CACHE_NEGATIVE = row(Api, "cache_negative", Pairs("statuses from 400 to 599 and times, such as 404: 10s"), "{}",
+        "Failures that are kept, and for how long where their origin gives no lifetime.");
+    CACHE_HEADER_STRATEGY = row(Api, "cache_header_strategy", Word(&["none", "all", "listed"]), "none",
+        "Which fields of a request make it another, beside those that Vary names: none, all, or those of cache_headers. If cache_headers is given, listed.");
     CACHE_HEADERS = row(Api, "cache_headers", Texts("field names, or none"), "[]",
-        "These fields. Not in this version.");
+        "These fields.");
+    CACHE_POST = row(Api, "cache_post", SwitchOrBytes(1, 16 * 1024 * 1024), "false",
+        "Keep answers to POST too, each for its body of up to so many bytes; true is 64KiB. For an API whose POST only asks.");
+    CACHE_MAX_OBJECT = row(Api, "cache_max_object", Bytes(1, 1024 * 1024 * 1024), "8192KiB",
+        "The longest body that is kept.");
+    CACHE_STALE_WHILE_REVALIDATE = row(Api, "cache_stale_while_revalidate", Time(Seconds, Zero::Allowed), "0",
+        "How long beyond its lifetime a response is served while it is asked for anew, where its origin does not say.");
+    CACHE_STALE_IF_ERROR = row(Api, "cache_stale_if_error", Time(Seconds, Zero::Allowed), "0",
+        "The same where asking fails: no answer, or 500, 502, 503, 504.");
     CIRCUIT_BREAKER = row(Api, "circuit_breaker", Part(Breaker), "true",
         "Stop asking an upstream that fails. For the API default false, if nothing is given.");
     RETRY = row(Api, "retry", Part(Retry), "false",

@@ -7,6 +7,7 @@
 
 mod access;
 mod api;
+mod cache;
 mod claims;
 mod expand;
 pub(super) mod keys;

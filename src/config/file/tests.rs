@@ -444,14 +444,33 @@ fn parents_come_from_the_api_or_from_proxy_urls() {
 }
 
 #[test]
-fn keys_of_the_cache_do_no_harm_and_asking_for_it_is_warned_of() {
-    let (_folder, path) =
-        file("yaml", "api: {a: {enable_cache: true, cache_ttl: 60, cache_headers: [X-A]}}\n");
+fn keys_of_the_cache_are_read_and_what_has_no_effect_is_warned_of() {
+    let text = "api: {a: {enable_cache: true, cache_ttl: 5s, cache_force: true, cache_force_over: [Set-Cookie], \
+                cache_negative: {404: 10s}, cache_headers: [X-A], cache_post: true, cache_max_object: 1KiB, \
+                cache_stale_if_error: 1m}, b: {cache_ttl: 5}}\n";
+    let (_folder, path) = file("yaml", text);
+    let served = serve(&["--config", &path], &[]);
+    assert!(served.warnings.is_empty(), "{:?}", served.warnings);
+    let api = |name: &str| served.config.apis.iter().find(|api| &*api.name == name).unwrap();
+    assert_eq!(api("b").cache, None, "it was not asked for");
+    let cache = api("a").cache.as_ref().unwrap();
+    assert_eq!((cache.ttl, cache.stale_if_error), (Duration::from_secs(5), Duration::from_mins(1)));
+    assert!(cache.force && cache.force_over.set_cookie && !cache.force_over.private);
+    assert_eq!(cache.negative, [(http::StatusCode::NOT_FOUND, Duration::from_secs(10))]);
+    let listed = vec![http::HeaderName::from_static("x-a")];
+    assert_eq!(cache.strategy, crate::policy::cache::Strategy::Listed(listed));
+    assert_eq!((cache.post, cache.max_object), (Some(65_536), 1024));
+
+    let text = "api: {a: {enable_cache: true, cache_force_over: [private], cache_headers: [X-A], \
+                cache_header_strategy: none}}\n";
+    let (_folder, path) = file("yaml", text);
     let warnings = serve(&["--config", &path], &[]).warnings;
-    assert!(
-        warnings.len() == 1
-            && warnings[0].contains("api.a.enable_cache: there is no cache in this version")
-    );
+    assert!(warnings.iter().any(|text| text.contains("cache_force_over: has no effect")));
+    assert!(warnings.iter().any(|text| text.contains("cache_header_strategy: is not heeded")));
+
+    let text = "api: {a: {cache_negative: {200: 1s, 404: soon}, cache_header_strategy: some, cache_force_over: [x]}}\n";
+    let (_folder, path) = file("yaml", text);
+    assert_eq!(problems(&["--config", &path], &[]).len(), 4);
 }
 
 #[test]

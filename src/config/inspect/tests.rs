@@ -27,9 +27,9 @@ fn a_good_file_is_called_good_in_one_line() {
         said(&["--set", "api.c.hosts=[c]", "check"], &[("NARROWS_CONFIG", &path)])
             .contains("3 APIs")
     );
-    let (_folder, path) = file("yaml", "api: {a: {enable_cache: true}}\n");
+    let (_folder, path) = file("yaml", "api: {a: {cache_force_over: [private]}}\n");
     let text = said(&["check", &path], &[]);
-    assert!(text.contains("1 API (a)\nwarning: ") && text.contains("no cache"), "{text}");
+    assert!(text.contains("1 API (a)\nwarning: ") && text.contains("no effect"), "{text}");
 }
 
 #[test]

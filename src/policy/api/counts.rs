@@ -18,6 +18,7 @@ use super::super::End;
 use super::super::Rule;
 use super::super::access::entrance::TokenFlaw;
 use super::super::access::entrance::Unproven;
+use super::super::cache::status::Outcome as Cached;
 use super::super::decided::Decided;
 use super::super::decided::Sums;
 
@@ -28,6 +29,8 @@ pub(crate) enum Outcome {
     Success,
     /// It answered 500 or above, or there was no answer of it.
     Failure,
+    /// What is kept answered, or what another request had asked for: this one asked nobody.
+    Hit,
     /// The circuit was open.
     Breaker,
     /// The upstream had asked not to be asked.
@@ -49,9 +52,10 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Success,
         Self::Failure,
+        Self::Hit,
         Self::Breaker,
         Self::CoolDown,
         Self::Parents,
@@ -68,6 +72,7 @@ impl Outcome {
         match self {
             Self::Success => "success",
             Self::Failure => "failure",
+            Self::Hit => "cached",
             Self::Breaker => "breaker_open",
             Self::CoolDown => "cool_down",
             Self::Parents => "no_parent",
@@ -145,6 +150,9 @@ struct Stripe {
     requests: [AtomicU64; Outcome::ALL.len()],
     attempts: [AtomicU64; RESULTS.len()],
     retries: AtomicU64,
+    /// By what the cache did.
+    cached: [AtomicU64; Cached::ALL.len()],
+    stored: AtomicU64,
     decided: Decided,
 }
 
@@ -163,6 +171,10 @@ pub(crate) struct Totals {
     pub(crate) attempts: [u64; RESULTS.len()],
     /// Attempts that were not the first of their request.
     pub(crate) retries: u64,
+    /// Requests by what the cache did for them.
+    pub(crate) cached: [u64; Cached::ALL.len()],
+    /// Responses that were kept.
+    pub(crate) stored: u64,
     /// Decisions of its rules.
     pub(crate) decided: Sums,
 }
@@ -199,6 +211,16 @@ impl Counts {
         &self.stripe().decided
     }
 
+    /// The cache did this for a request.
+    pub(crate) fn cached(&self, outcome: Cached) {
+        self.stripe().cached[outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A response is kept.
+    pub(crate) fn stored(&self) {
+        self.stripe().stored.fetch_add(1, Relaxed);
+    }
+
     /// All that was counted.
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = Totals::default();
@@ -207,6 +229,8 @@ impl Counts {
             totals.requests.iter_mut().zip(&stripe.requests).for_each(|(sum, n)| add(sum, n));
             totals.attempts.iter_mut().zip(&stripe.attempts).for_each(|(sum, n)| add(sum, n));
             add(&mut totals.retries, &stripe.retries);
+            totals.cached.iter_mut().zip(&stripe.cached).for_each(|(sum, n)| add(sum, n));
+            add(&mut totals.stored, &stripe.stored);
             stripe.decided.add_to(&mut totals.decided);
         }
         totals

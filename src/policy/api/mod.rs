@@ -28,6 +28,9 @@ use super::access::jwt;
 use super::access::keys;
 use super::breaker;
 use super::breaker::Breakers;
+use super::cache;
+use super::cache::Cache;
+use super::cache::tiers::Tiers;
 use super::cooldown;
 use super::cooldown::CoolDowns;
 use super::failures::Failures;
@@ -77,6 +80,8 @@ pub struct Settings {
     pub quota: Option<quota::Terms>,
     /// By which way it is reached; none goes directly.
     pub parents: Option<parents::Settings>,
+    /// What is kept of it; none keeps nothing.
+    pub cache: Option<cache::Settings>,
 }
 
 /// A base URL: `scheme://host[:port][/path]`.
@@ -222,6 +227,7 @@ impl Settings {
             cooldown: None,
             quota: None,
             parents: None,
+            cache: None,
         }
     }
 
@@ -234,6 +240,7 @@ impl Settings {
             && self.cooldown.is_none()
             && self.quota.is_none()
             && self.parents.is_none()
+            && self.cache.is_none()
             && !self.gateway.dresses()
             && self.lists.is_open()
             && self.keys.is_none()
@@ -254,13 +261,14 @@ pub(crate) struct Api {
     pub(crate) cooldowns: Option<CoolDowns>,
     pub(crate) quotas: Option<Quotas>,
     pub(crate) parents: Option<Parents>,
+    pub(crate) cache: Option<Cache>,
     pub(crate) failures: Arc<Failures>,
     pub(crate) counts: Counts,
 }
 
 impl Api {
     /// With what `former`, of the same name, had learned.
-    fn new(mut settings: Settings, board: &Board, former: Option<&Self>) -> Self {
+    fn new(mut settings: Settings, board: &Board, tiers: &Tiers, former: Option<&Self>) -> Self {
         settings.gateway = settings.gateway.made_sound();
         let name = &settings.name;
         // One dead host is no reason not to go to another: the default API keeps them apart.
@@ -292,6 +300,7 @@ impl Api {
                 let former = former.and_then(|former| former.parents.as_ref());
                 Parents::new(name, parents.clone(), board, former)
             }),
+            cache: settings.cache.as_ref().map(|cache| Cache::new(name, cache.clone(), tiers)),
             failures: former.map(|former| Arc::clone(&former.failures)).unwrap_or_default(),
             counts: Counts::new(former.map(|former| &former.counts)),
             host: settings.target.as_ref().and_then(Target::host),
@@ -320,12 +329,18 @@ pub(crate) struct Apis {
 impl Apis {
     /// All of `settings`; the one of the name [`DEFAULT`] is for forward traffic without another.
     /// What `former` had learned lives on. Of two that claim one pattern the first has it.
-    pub(crate) fn new(settings: &[Settings], board: &Board, former: Option<&Self>) -> Self {
+    pub(crate) fn new(
+        settings: &[Settings],
+        board: &Board,
+        tiers: &Tiers,
+        former: Option<&Self>,
+    ) -> Self {
         let mut apis = Self::default();
         for settings in settings {
             let name = Arc::clone(&settings.name);
             let former = former.and_then(|former| former.any(&name));
-            let api = Arc::new(Api::new(settings.clone(), board, former.map(|api| &**api)));
+            let former = former.map(|api| &**api);
+            let api = Arc::new(Api::new(settings.clone(), board, tiers, former));
             if &*name == DEFAULT {
                 apis.default = Some(api);
                 continue;

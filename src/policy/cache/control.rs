@@ -100,6 +100,11 @@ impl OfResponse {
         said
     }
 
+    /// Whether it may answer others than who has said who they are (RFC 9111 §3.5).
+    pub(crate) fn is_for_all(&self) -> bool {
+        self.public || self.must_revalidate || self.s_maxage.is_some()
+    }
+
     fn hear(&mut self, name: &str, argument: Option<&[u8]>) {
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         if is("max-age") {

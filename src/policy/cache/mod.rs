@@ -10,7 +10,7 @@
 //! nothing is served stale against what the origin or the client has said. The operator may have it
 //! otherwise, by name.
 
-#![expect(dead_code, reason = "no request comes here yet")]
+#![expect(dead_code, reason = "some of it is told in numbers that are not asked for yet")]
 
 pub(crate) mod control;
 pub(crate) mod entry;
@@ -33,11 +33,16 @@ pub mod tiers;
 pub(crate) mod validation;
 pub(crate) mod vary;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
 use http::Method;
 use http::StatusCode;
+
+pub(crate) use self::flight::Broken;
+use self::tiers::Drawer;
+use self::tiers::Tiers;
 
 /// What is kept of one API.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,6 +81,20 @@ pub struct Over {
     pub set_cookie: bool,
 }
 
+impl Over {
+    /// The words of the settings for what does not count.
+    pub(crate) fn words(self) -> Vec<&'static str> {
+        let Self { no_store, private, authorization, set_cookie } = self;
+        let all = [
+            (no_store, "no-store"),
+            (private, "private"),
+            (authorization, "authorization"),
+            (set_cookie, "set-cookie"),
+        ];
+        all.into_iter().filter_map(|(is, word)| is.then_some(word)).collect()
+    }
+}
+
 /// Which fields make a request another, beside what Vary says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Strategy {
@@ -86,6 +105,36 @@ pub enum Strategy {
     All,
     /// These.
     Listed(Vec<HeaderName>),
+}
+
+impl Strategy {
+    /// The word for it.
+    pub(crate) fn as_str(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::All => "all",
+            Self::Listed(_) => "listed",
+        }
+    }
+}
+
+/// What one API keeps.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    pub(crate) settings: Settings,
+    pub(crate) drawer: Drawer,
+}
+
+/// How long somebody who follows a response that is too long to be kept may take nothing of it.
+const IDLE: Duration = Duration::from_mins(1);
+
+impl Cache {
+    /// What was kept of the API of this name is kept still.
+    pub(crate) fn new(api: &Arc<str>, settings: Settings, tiers: &Tiers) -> Self {
+        let object = usize::try_from(settings.max_object).unwrap_or(usize::MAX);
+        let drawer = tiers.drawer(api, object, IDLE);
+        Self { settings, drawer }
+    }
 }
 
 impl Default for Settings {

@@ -32,6 +32,8 @@ const LONGEST_REST: Duration = Duration::from_hours(24);
 pub(crate) enum Why {
     /// It answers who has said who they are, and does not say that it is for all (§3.5).
     Authorization,
+    /// It answers what was asked with a Cookie, and says nothing of who may have it.
+    Cookie,
     /// It is longer than what is kept.
     Length,
     /// It has no lifetime, or none that is left, and nothing to validate it by.
@@ -56,8 +58,10 @@ pub(crate) enum Why {
 
 impl Why {
     /// All of them.
-    pub(crate) const ALL: [Self; 11] = [
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 12] = [
         Self::Authorization,
+        Self::Cookie,
         Self::Length,
         Self::Lifetime,
         Self::Method,
@@ -74,6 +78,7 @@ impl Why {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Authorization => "authorization",
+            Self::Cookie => "cookie",
             Self::Length => "length",
             Self::Lifetime => "lifetime",
             Self::Method => "method",
@@ -99,6 +104,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) no_store: bool,
     /// It has an Authorization that is the client's.
     pub(crate) is_authorized: bool,
+    /// It has a Cookie that the origin sees and the key has not.
+    pub(crate) has_cookie: bool,
     /// When it was sent.
     pub(crate) at: SystemTime,
 }
@@ -134,8 +141,7 @@ pub(crate) fn keep(
     if said.private.is_everything() && !over.private {
         return Err(Why::Private);
     }
-    let is_for_all = said.public || said.must_revalidate || said.s_maxage.is_some();
-    if asked.is_authorized && !is_for_all && !over.authorization {
+    if asked.is_authorized && !said.is_for_all() && !over.authorization {
         return Err(Why::Authorization);
     }
     let left_out = |name: &HeaderName| {
@@ -162,6 +168,11 @@ pub(crate) fn keep(
         Some(lifetime) => lifetime,
         // §4.2.2: of any other status nobody may guess.
         None if negative.is_some() || said.public || is_kept_by_default(status) => {
+            // What such a request brings is often for one user, and an origin that says nothing of
+            // caches does not know that there is one.
+            if asked.has_cookie && !settings.force && !said.public {
+                return Err(Why::Cookie);
+            }
             let own = negative.unwrap_or(settings.ttl);
             if own.is_zero() {
                 return Err(Why::Lifetime);

@@ -64,6 +64,7 @@ fn keep_of(
         sees: &|_| true,
         no_store: OfRequest::read(&asked).no_store,
         is_authorized: asked.contains_key(header::AUTHORIZATION),
+        has_cookie: asked.contains_key(header::COOKIE),
         at: at(NOW),
     };
     let status = StatusCode::from_u16(status).unwrap();
@@ -142,6 +143,10 @@ fn what_may_be_kept() {
             &["cache-control: max-age=60, proxy-revalidate"],
             Err(Why::Authorization),
         ),
+        // What is for one user is mostly asked for with a Cookie.
+        ("4.2.2", &["cookie: a=b"], 200, &[], Err(Why::Cookie)),
+        ("4.2.2", &["cookie: a=b"], 200, &["cache-control: public"], Ok(())),
+        ("4.2.1", &["cookie: a=b"], 200, &["cache-control: max-age=60"], Ok(())),
         ("7.3", &[], 200, &["cache-control: max-age=60", "set-cookie: a=b"], Err(Why::SetCookie)),
         (
             "7.3",
@@ -265,9 +270,16 @@ fn lifetimes_and_ages() {
 #[test]
 fn what_a_response_waited_for_counts_as_its_age() {
     let none = HeaderMap::new();
-    let (method, no_store, is_authorized) = (&Method::GET, false, false);
     let sees = &|_: &HeaderName| true;
-    let asked = Asked { method, fields: &none, sees, no_store, is_authorized, at: at(NOW - 3) };
+    let asked = Asked {
+        method: &Method::GET,
+        fields: &none,
+        sees,
+        no_store: false,
+        is_authorized: false,
+        has_cookie: false,
+        at: at(NOW - 3),
+    };
     let lines = fields(&["age: 2", "cache-control: max-age=60"]);
     let head = storing::keep(&Settings::default(), &asked, StatusCode::OK, &lines, at(NOW));
     assert_eq!(head.unwrap().age(at(NOW)).as_secs(), 5);

@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::task::Context;
 use std::task::Poll;
 
+use bytes::Bytes;
 use http::HeaderMap;
 use http::StatusCode;
 use http::header;
@@ -29,8 +30,10 @@ use crate::upstream::source::Source;
 enum Need {
     /// A byte.
     Some,
-    /// All, up to so many bytes.
+    /// All, up to so many bytes; more is refused.
     All(u64),
+    /// All, or more than so many bytes.
+    UpTo(u64),
 }
 
 /// The body to send on, if it is what the API wants. `fields` are those that go on; an expectation
@@ -55,12 +58,7 @@ pub(super) async fn judge(
         None if gateway.requires_body && declared.is_none() => Need::Some,
         None => return Ok(body),
     };
-    if headers::expects_continue(fields) == Ok(true) {
-        if !client.continues_by_itself() {
-            client.interim(StatusCode::CONTINUE, HeaderMap::new());
-        }
-        fields.remove(header::EXPECT);
-    }
+    continue_now(client, fields);
     let mut held = Held::new(body);
     client.pulse().upload(0, true);
     let filled = poll_fn(|cx| poll_fill(thread, client, &mut held, need, cx));
@@ -72,9 +70,46 @@ pub(super) async fn judge(
             return Err(Reject::NoBody.into());
         }
         Need::All(_) if held.length() > 0 => validate(&held.bytes())?,
-        Need::Some | Need::All(_) => {}
+        Need::Some | Need::All(_) | Need::UpTo(_) => {}
     }
     Ok(Source::Held(Box::new(held)))
+}
+
+/// All of a body of up to `bound` bytes, and the body to send on. One that is longer is sent on as it
+/// comes, and is none here.
+pub(in crate::proxy) async fn gather(
+    thread: &Thread,
+    client: &Asker,
+    fields: &mut HeaderMap,
+    body: Source,
+    bound: u64,
+) -> Result<(Source, Option<Bytes>), Failed> {
+    let declared = fields.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    let declared = declared.and_then(|length| length.parse::<u64>().ok());
+    if body.is_end_stream() {
+        return Ok((body, Some(Bytes::new())));
+    }
+    if declared.is_some_and(|length| length > bound) {
+        return Ok((body, None));
+    }
+    continue_now(client, fields);
+    let mut held = Held::new(body);
+    client.pulse().upload(0, true);
+    let filled = poll_fn(|cx| poll_fill(thread, client, &mut held, Need::UpTo(bound), cx));
+    client.unless_left(filled).await.unwrap_or(Err(Failed::Left))?;
+    client.pulse().upload(0, !held.is_whole());
+    let whole = (held.is_whole() && held.length() <= bound).then(|| held.bytes());
+    Ok((Source::Held(Box::new(held)), whole))
+}
+
+/// Has a client that waits to be told so send its body.
+fn continue_now(client: &Asker, fields: &mut HeaderMap) {
+    if headers::expects_continue(fields) == Ok(true) {
+        if !client.continues_by_itself() {
+            client.interim(StatusCode::CONTINUE, HeaderMap::new());
+        }
+        fields.remove(header::EXPECT);
+    }
 }
 
 /// Reads until what is needed is there, or the body ends.
@@ -107,7 +142,8 @@ fn poll_fill(
             Need::All(bound) if held.length() > bound => {
                 return Poll::Ready(Err(Reject::LongBody(bound).into()));
             }
-            Need::Some | Need::All(_) => {}
+            Need::UpTo(bound) if held.length() > bound => return Poll::Ready(Ok(())),
+            Need::Some | Need::All(_) | Need::UpTo(_) => {}
         }
     }
 }

@@ -45,22 +45,30 @@ pub(super) fn choose(
         fields.insert(header::HOST, host.clone());
         return (fields, None);
     }
-    let goes = |name: &HeaderName| {
-        let is_ours = ours.contains(name);
-        let is_chosen = match &gateway.forward_headers {
-            Forwarded::None => false,
-            Forwarded::All => true,
-            Forwarded::Listed(listed) => listed.contains(name),
-        };
-        let is_asked = upgrades && name.as_str().starts_with("sec-websocket-");
-        name != header::HOST && !is_ours && (is_chosen || is_needed(name) || is_asked)
-    };
+    let goes = |name: &HeaderName| goes(gateway, ours, upgrades, name);
     let mut fields = HeaderMap::with_capacity(came.len() + 4);
     fields.insert(header::HOST, host.clone());
     for (name, value) in came.iter().filter(|(name, _)| goes(name)) {
         fields.append(name.clone(), value.clone());
     }
     (fields, Some(came))
+}
+
+/// Whether a field of the client's goes on; its Host never does.
+pub(in crate::proxy) fn goes(
+    gateway: &Gateway,
+    ours: &[HeaderName],
+    upgrades: bool,
+    name: &HeaderName,
+) -> bool {
+    let is_ours = ours.contains(name);
+    let is_chosen = match &gateway.forward_headers {
+        Forwarded::None => false,
+        Forwarded::All => true,
+        Forwarded::Listed(listed) => listed.contains(name),
+    };
+    let is_asked = upgrades && name.as_str().starts_with("sec-websocket-");
+    name != header::HOST && !is_ours && (is_chosen || is_needed(name) || is_asked)
 }
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -122,15 +130,16 @@ pub(super) fn dress(fields: &mut HeaderMap, method: &Method, gateway: &Gateway) 
 ///
 /// SECURITY: a key of the API must not be read on the way because a client wrote `http://`. In clear
 /// text it goes to the target alone, if the operator has put that in clear text.
-pub(in crate::proxy) fn dress_forward(
-    parts: &mut Parts,
-    api: &Api,
-    (authority, tls): (&Authority, bool),
-) {
-    let target = api.settings.target.as_ref();
-    if tls || target.is_some_and(|target| !target.tls && target.authority == *authority) {
+pub(in crate::proxy) fn dress_forward(parts: &mut Parts, api: &Api, bound_for: (&Authority, bool)) {
+    if dresses(api, bound_for) {
         dress(&mut parts.headers, &parts.method, &api.settings.gateway);
     }
+}
+
+/// Whether that is done to what is bound for there.
+pub(in crate::proxy) fn dresses(api: &Api, (authority, tls): (&Authority, bool)) -> bool {
+    let target = api.settings.target.as_ref();
+    tls || target.is_some_and(|target| !target.tls && target.authority == *authority)
 }
 
 /// Sets what the API sets in responses.
@@ -156,6 +165,8 @@ mod tests {
     use super::*;
     use crate::policy::api::Settings;
     use crate::policy::api::Target;
+    use crate::policy::cache;
+    use crate::policy::cache::tiers::Tiers;
     use crate::store::board::Board;
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -232,7 +243,12 @@ mod tests {
             settings.hosts = vec!["h".parse().unwrap()];
             settings.gateway.headers =
                 vec![(header::AUTHORIZATION, HeaderValue::from_static("Bearer key"))];
-            let apis = crate::policy::api::Apis::new(&[settings], &Board::alone(), None);
+            let apis = crate::policy::api::Apis::new(
+                &[settings],
+                &Board::alone(),
+                &Tiers::alone(&cache::tiers::Settings::default()),
+                None,
+            );
             let authority = clear(asked);
             let api = apis.of_host(authority.key()).unwrap();
             let (mut parts, ()) = http::Request::new(()).into_parts();

@@ -8,7 +8,7 @@
 //! rewrites; the credentials by which a client uses us go to no target; the API's own are set on no
 //! TRACE, and in clear text only where the operator has said `http://`.
 
-mod body;
+pub(super) mod body;
 pub(super) mod fields;
 mod path;
 
@@ -25,6 +25,10 @@ use http::header;
 
 use super::Thread;
 use super::asker::Asker;
+use super::cache;
+use super::cache::Looked;
+use super::cache::Sight;
+use super::cache::Site;
 use super::forward;
 use super::gates;
 use super::gates::Ask;
@@ -45,6 +49,7 @@ use crate::base::identity::Identity;
 use crate::policy::access::entrance::Place;
 use crate::policy::api::Api;
 use crate::policy::api::Apis;
+use crate::policy::cache::key;
 use crate::telemetry::metrics::Route;
 use crate::upstream::source::Source;
 
@@ -120,7 +125,7 @@ pub(super) fn claim(thread: &Thread, client: &Asker, request: &Request<Source>) 
 
 /// A request to the gateway that may be served.
 pub(super) struct Call<'a> {
-    pub(super) api: &'a Api,
+    pub(super) api: &'a Arc<Api>,
     pub(super) identity: &'a Identity,
     /// How many hops it may still make after this one.
     pub(super) left: Option<u32>,
@@ -167,16 +172,33 @@ pub(super) async fn serve(
         fields: request.headers(),
     };
     toll::take(api, payer, &mut story.docket, &mut story.told).await.ok_or(Failed::Left)??;
-    pipeline::refused(api, target.authority.key(), story.docket())?;
+    let ours: Vec<HeaderName> =
+        is_authorization_ours.then_some(header::AUTHORIZATION).into_iter().chain(field).collect();
+    let mut inquiry = None;
+    let mut joined = None;
+    if api.cache.is_some() {
+        let uri = joined.insert(join(api, request.uri())?);
+        let (path, query) = (uri.path(), uri.query());
+        let place = key::Place { tls: target.tls, authority: &target.authority, path, query };
+        let sight = Sight::Gateway { ours: ours.clone() };
+        match cache::look(thread, client, Site::of(api, place, &request, sight), story) {
+            Looked::Answer(answer) => return Ok(answer),
+            Looked::Inquiry(found) => inquiry = Some(found),
+            Looked::Nothing => {}
+        }
+    }
+    if !inquiry.as_ref().is_some_and(|inquiry| inquiry.may_be_found()) {
+        pipeline::refused(api, target.authority.key(), story.docket())?;
+    }
     let (mut parts, body) = request.into_parts();
     let (patience, deadline) = forward::patience(thread, &parts.headers);
     let version = parts.version;
     let named = parts.uri.authority();
     let named = named.and_then(|named| HeaderValue::from_str(named.as_str()).ok());
-    let asked = parts.uri.path_and_query().map_or("/", |asked| asked.as_str());
-    parts.uri = path::join(&target.path, &gateway.rewrite, asked)
-        .map_err(Failed::from)
-        .inspect_err(|failed| tally::turned_away(api, failed))?;
+    parts.uri = match joined {
+        Some(uri) => uri,
+        None => join(api, &parts.uri)?,
+    };
 
     let told = gateway.forwarded.then(|| fields::Told::of(client, &parts.headers, named));
 
@@ -185,8 +207,6 @@ pub(super) async fn serve(
         client.says_goodbye();
     }
     let upgrade = hop.upgrade.clone();
-    let ours: Vec<HeaderName> =
-        is_authorization_ours.then_some(header::AUTHORIZATION).into_iter().chain(field).collect();
     let came = std::mem::take(&mut parts.headers);
     let (kept, came) = fields::choose(came, gateway, upgrade.is_some(), &ours, host);
     parts.headers = kept;
@@ -215,7 +235,16 @@ pub(super) async fn serve(
         version,
         asked: came.as_ref(),
     };
-    forward::exchange(&order, parts, body, upgrade, story).await
+    forward::exchange(&order, parts, body, upgrade, inquiry, story).await
+}
+
+/// Where at its target a request of an API goes.
+fn join(api: &Api, asked: &Uri) -> Result<Uri, Failed> {
+    let base = api.settings.target.as_ref().map_or("", |target| &target.path);
+    let asked = asked.path_and_query().map_or("/", |asked| asked.as_str());
+    path::join(base, &api.settings.gateway.rewrite, asked)
+        .map_err(Failed::from)
+        .inspect_err(|failed| tally::turned_away(api, failed))
 }
 
 #[cfg(test)]

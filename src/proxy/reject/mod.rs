@@ -20,6 +20,8 @@
 //! | the same by the gateway's path | 401 | `http_request_error` | `WWW-Authenticate` |
 //! | a client that may not use the proxy | 403 | `http_request_denied` | the connection closes |
 //! | more passwords to verify than may wait | 503 | `proxy_internal_error` | `Retry-After` |
+//! | only what is kept was asked for, and there is nothing that may answer | 504 | `http_request_error` | |
+//! | the request for the same that was waited for failed | 502, 504 | `dns_error`, `connection_refused`, `connection_terminated`, `http_response_timeout`, `tls_protocol_error` | |
 //! | a client of an address that may not use an API | 403 | `http_request_denied` | |
 //! | no key or token of an API, or one that does not hold | 401 by the gateway's path, else 407 | `http_request_error` | `WWW-Authenticate`, `Proxy-Authenticate` |
 //! | more than one, or none that can be read | 400 | `http_request_error` | the same |
@@ -81,6 +83,7 @@ use crate::base::clock;
 use crate::limit::Reason;
 use crate::limit::Refused;
 use crate::listen::bounds::Full;
+use crate::policy::Cause;
 use crate::policy::Refusal;
 use crate::policy::Rule;
 use crate::policy::access::Denied;
@@ -108,6 +111,8 @@ pub(crate) enum Reject {
     BadScheme,
     /// Plain HTTP where TLS is spoken.
     ClearText,
+    /// The request that this one waited for, as it is for the same, got no response.
+    Collapsed(Cause),
     /// Something other than 100-continue is expected (RFC 9110 §10.1.1).
     Expectation,
     Flaw(Flaw),
@@ -132,6 +137,8 @@ pub(crate) enum Reject {
     Misdirected,
     /// No body where an API wants one.
     NoBody,
+    /// Nothing kept may answer it, and the client wants nothing else (RFC 9111 §5.2.1.7).
+    NotCached,
     NotForProxy,
     /// A client of an address that may not use the API.
     NotListed,
@@ -295,6 +302,7 @@ impl Reject {
                  https://"
                     .to_owned(),
             ),
+            Self::Collapsed(cause) => return collapsed(*cause),
             Self::Full(full) => return door::no_room(*full),
             Self::Flaw(flaw) => {
                 (flaw.status(), "http_request_error", "bad request".to_owned(), flaw.to_string())
@@ -355,6 +363,13 @@ impl Reject {
                 "bad request".to_owned(),
                 "Request body is required".to_owned(),
             ),
+            Self::NotCached => (
+                504,
+                "http_request_error",
+                "not cached".to_owned(),
+                "only what is kept was asked for (only-if-cached), and nothing kept may answer"
+                    .to_owned(),
+            ),
             Self::NotForProxy => (
                 404,
                 "destination_not_found",
@@ -408,6 +423,19 @@ fn failure(error: &SendError, status: u16, word: &'static str, details: bool) ->
     let told = error.to_string();
     let answer = make(status, title, word, None, &told, None);
     Answer { details: details.then_some(told), ..answer }
+}
+
+/// What those are told who waited for a request that failed: as much as whose it was, less what is inside.
+fn collapsed(cause: Cause) -> Answer {
+    let (status, word) = match cause {
+        Cause::Dns => (502, "dns_error"),
+        Cause::Refused => (502, "connection_refused"),
+        Cause::Reset => (502, "connection_terminated"),
+        Cause::Timeout => (504, "http_response_timeout"),
+        Cause::Tls => (502, "tls_protocol_error"),
+    };
+    let told = status::error(word).map_or("", |error| error.title);
+    make(status, word.replace('_', " "), word, None, told, None)
 }
 
 /// Rounded up, so that nobody comes too early; never 0, which would say now.
