@@ -26,6 +26,7 @@ use crate::policy::access::Known;
 use crate::policy::access::entrance::Deed;
 use crate::policy::access::entrance::Entrance;
 use crate::policy::access::entrance::Place;
+use crate::policy::access::entrance::Stranger;
 use crate::policy::api::Api;
 use crate::policy::api::counts::Outcome;
 
@@ -97,29 +98,30 @@ async fn prove(
     let Ask { thread, client, api, identity, place, method, path } = ask;
     let address = client.peer().ip();
     let deed = Deed { api: api.name(), method, path };
-    let why = match client.unless_left(entrance.judge(place, deed, address)).await? {
-        Ok(mut proven) => {
-            match proven.known.identity.name() {
-                Some(name) => thread.cells.asked_by(name),
-                None => proven.known.identity = identity.clone(),
+    let Stranger { why, field } =
+        match client.unless_left(entrance.judge(place, deed, address)).await? {
+            Ok(mut proven) => {
+                match proven.known.identity.name() {
+                    Some(name) => thread.cells.asked_by(name),
+                    None => proven.known.identity = identity.clone(),
+                }
+                docket.knows(&proven.known);
+                let Known { key, identity, .. } = &proven.known;
+                let key = key.as_deref().or(identity.name().map(|name| &**name)).unwrap_or("");
+                let (rule, mode) = (Rule::Access, entrance.mode());
+                let ruling = Ruling { rule, mode, key: &key, value: None, limit: None };
+                // What passes is not refused.
+                let _passed = docket.obey(api.counts.decided(), &ruling, Decision::Pass(()));
+                return Some(Ok(Entered { known: proven.known, field: proven.field }));
             }
-            docket.knows(&proven.known);
-            let Known { key, identity, .. } = &proven.known;
-            let key = key.as_deref().or(identity.name().map(|name| &**name)).unwrap_or("");
-            let (rule, mode) = (Rule::Access, entrance.mode());
-            let ruling = Ruling { rule, mode, key: &key, value: None, limit: None };
-            // What passes is not refused.
-            let _passed = docket.obey(api.counts.decided(), &ruling, Decision::Pass(()));
-            return Some(Ok(Entered { known: proven.known, field: proven.field }));
-        }
-        Err(why) => why,
-    };
+            Err(stranger) => stranger,
+        };
     tracing::debug!(client = %address, api = %api.name(), why = why.as_str(), "no key that holds");
     let (rule, mode) = (Rule::Access, entrance.mode());
     let ruling = Ruling { rule, mode, key: &address, value: None, limit: None };
     let decision = Decision::Refuse(Refusal { rule, left: Duration::ZERO });
     match docket.obey::<()>(api.counts.decided(), &ruling, decision) {
-        Ok(_) => Some(Ok(Entered { known: Known::of(identity.clone()), field: None })),
+        Ok(_) => Some(Ok(Entered { known: Known::of(identity.clone()), field })),
         Err(Halt::Wait(_) | Halt::Refuse(_)) => {
             api.counts.asked(why.into());
             let asks = Asks {

@@ -52,6 +52,14 @@ pub(crate) enum Unproven {
 }
 
 impl Unproven {
+    /// Whether what was shown is known to be one of ours.
+    fn is_of_ours(self) -> bool {
+        match self {
+            Self::Expired | Self::NotYet | Self::Scope | Self::Token(TokenFlaw::Scope) => true,
+            Self::Nothing | Self::Unclear | Self::Unknown | Self::Token(_) => false,
+        }
+    }
+
     /// The word for logs.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -80,6 +88,14 @@ pub(crate) enum Place<'a> {
 pub(crate) struct Proven {
     pub(crate) known: Known,
     /// The field that was read, which goes no further.
+    pub(crate) field: Option<HeaderName>,
+}
+
+/// Somebody who was not.
+#[derive(Clone, Debug)]
+pub(crate) struct Stranger {
+    pub(crate) why: Unproven,
+    /// The field that was read, if what it shows is ours all the same: it goes no further where nobody is kept out.
     pub(crate) field: Option<HeaderName>,
 }
 
@@ -160,7 +176,7 @@ impl Entrance {
         place: Place<'_>,
         deed: Deed<'_>,
         address: IpAddr,
-    ) -> Result<Proven, Unproven> {
+    ) -> Result<Proven, Stranger> {
         let longest = self.tokens.as_ref().map_or(0, |tokens| tokens.longest()).max(LONGEST_KEY);
         let (shown, field) = match place {
             Place::Gateway(fields) => Shown::at_gateway(fields, self.header.as_ref()),
@@ -168,29 +184,54 @@ impl Entrance {
             Place::Proxy(given) => (Shown::at_proxy(given, longest * 2), None),
         };
         let (secret, may_be_token) = match &shown {
-            Shown::Nothing => return Err(Unproven::Nothing),
-            Shown::Unclear => return Err(Unproven::Unclear),
+            Shown::Nothing => return Err(Stranger { why: Unproven::Nothing, field: None }),
+            Shown::Unclear => {
+                let field = field.filter(|name| self.has_any(place, name));
+                return Err(Stranger { why: Unproven::Unclear, field });
+            }
             Shown::Key(key) => (*key, false),
             Shown::Bearer(secret) => (&**secret, true),
         };
+        match self.known(secret, may_be_token, deed, address).await {
+            Ok(known) => Ok(Proven { known, field }),
+            Err(why) => Err(Stranger { why, field: field.filter(|_| why.is_of_ours()) }),
+        }
+    }
+
+    /// Whether any value of a field of the gateway is one of the keys.
+    fn has_any(&self, place: Place<'_>, name: &HeaderName) -> bool {
+        let (Place::Gateway(fields), Some(ring)) = (place, &self.ring) else { return false };
+        fields.get_all(name).iter().any(|value| {
+            let value = value.as_bytes().trim_ascii();
+            let last = value.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+            ring.find(Digest::of(last), clock::wall()) != Err(keys::Dud::Unknown)
+        })
+    }
+
+    async fn known(
+        &self,
+        secret: &[u8],
+        may_be_token: bool,
+        deed: Deed<'_>,
+        address: IpAddr,
+    ) -> Result<Known, Unproven> {
         let digest = Digest::of(secret);
-        let known = match (self.of_key(digest, deed), &self.tokens) {
+        match (self.of_key(digest, deed), &self.tokens) {
             // One key would do, and this is none.
             (Err(Unproven::Unknown), Some(tokens))
                 if may_be_token && (self.ring.is_none() || jwt::is_like_one(secret)) =>
             {
                 let token = tokens.judge(secret, digest, address).await;
                 let token = token.map_err(Unproven::Token)?;
-                Known {
+                Ok(Known {
                     identity: token.name.clone().map_or(Identity::Anonymous, Identity::Name),
                     key: None,
                     plan: token.plan.clone(),
                     claims: Some(Arc::clone(&token.claims)),
-                }
+                })
             }
-            (known, _) => known?,
-        };
-        Ok(Proven { known, field })
+            (known, _) => known,
+        }
     }
 
     fn of_key(&self, shown: Digest, deed: Deed<'_>) -> Result<Known, Unproven> {

@@ -217,6 +217,20 @@ async fn keys_that_are_only_observed_keep_nobody_out_and_let_nobody_in() {
         assert_eq!(served.statuses(&origin, gateway, proxy).await, [200; 6]);
     }
     assert!(!format!("{:?}", origin.seen()).contains(ALICE));
+    // Nor does a key go on that may not be used for this, has expired, or is not the only one.
+    let mut some = settings.clone();
+    let lines = [line("alice", ALICE, "scopes=write"), line("bob", BOB, "expires=2001-01-01")];
+    some.keys.as_mut().unwrap().own = lines.map(|line| line.trim().parse().unwrap()).to_vec();
+    let some = Served::new(some);
+    let bob = format!("Authorization: Bearer {BOB}");
+    for fields in
+        [&[&*key][..], &[&*bob], &["X-API-Key: other", &*key], &[&*bob, "Authorization: x"]]
+    {
+        let mut client = Client::to(some.address).await;
+        assert_eq!(client.request("GET", "/api/a/x", fields).await.status(), 200, "{fields:?}");
+        let seen = format!("{:?}", origin.seen().pop());
+        assert!(!seen.contains(ALICE) && !seen.contains(BOB), "{seen}");
+    }
     let served = Served::with(settings, |config| config.clients.users = Some(users.path.clone()));
     assert_eq!(
         served.statuses(&origin, &[&key], &[&basic(ALICE)]).await,
