@@ -116,3 +116,36 @@ async fn two_api_keys_have_separate_budgets_each_by_its_plan_and_an_unknown_one_
     assert_eq!(told["quotas"][0]["key"], "key=payer");
     assert_eq!(told["quotas"][0]["tiers"][0]["used"], 20);
 }
+
+#[tokio::test]
+async fn tenants_of_tokens_have_separate_budgets_and_the_plan_that_their_token_names() {
+    use jsonwebtoken::EncodingKey;
+    use jsonwebtoken::Header;
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    let token = |tenant: &str, subject: &str, plan: &str| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let claims = serde_json::json!({
+            "sub": subject, "tenant_id": tenant, "plan": plan, "exp": now.as_secs() + 600,
+        });
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        let token = jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap();
+        format!("Authorization: Bearer {token}")
+    };
+    let origin = Origin::start();
+    let quota = format!(
+        "{{key: 'claim:tenant_id', hour: 3, plans: {{paid: {{hour: 9}}}}, plan_claim: plan}}, \
+         jwt: {{secret: {SECRET}}}"
+    );
+    let (_file, proxy) = alone(&origin, &quota).await;
+    early_in(3600).await;
+    assert_eq!(passed(&proxy, 2, &[&token("one", "alice", "none")]).await, 2);
+    assert_eq!(passed(&proxy, 3, &[&token("one", "bob", "none")]).await, 1, "one tenant");
+    assert_eq!(passed(&proxy, 20, &[&token("two", "carol", "paid")]).await, 9);
+    let unsigned = "Authorization: Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSJ9.";
+    let mut client = proxy.client().await;
+    let refused = client.request("GET", "/api/a/x", &[unsigned]).await;
+    assert_eq!((refused.status(), refused.head.field("ratelimit")), (401, None));
+    let told = proxy.admin("/quota/two?plan=paid").await.json();
+    assert_eq!(told["quotas"][0]["tiers"][0]["used"], 9, "{told}");
+}
