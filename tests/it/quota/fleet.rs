@@ -40,6 +40,31 @@ async fn of_two_hundred_at_once_to_four_instances_exactly_five_reach_the_origin(
 }
 
 #[tokio::test]
+async fn a_large_quota_of_a_fleet_costs_redis_less_than_a_command_for_ten_requests() {
+    let origin = Origin::start();
+    let redis = Redis::start().await;
+    let file = File::new(&origin, "{day: 4000}");
+    let fleet = fleet(&file, &redis, 4, "").await;
+    early_in(86400).await;
+    let scripts = async || {
+        let stats: String = redis.ask("INFO commandstats").await;
+        let row = stats.lines().find(|row| row.starts_with("cmdstat_evalsha:")).unwrap();
+        row.split_once("calls=").unwrap().1.split(',').next().unwrap().parse::<u64>().unwrap()
+    };
+    let ask_all = async |requests: usize| {
+        let passing = fleet.iter().map(|proxy| passed(proxy, requests, &[]));
+        join_all(passing).await.into_iter().sum::<usize>()
+    };
+    let before = scripts().await;
+    assert_eq!(ask_all(500).await, 2000);
+    // The slots of the origin's connections and heartbeats are scripts too.
+    let asked = scripts().await - before;
+    assert!(asked <= 200, "{asked} scripts for 2000 requests");
+    assert_eq!(ask_all(600).await, 2000, "and no more than the limit, to the last one");
+    assert_eq!(origin.hits(), 4000);
+}
+
+#[tokio::test]
 async fn in_the_layout_of_apitwo_redis_holds_its_three_keys_with_their_lives() {
     let origin = Origin::start();
     let redis = Redis::start().await;
