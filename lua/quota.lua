@@ -37,230 +37,243 @@ local now = time[1] * 1000000 + time[2]
 
 local tiers = {}
 for i = 12, #ARGV, 8 do
+  -- PERF: with all that is put there later, so that the table need not grow.
   tiers[#tiers + 1] = {
     field = ARGV[i], kind = ARGV[i + 1], limit = tonumber(ARGV[i + 2]), a = tonumber(ARGV[i + 3]),
-    b = tonumber(ARGV[i + 4]), c = tonumber(ARGV[i + 5] or '') or 0, d = tonumber(ARGV[i + 6] or '') or 0,
-    name = ARGV[i + 7],
+    b = tonumber(ARGV[i + 4]), c = tonumber(ARGV[i + 5]) or 0, d = tonumber(ARGV[i + 6]) or 0,
+    name = ARGV[i + 7], by = false, used = 0, index = 0, entries = false, level = 0, at = 0, held = 0,
   }
 end
 
 local function whole(number)
-  return format('%.0f', number)
+  return format('%d', number)
 end
+
+-- PERF: what is done to tiers of each kind, made only where there are some.
+local make = {}
 
 -- Windows of the calendar: a is the window, b the offset.
-local fixed = {}
+function make.f()
+  local fixed = {}
 
-function fixed.read(t, text)
-  local index = floor((now + t.b) / t.a)
-  local at, used = string.match(text or '', '^(%d+) (%d+)$')
-  at, used = tonumber(at or 0), tonumber(used or 0)
-  if at < index then
-    at, used = index, 0
-  elseif at > index + 1 then
-    at = index
+  function fixed.read(t, text)
+    local index = floor((now + t.b) / t.a)
+    local at, used = string.match(text or '', '^(%d+) (%d+)$')
+    at, used = tonumber(at or 0), tonumber(used or 0)
+    if at < index then
+      at, used = index, 0
+    elseif at > index + 1 then
+      at = index
+    end
+    t.index, t.used = at, used
   end
-  t.index, t.used = at, used
-end
 
-function fixed.room(t)
-  return max(t.limit - t.used, 0)
-end
-
-function fixed.charge(t, cost, lent)
-  t.used = t.used + cost + lent
-end
-
-function fixed.reset(t)
-  return max((t.index + 1) * t.a - (now + t.b), 0)
-end
-
-function fixed.left(t)
-  return fixed.reset(t)
-end
-
-function fixed.valid(t)
-  return fixed.reset(t)
-end
-
-function fixed.back(t, cost, lent, at)
-  if floor((at + t.b) / t.a) == t.index then
-    t.used = max(t.used - cost - lent, 0)
+  function fixed.room(t)
+    return max(t.limit - t.used, 0)
   end
-end
 
-function fixed.write(t)
-  return whole(t.index) .. ' ' .. whole(t.used)
+  function fixed.charge(t, cost, lent)
+    t.used = t.used + cost + lent
+  end
+
+  function fixed.reset(t)
+    return max((t.index + 1) * t.a - (now + t.b), 0)
+  end
+
+  function fixed.left(t)
+    return fixed.reset(t)
+  end
+
+  function fixed.valid(t)
+    return fixed.reset(t)
+  end
+
+  function fixed.back(t, cost, lent, at)
+    if floor((at + t.b) / t.a) == t.index then
+      t.used = max(t.used - cost - lent, 0)
+    end
+  end
+
+  function fixed.write(t)
+    return whole(t.index) .. ' ' .. whole(t.used)
+  end
+  return fixed
 end
 
 -- Windows that slide: a is the window, b the span of an entry.
-local sliding = {}
+function make.s()
+  local sliding = {}
 
-local function part(t, at)
-  return t.b == 0 and at or floor(at / t.b)
-end
-
-function sliding.read(t, text)
-  local entries, used = {}, 0
-  for at, count in string.gmatch(text or '', '(%d+) (%d+)') do
-    entries[#entries + 1] = { at = tonumber(at), count = tonumber(count) }
+  local function part(t, at)
+    return t.b == 0 and at or floor(at / t.b)
   end
-  local newest = entries[#entries]
-  if newest and newest.at > now + t.a + t.b then
-    for _, entry in ipairs(entries) do
-      used = used + entry.count
+
+  function sliding.read(t, text)
+    local entries, used = {}, 0
+    for at, count in string.gmatch(text or '', '(%d+) (%d+)') do
+      entries[#entries + 1] = { at = tonumber(at), count = tonumber(count) }
     end
-    entries = { { at = now, count = used } }
-  end
-  t.entries, t.used = {}, 0
-  for _, entry in ipairs(entries) do
-    if entry.at + t.a > now then
-      t.entries[#t.entries + 1] = entry
-      t.used = t.used + entry.count
-    end
-  end
-end
-
-function sliding.room(t)
-  return max(t.limit - t.used, 0)
-end
-
-function sliding.valid(t)
-  return t.b == 0 and 0 or (floor(now / t.b) + 1) * t.b - now
-end
-
-function sliding.charge(t, cost, lent)
-  if cost + lent == 0 then
-    return
-  end
-  local at = lent > 0 and now + sliding.valid(t) - 1 or now
-  local newest = t.entries[#t.entries]
-  if newest and part(t, newest.at) >= part(t, now) then
-    newest.at, newest.count = max(newest.at, at), newest.count + cost + lent
-  else
-    t.entries[#t.entries + 1] = { at = at, count = cost + lent }
-  end
-  t.used = t.used + cost + lent
-end
-
-function sliding.left(t, cost)
-  local excess, until_ = t.used + cost - t.limit, now
-  for _, entry in ipairs(t.entries) do
-    if excess <= 0 then
-      break
-    end
-    until_, excess = entry.at + t.a, excess - entry.count
-  end
-  return max(until_ - now, 0)
-end
-
-function sliding.reset(t)
-  local newest = t.entries[#t.entries]
-  return newest and newest.at + t.a - now or 0
-end
-
-function sliding.back(t, cost, lent, at)
-  for i = #t.entries, 1, -1 do
-    local entry = t.entries[i]
-    if part(t, entry.at) == part(t, at) then
-      local count = min(entry.count, cost + lent)
-      entry.count, t.used = entry.count - count, t.used - count
-      if entry.count == 0 then
-        table.remove(t.entries, i)
+    local newest = entries[#entries]
+    if newest and newest.at > now + t.a + t.b then
+      for _, entry in ipairs(entries) do
+        used = used + entry.count
       end
-      break
+      entries = { { at = now, count = used } }
+    end
+    t.entries, t.used = {}, 0
+    for _, entry in ipairs(entries) do
+      if entry.at + t.a > now then
+        t.entries[#t.entries + 1] = entry
+        t.used = t.used + entry.count
+      end
     end
   end
-end
 
-function sliding.write(t)
-  local words = {}
-  for _, entry in ipairs(t.entries) do
-    words[#words + 1] = whole(entry.at)
-    words[#words + 1] = whole(entry.count)
+  function sliding.room(t)
+    return max(t.limit - t.used, 0)
   end
-  return table.concat(words, ' ')
+
+  function sliding.valid(t)
+    return t.b == 0 and 0 or (floor(now / t.b) + 1) * t.b - now
+  end
+
+  function sliding.charge(t, cost, lent)
+    if cost + lent == 0 then
+      return
+    end
+    local at = lent > 0 and now + sliding.valid(t) - 1 or now
+    local newest = t.entries[#t.entries]
+    if newest and part(t, newest.at) >= part(t, now) then
+      newest.at, newest.count = max(newest.at, at), newest.count + cost + lent
+    else
+      t.entries[#t.entries + 1] = { at = at, count = cost + lent }
+    end
+    t.used = t.used + cost + lent
+  end
+
+  function sliding.left(t, cost)
+    local excess, until_ = t.used + cost - t.limit, now
+    for _, entry in ipairs(t.entries) do
+      if excess <= 0 then
+        break
+      end
+      until_, excess = entry.at + t.a, excess - entry.count
+    end
+    return max(until_ - now, 0)
+  end
+
+  function sliding.reset(t)
+    local newest = t.entries[#t.entries]
+    return newest and newest.at + t.a - now or 0
+  end
+
+  function sliding.back(t, cost, lent, at)
+    for i = #t.entries, 1, -1 do
+      local entry = t.entries[i]
+      if part(t, entry.at) == part(t, at) then
+        local count = min(entry.count, cost + lent)
+        entry.count, t.used = entry.count - count, t.used - count
+        if entry.count == 0 then
+          table.remove(t.entries, i)
+        end
+        break
+      end
+    end
+  end
+
+  function sliding.write(t)
+    local words = {}
+    for _, entry in ipairs(t.entries) do
+      words[#words + 1] = whole(entry.at)
+      words[#words + 1] = whole(entry.count)
+    end
+    return table.concat(words, ' ')
+  end
+  return sliding
 end
 
 -- Buckets: limit is the burst, a the units of a token, b those for each tick, c the tick, d the part.
-local bucket = {}
+function make.b()
+  local bucket = {}
 
-local function part_end(t, at)
-  return t.d == 0 and at or (floor(at / t.d) + 1) * t.d
-end
-
-local function drain(t, ticks)
-  t.level = max(t.level - min(ticks * t.b, MOST_UNITS), 0)
-end
-
-function bucket.read(t, text)
-  local ticks = floor(now / t.c)
-  local token, tick, level, at, held = string.match(text or '', '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
-  t.level, t.at, t.held = tonumber(level or 0), tonumber(at or 0), tonumber(held or 0)
-  if token and (tonumber(token) ~= t.a or tonumber(tick) ~= t.c) then
-    t.level, t.held = ceil(t.level / token * t.a), ceil(t.held / token * t.a)
-    t.at = floor(t.at * tick / t.c)
+  local function part_end(t, at)
+    return t.d == 0 and at or (floor(at / t.d) + 1) * t.d
   end
-  if t.at > ticks then
-    if t.at - ticks > floor(t.a * t.limit / t.b) + t.d then
-      t.at = ticks
+
+  local function drain(t, ticks)
+    t.level = max(t.level - min(ticks * t.b, MOST_UNITS), 0)
+  end
+
+  function bucket.read(t, text)
+    local ticks = floor(now / t.c)
+    local token, tick, level, at, held = string.match(text or '', '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
+    t.level, t.at, t.held = tonumber(level or 0), tonumber(at or 0), tonumber(held or 0)
+    if token and (tonumber(token) ~= t.a or tonumber(tick) ~= t.c) then
+      t.level, t.held = ceil(t.level / token * t.a), ceil(t.held / token * t.a)
+      t.at = floor(t.at * tick / t.c)
     end
-    return
+    if t.at > ticks then
+      if t.at - ticks > floor(t.a * t.limit / t.b) + t.d then
+        t.at = ticks
+      end
+      return
+    end
+    local over = part_end(t, t.at)
+    if t.held > 0 and over <= ticks then
+      drain(t, over - t.at)
+      t.level, t.held, t.at = t.level + t.held, 0, over
+    end
+    drain(t, ticks - t.at)
+    t.at = ticks
   end
-  local over = part_end(t, t.at)
-  if t.held > 0 and over <= ticks then
-    drain(t, over - t.at)
-    t.level, t.held, t.at = t.level + t.held, 0, over
+
+  function bucket.room(t)
+    return floor(max(t.a * t.limit - t.level - t.held, 0) / t.a)
   end
-  drain(t, ticks - t.at)
-  t.at = ticks
-end
 
-function bucket.room(t)
-  return floor(max(t.a * t.limit - t.level - t.held, 0) / t.a)
-end
-
-function bucket.charge(t, cost, lent)
-  t.level = min(t.level + cost * t.a, max(t.limit * t.a, t.level))
-  t.held = t.held + lent * t.a
-end
-
-local function when(t, units)
-  if units <= 0 then
-    return 0
+  function bucket.charge(t, cost, lent)
+    t.level = min(t.level + cost * t.a, max(t.limit * t.a, t.level))
+    t.held = t.held + lent * t.a
   end
-  local ticks, rest = ceil(units / t.b), part_end(t, t.at) - t.at
-  if t.held > 0 and (units > t.level or ticks > rest) then
-    local came = min(t.level, rest * t.b, units)
-    ticks = rest + ceil((units - came) / t.b)
+
+  local function when(t, units)
+    if units <= 0 then
+      return 0
+    end
+    local ticks, rest = ceil(units / t.b), part_end(t, t.at) - t.at
+    if t.held > 0 and (units > t.level or ticks > rest) then
+      local came = min(t.level, rest * t.b, units)
+      ticks = rest + ceil((units - came) / t.b)
+    end
+    return max((t.at + ticks) * t.c - now, 0)
   end
-  return max((t.at + ticks) * t.c - now, 0)
-end
 
-function bucket.left(t, cost)
-  return when(t, t.level + t.held + cost * t.a - t.limit * t.a)
-end
-
-function bucket.reset(t)
-  return when(t, t.level + t.held)
-end
-
-function bucket.valid(t)
-  return t.d == 0 and 0 or part_end(t, floor(now / t.c)) * t.c - now
-end
-
-function bucket.back(t, cost, lent, at)
-  t.level = max(t.level - cost * t.a, 0)
-  if part_end(t, floor(at / t.c)) == part_end(t, t.at) then
-    t.held = max(t.held - lent * t.a, 0)
+  function bucket.left(t, cost)
+    return when(t, t.level + t.held + cost * t.a - t.limit * t.a)
   end
+
+  function bucket.reset(t)
+    return when(t, t.level + t.held)
+  end
+
+  function bucket.valid(t)
+    return t.d == 0 and 0 or part_end(t, floor(now / t.c)) * t.c - now
+  end
+
+  function bucket.back(t, cost, lent, at)
+    t.level = max(t.level - cost * t.a, 0)
+    if part_end(t, floor(at / t.c)) == part_end(t, t.at) then
+      t.held = max(t.held - lent * t.a, 0)
+    end
+  end
+
+  function bucket.write(t)
+    return table.concat({ whole(t.a), whole(t.c), whole(t.level), whole(t.at), whole(t.held) }, ' ')
+  end
+  return bucket
 end
 
-function bucket.write(t)
-  return table.concat({ whole(t.a), whole(t.c), whole(t.level), whole(t.at), whole(t.held) }, ' ')
-end
-
-local kinds = { f = fixed, s = sliding, b = bucket }
+local kinds = {}
 
 -- The time that a clock shows after so many microseconds since 1970, as yyyymmddHHMM, as far as the
 -- window needs it. Days to dates: H. Hinnant, "chrono-compatible low-level date algorithms".
@@ -303,6 +316,7 @@ local function read()
     texts = call('HMGET', hash, unpack(fields))
   end
   for i, t in ipairs(tiers) do
+    kinds[t.kind] = kinds[t.kind] or make[t.kind]()
     t.by = kinds[t.kind]
     t.by.read(t, texts[i] or '')
   end
@@ -311,7 +325,7 @@ end
 local function write()
   if apitwo ~= '' then
     for _, t in ipairs(tiers) do
-      call('SET', own_key(t), whole(t.used), 'PX', whole(ceil(fixed.reset(t) / 1000)))
+      call('SET', own_key(t), whole(t.used), 'PX', whole(ceil(t.by.reset(t) / 1000)))
     end
     return
   end
@@ -412,9 +426,9 @@ elseif verb == 'take' then
   end
 end
 
-local words = { given, whole(cost), whole(lent), whole(valid), refuses, whole(left), whole(now) }
-for _, t in ipairs(tiers) do
-  words[#words + 1] = whole(t.by.room(t))
-  words[#words + 1] = whole(t.by.reset(t))
+-- PERF: as numbers; to make a text of each takes as long as all else.
+local words = { given, cost, lent, valid, refuses, left, now }
+for i, t in ipairs(tiers) do
+  words[6 + 2 * i], words[7 + 2 * i] = t.by.room(t), t.by.reset(t)
 end
 return words

@@ -209,6 +209,10 @@ impl Lease {
                 surplus
             }
             Err(Denied { tier, left }) => {
+                // What is held here is too little alone, and may be enough with what is there.
+                if let Some(surplus) = self.give_up(now) {
+                    return vec![surplus];
+                }
                 let until = now + self.pause(tier, Duration::from_micros(left));
                 self.denial = Some(Denial { cost: asked.need, tier, until });
                 let levels = self.levels(now);
@@ -436,6 +440,20 @@ mod tests {
         hear(&mut lease, denied(SECOND), start);
         assert_eq!(lease.obey(&tiers(2000), start), None);
         assert_eq!(lease.decide(5, start), None, "another limit holds now");
+    }
+
+    #[test]
+    fn who_holds_too_little_gives_it_back_and_asks_again_before_anybody_is_refused() {
+        let start = clock::now();
+        let mut lease = lease(start);
+        hear(&mut lease, granted(1, 3, SECOND, 7), start);
+        let (heard, _) = lease.wait(5);
+        let question = lease.question(4, start).unwrap();
+        let back = lease.hear(question, denied(SECOND), start, start);
+        assert_eq!(back, [Surplus { now: 0, lent: 3, at: 7 }]);
+        let question = lease.question(4, start).unwrap();
+        assert_eq!(lease.hear(question, granted(5, 0, SECOND, 9), start, start), []);
+        assert_eq!(heard.blocking_recv().unwrap().unwrap().verdict, Verdict::Admitted);
     }
 
     #[test]
