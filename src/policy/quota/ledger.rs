@@ -263,13 +263,17 @@ impl Books {
 
     /// Asks Redis for those who wait for this key, until nobody does.
     async fn serve(&self, key: &Arc<str>, id: u64) {
+        let mut asking = Asking { books: self, key, id, is_done: false };
         loop {
             let sent = clock::now();
             let asked = self.lease(key, id, |entry, lease| {
                 let question = lease.question(self.board.instances(), sent)?;
                 Some((Arc::clone(lease.tiers()), question, entry.owed.take()))
             });
-            let Some(Some((tiers, question, mut owed))) = asked else { return };
+            let Some(Some((tiers, question, mut owed))) = asked else {
+                asking.is_done = true;
+                return;
+            };
             let debt = owed.as_mut().map(|owed| owed.spell(&tiers));
             let say = Say::Take(question, debt.as_deref());
             let said = self.ask(key, &tiers, &say).await;
@@ -281,10 +285,11 @@ impl Books {
                 entry.owed = entry.owed.take().or(owed);
                 None
             });
-            match heard {
-                Some(Some(surplus)) => self.give_back(key, &tiers, surplus),
-                Some(None) | None => return,
-            }
+            let Some(Some(surplus)) = heard else {
+                asking.is_done = true;
+                return;
+            };
+            self.give_back(key, &tiers, surplus);
         }
     }
 
@@ -476,6 +481,23 @@ impl Listener for Books {
     fn back(&self) {
         if self.counts.alone.load(Relaxed) > 0 {
             self.tell_debts();
+        }
+    }
+}
+
+/// Somebody asks Redis about a key. Dropped before all is heard, as when its thread stops, those who
+/// wait on other threads hear that there is no answer, and others ask anew.
+struct Asking<'a> {
+    books: &'a Books,
+    key: &'a str,
+    id: u64,
+    is_done: bool,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.books.lease(self.key, self.id, |_, lease| lease.hear_nothing());
         }
     }
 }

@@ -782,6 +782,31 @@ async fn a_client_that_leaves_while_redis_is_asked_costs_nobody_else_anything() 
 }
 
 #[tokio::test]
+async fn a_thread_that_stops_while_it_asks_keeps_nobody_waiting() {
+    let fleet = Fleet::start(Settings::default()).await;
+    let (tiers, ledger) = (lasting(10), fleet.ledgers[1].clone());
+    fleet.redis.hang();
+    let stopped = std::thread::spawn({
+        let (tiers, ledger) = (Arc::clone(&tiers), ledger.clone());
+        move || {
+            let thread = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            thread.unwrap().block_on(async {
+                let mut taken = Box::pin(ledger.take("k", &tiers, 1));
+                assert!(futures_util::poll!(&mut taken).is_pending());
+                tokio::task::yield_now().await;
+            });
+        }
+    });
+    stopped.join().unwrap();
+    assert_eq!(ledger.counted().asked, 1);
+    fleet.redis.go_on();
+    until(async || fleet.running[1].board.is_up()).await;
+    let taken = ledger.take("k", &tiers, 1).await;
+    assert_eq!(taken.verdict, Verdict::Admitted);
+    assert_eq!(ledger.counted().asked, 2, "by itself");
+}
+
+#[tokio::test]
 async fn cost_is_taken_at_once_or_not_at_all_and_what_can_never_pass_says_so() {
     let fleet = Fleet::start(Settings::default()).await;
     let tiers = made(vec![tier("day", 10, DAY, Algorithm::Sliding)]);
