@@ -1,6 +1,7 @@
 //! The cache, as clients and origins see it.
 
 mod defects;
+mod fleet;
 mod flights;
 mod operating;
 mod scenarios;
