@@ -21,6 +21,7 @@ use super::Running;
 use super::reload::ByAdmin;
 use super::thread::Seed;
 use crate::admin;
+use crate::base::clock;
 use crate::limit::Reclaim;
 use crate::limit::hosts;
 use crate::limit::shared;
@@ -80,6 +81,8 @@ impl App {
             );
         }
 
+        let courier = self.start_courier()?;
+        let started = clock::now();
         let (control_stop, control, control_handle) = self.start_control(
             admin,
             (log.clone(), decisions.clone()),
@@ -87,7 +90,13 @@ impl App {
             gate.clone(),
             tls.clone(),
         )?;
-        let courier = self.start_courier()?;
+        if let Some(settings) = &self.config.shared {
+            // What the fleet has kept is there before anybody is served; without Redis, nothing is.
+            let patience = settings.store.timeout * 2;
+            while !self.tiers.is_ready() && clock::now() < started + patience {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
         let draining = watch::Sender::new(false);
         let deadline = watch::Sender::new(Duration::ZERO);
         let mut threads = Vec::new();

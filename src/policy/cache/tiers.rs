@@ -241,6 +241,12 @@ impl Tiers {
         self.inner.fleet.is_on()
     }
 
+    /// Whether all is there that may be: Redis answers, or nobody would ask it.
+    pub(crate) fn is_ready(&self) -> bool {
+        let told = self.snapshot();
+        told.apis == 0 || told.vault.is_none_or(|vault| vault.is_up)
+    }
+
     /// Speaks to Redis, until it is dropped. To be run once, where bodies hold up nothing else.
     pub(crate) async fn run(self, redis: store::Settings) -> Result<(), RedisError> {
         let fleet = Arc::clone(&self.inner.fleet);
