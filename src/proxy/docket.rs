@@ -58,6 +58,8 @@ struct Entry {
     /// The name of its API key, and the plan of that.
     api_key: Option<Arc<str>>,
     plan: Option<Arc<str>>,
+    /// For how many requests it counts, once that is known.
+    cost: Option<u64>,
     route: Option<Route>,
     host: Option<HostKey>,
     api: Option<Arc<str>>,
@@ -119,6 +121,7 @@ impl Docket {
                 identity: None,
                 api_key: None,
                 plan: None,
+                cost: None,
                 route: None,
                 host: None,
                 api: None,
@@ -163,6 +166,14 @@ impl Docket {
     pub(super) fn meets(&mut self, api: &Api) {
         if let Some(entry) = &mut self.entry {
             entry.api = Some(Arc::clone(api.name()));
+        }
+    }
+
+    /// For how many requests it counts, by which plan.
+    pub(super) fn costs(&mut self, cost: u64, plan: Option<&Arc<str>>) {
+        if let Some(entry) = &mut self.entry {
+            entry.cost = Some(cost);
+            entry.plan = plan.map(Arc::clone).or(entry.plan.take());
         }
     }
 
@@ -239,6 +250,7 @@ impl Docket {
         line.mode = Some(ruling.mode.as_str().into());
         line.key = Some(key.into());
         (line.value, line.limit) = (ruling.value, ruling.limit);
+        line.cost = entry.cost.filter(|_| matches!(ruling.rule, Rule::Quota(_)));
         entry.log.write(&line);
     }
 

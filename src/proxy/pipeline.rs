@@ -370,16 +370,21 @@ async fn attempt(
         .secret()
         .and_then(|secret| cooldown::fingerprint(secret, api.name(), host, &parts.headers));
     let Entered { pass, is_heard, way } = loop {
-        story.docket().attempts(|| Trial {
+        let trial = || Trial {
             number,
             begun: turn.begun,
             until: turn.until,
             deadline: turn.deadline,
             prefers: order.deadline.is_some(),
             ..Trial::first(credential.clone())
-        });
-        let is_held = story.docket().is_on();
-        let entering = enter(api, host, subject.as_ref(), asked, turn.cooled, story.docket());
+        };
+        let docket = story.docket();
+        let is_held = docket.is_on();
+        // Told at the very moment that the gates are asked.
+        let entering = async {
+            docket.attempts(trial);
+            enter(api, host, subject.as_ref(), asked, turn.cooled, docket).await
+        };
         match clock::held(is_held, entering).await {
             Ok(entered) => break entered,
             // What waits holds nothing, and asks all gates again.

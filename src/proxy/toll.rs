@@ -12,6 +12,7 @@ use super::docket::Docket;
 use super::docket::Halt;
 use super::reject::Reject;
 use crate::base::authority::HostKey;
+use crate::base::clock;
 use crate::policy::Ruling;
 use crate::policy::access::Known;
 use crate::policy::api::Api;
@@ -39,7 +40,10 @@ pub(super) async fn take(
 ) -> Option<Result<(), Reject>> {
     match &api.quotas {
         // PERF: boxed, so that a request without quotas does not carry the room for them.
-        Some(quotas) => Box::pin(taken(api, quotas, payer, docket, told)).await,
+        Some(quotas) => {
+            let is_held = docket.is_on();
+            Box::pin(clock::held(is_held, taken(api, quotas, payer, docket, told))).await
+        }
         None => Some(Ok(())),
     }
 }
@@ -59,6 +63,7 @@ async fn taken(
     let said = client.unless_left(quotas.take(asker, method, plan)).await?;
     *told = said.told.map(Box::new);
     let (value, limit) = said.used.unzip();
+    docket.costs(said.cost, said.plan.as_ref());
     let (rule, mode) = (Quotas::RULE, quotas.mode());
     let ruling = Ruling { rule, mode, key: &said.key, value, limit };
     match docket.obey(api.counts.decided(), &ruling, said.decision) {

@@ -24,6 +24,8 @@ use crate::telemetry::rfc3339;
 
 /// The longest line, in bytes; longer ones are none of a decision log.
 const LONGEST: u64 = 64 * 1024;
+/// Instances whose clocks are remembered; of more, each line is believed by itself.
+const MOST: usize = 10_000;
 /// Bad lines that are told one by one.
 const TOLD: u64 = 20;
 /// What is later than every moment of a log that is replayed.
@@ -112,7 +114,9 @@ impl<C: FnMut(&str)> Merged<C> {
         let known = self.zeros.get(instance).copied();
         let zero = known.unwrap_or_else(|| {
             let zero = since.saturating_sub(passed);
-            self.zeros.insert(instance.into(), zero);
+            if self.zeros.len() < MOST {
+                self.zeros.insert(instance.into(), zero);
+            }
             zero
         });
         // Since the first line of all, so that the numbers stay small.

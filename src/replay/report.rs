@@ -121,8 +121,15 @@ impl Report {
 
     /// What the log says that a rule did.
     pub(super) fn recorded(&mut self, api: &str, stop: Stop, is_observed: bool) {
-        let row = self.rows.entry((api.to_owned(), stop.rule)).or_default();
-        row.recorded.add(stop.way, is_observed);
+        self.row(api, stop.rule).recorded.add(stop.way, is_observed);
+    }
+
+    fn row(&mut self, api: &str, rule: &'static str) -> &mut Row {
+        let mut name = (api.to_owned(), rule);
+        if self.rows.len() >= MOST && !self.rows.contains_key(&name) {
+            OTHERS.clone_into(&mut name.0);
+        }
+        self.rows.entry(name).or_default()
     }
 
     /// What a rule does now.
@@ -134,8 +141,7 @@ impl Report {
         (key, who): (&str, &str),
         wait: Duration,
     ) {
-        let row = self.rows.entry((api.to_owned(), stop.rule)).or_default();
-        row.replayed.add(stop.way, is_observed);
+        self.row(api, stop.rule).replayed.add(stop.way, is_observed);
         let now = clock::wall();
         let mut whom = (api.to_owned(), stop.rule, key.to_owned(), who.to_owned());
         if self.whom.len() >= MOST && !self.whom.contains_key(&whom) {

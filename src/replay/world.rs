@@ -39,6 +39,9 @@ use crate::policy::breaker::TUNNELS;
 use crate::policy::cache::tiers;
 use crate::policy::cache::tiers::Tiers;
 use crate::policy::cooldown::Subject;
+use crate::policy::quota::Quotas;
+use crate::policy::quota::Said;
+use crate::policy::quota::Then;
 use crate::store::board::Board;
 use crate::telemetry::decisions::Kind;
 use crate::telemetry::decisions::LIMIT;
@@ -47,8 +50,11 @@ use crate::telemetry::decisions::Line;
 /// Requests that may be under way at once; of more, the oldest is taken for over.
 const MOST: usize = 1 << 17;
 
+/// Stops of one request that are compared.
+const STOPS: usize = 1024;
+
 /// Rules that stand before a request, in the order that they are asked.
-const FRONT: [&str; 2] = ["networks", "access"];
+const FRONT: [&str; 3] = ["networks", "access", "quota"];
 
 /// The rules, and who is under way.
 pub(super) struct World {
@@ -68,12 +74,17 @@ struct Flight {
     method: Method,
     client: Option<IpAddr>,
     api_key: Option<String>,
+    identity: Option<String>,
     /// Who it is, for people.
     who: String,
     /// How many of [`FRONT`] have been asked.
     asked: usize,
     /// What the log says that `access` decided.
     access: Option<bool>,
+    /// By which text it was counted then, by which plan, and for how many requests.
+    counted: Option<String>,
+    plan: Option<String>,
+    cost: Option<u64>,
     trial: Trial,
     /// A rule has ended it here.
     is_refused: bool,
@@ -200,9 +211,13 @@ impl World {
                 .unwrap_or_default(),
             client,
             api_key: line.api_key.as_deref().map(str::to_owned),
+            identity: named.clone(),
             who: named.unwrap_or_else(address),
             asked: 0,
             access: None,
+            counted: None,
+            plan: line.plan.as_deref().map(str::to_owned),
+            cost: None,
             trial: Trial::Idle,
             is_refused: false,
             waits_for: None,
@@ -237,6 +252,12 @@ impl World {
         if known == "access" {
             flight.access = Some(way.is_none());
         }
+        if known == "quota" {
+            let own = |text: Option<&str>| text.map(str::to_owned);
+            flight.counted = own(line.key.as_deref());
+            flight.plan = own(line.plan.as_deref());
+            flight.cost = line.cost;
+        }
         if let Some(at) = FRONT.iter().position(|front| *front == known) {
             self.front(flight, at + 1);
         }
@@ -250,7 +271,9 @@ impl World {
             return;
         }
         self.report.recorded(api, stop, outcome == "observed");
-        flight.recorded.push(stop);
+        if flight.recorded.len() < STOPS {
+            flight.recorded.push(stop);
+        }
     }
 
     /// Asks the rules that stand before a request, up to so many of them.
@@ -261,7 +284,8 @@ impl World {
             let Some(api) = flight.api.clone().filter(|_| !flight.is_refused) else { continue };
             match rule {
                 "networks" => self.networks(flight, &api),
-                _ => self.access(flight, &api),
+                "access" => self.access(flight, &api),
+                _ => self.quota(flight, &api),
             }
         }
     }
@@ -307,6 +331,28 @@ impl World {
         let key = key.unwrap_or_default();
         let _passed =
             self.obey(flight, api.name(), (Rule::Access, entrance.mode()), &key, decision);
+    }
+
+    fn quota(&mut self, flight: &mut Flight, api: &Api) {
+        let Some(quotas) = &api.quotas else { return };
+        let host = flight.host.clone();
+        let then = Then {
+            text: flight.counted.as_deref(),
+            cost: flight.cost,
+            plan: flight.plan.as_deref(),
+            peer: flight.client,
+            identity: flight.identity.as_deref(),
+            key: flight.api_key.as_deref(),
+            host: host.as_str(),
+        };
+        // There is no Redis to be waited for.
+        let said = quotas.take_again(then, &flight.method).now_or_never().flatten();
+        let Some(Said { decision, key, .. }) = said else {
+            self.report.note("requests are counted by what is not in the log (a field, a claim, an address that a proxy told): no quota was asked for them");
+            return;
+        };
+        let asked = (Quotas::RULE, quotas.mode());
+        let _passed = self.obey(flight, api.name(), asked, &key, decision);
     }
 
     /// Asks the rules that stand before an attempt.
@@ -462,7 +508,9 @@ impl World {
             || flight.waits_for.replace(refusal.rule) != Some(refusal.rule);
         if is_first {
             let stop = Stop { rule, way };
-            flight.replayed.push(stop);
+            if flight.replayed.len() < STOPS {
+                flight.replayed.push(stop);
+            }
             let is_observed = mode == Mode::Observe;
             self.report.replayed(api, stop, is_observed, (key, &flight.who), refusal.left);
         }

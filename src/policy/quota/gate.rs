@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use http::HeaderMap;
 use http::HeaderValue;
 use http::Method;
 
@@ -24,6 +25,7 @@ use super::fields;
 use super::fields::Told;
 use super::subject::Asker;
 use super::subject::Namer;
+use super::subject::Then;
 use super::terms::Terms;
 use crate::policy::Decision;
 use crate::policy::Mode;
@@ -69,6 +71,10 @@ pub(crate) struct Said {
     pub(crate) decision: Decision<()>,
     /// Whom it was counted for.
     pub(crate) key: String,
+    /// For how many requests it counts.
+    pub(crate) cost: u64,
+    /// Whose plan it has.
+    pub(crate) plan: Option<Arc<str>>,
     /// How much is used and how much may be, of the tier that is closest to its end.
     pub(crate) used: Option<(u64, u64)>,
     /// What the answer says, if it says anything.
@@ -137,8 +143,26 @@ impl Quotas {
         let key = self.namer.name(asker);
         let share = self.share(&key, asker, plan);
         let cost = self.terms.cost.of(method, asker.fields);
+        self.charge(key, share, cost).await
+    }
+
+    /// The same of a request that was recorded; none if the record does not say whom it counts for, or
+    /// for how many.
+    pub(crate) async fn take_again(&self, then: Then<'_>, method: &Method) -> Option<Said> {
+        let key = self.namer.renamed(then)?;
+        let planned = || then.plan.and_then(|plan| self.plans.get(plan));
+        let share = self.listed.get(&key).or_else(planned).unwrap_or(&self.base);
+        let cost = match &self.terms.cost.header {
+            Some(_) => then.cost?.min(self.terms.cost.most),
+            None => self.terms.cost.of(method, &HeaderMap::new()),
+        };
+        Some(self.charge(key, share, cost).await)
+    }
+
+    async fn charge(&self, key: String, share: &Share, cost: u64) -> Said {
+        let plan = share.plan.clone();
         if share.tiers.list().is_empty() || cost == 0 {
-            return Said { decision: Decision::Pass(()), key, used: None, told: None };
+            return Said { decision: Decision::Pass(()), key, cost, plan, used: None, told: None };
         }
         let taken = self.ledger.take(&key, &share.tiers, cost).await;
         let levels = &taken.levels;
@@ -161,7 +185,7 @@ impl Quotas {
         let is_told = self.terms.mode == Mode::Enforce && levels.len() == share.tiers.list().len();
         let told = is_told
             .then(|| Told::of(&share.policy, share.tiers.list(), levels, self.terms.x_ratelimit));
-        Said { decision, key, used, told }
+        Said { decision, key, cost, plan, used, told }
     }
 
     fn denied(&self, tier: &Tier, left: Option<Duration>) -> Decision<()> {

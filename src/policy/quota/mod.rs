@@ -39,11 +39,13 @@ use std::time::Duration;
 
 pub(crate) use self::fields::Told;
 pub(crate) use self::gate::Quotas;
+pub(crate) use self::gate::Said;
 pub(crate) use self::gate::Seen;
 pub(crate) use self::ledger::Ledger;
 pub(crate) use self::subject::Asker;
 pub use self::subject::Keying;
 pub use self::subject::Part;
+pub(crate) use self::subject::Then;
 pub use self::terms::Cost;
 pub use self::terms::Plan;
 pub use self::terms::Terms;

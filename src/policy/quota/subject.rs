@@ -130,6 +130,28 @@ pub(crate) struct Asker<'a> {
     pub(crate) fields: &'a HeaderMap,
 }
 
+/// What a record says of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Then<'a> {
+    /// The text that it was counted by, if it was.
+    pub(crate) text: Option<&'a str>,
+    /// For how many requests it counted.
+    pub(crate) cost: Option<u64>,
+    /// Its plan.
+    pub(crate) plan: Option<&'a str>,
+    pub(crate) peer: Option<IpAddr>,
+    pub(crate) identity: Option<&'a str>,
+    /// The name of its API key.
+    pub(crate) key: Option<&'a str>,
+    pub(crate) host: &'a str,
+}
+
+impl<'a> Then<'a> {
+    fn parts(self) -> impl Iterator<Item = &'a str> {
+        self.text.into_iter().flat_map(|text| text.split(','))
+    }
+}
+
 /// Makes the texts of one API.
 #[derive(Debug)]
 pub(super) struct Namer {
@@ -183,6 +205,54 @@ impl Namer {
             }
         }
         text
+    }
+
+    /// The text of a request that was recorded; none if the record does not say what it is made of.
+    pub(super) fn renamed(&self, then: Then<'_>) -> Option<String> {
+        let mut text = String::with_capacity(64);
+        for (part, kind) in self.keying.parts.iter().zip(&self.kinds) {
+            if !text.is_empty() {
+                text.push(',');
+            }
+            text.push_str(kind);
+            let said = match part {
+                Part::Address => None,
+                Part::Api => Some(Cow::Borrowed(&*self.api)),
+                Part::ApiKey => then.key.map(identity::label),
+                Part::Host => Some(Cow::Borrowed(then.host)),
+                Part::Identity => then.identity.map(identity::label),
+                // Only its fingerprint was ever written down, or what stood in its place.
+                Part::Claim(_) | Part::Header(_) => {
+                    let told = then.parts().find_map(|told| told.strip_prefix(&**kind))?;
+                    (!told.starts_with(INSTEAD)).then_some(Cow::Borrowed(told))
+                }
+            };
+            if let Some(said) = said {
+                text.push_str(&said);
+                continue;
+            }
+            if *part != Part::Address {
+                text.push(INSTEAD);
+            }
+            self.recorded_address(&mut text, then)?;
+        }
+        Some(text)
+    }
+
+    /// The address that it was counted by, or would have been.
+    fn recorded_address(&self, text: &mut String, then: Then<'_>) -> Option<()> {
+        let peer = then.peer?.to_canonical();
+        let is_trusted = self.keying.trusted.iter().any(|network| network.contains(&peer));
+        if !is_trusted {
+            written(text, peer, self.keying.ipv6_prefix);
+            return Some(());
+        }
+        // What a proxy of ours said of it, if that was believed then.
+        let told = then.parts().find_map(|told| match told.split_once(INSTEAD) {
+            Some((_, address)) => Some(address),
+            None => (!told.contains('=')).then_some(told),
+        });
+        self.network(text, told?)
     }
 
     /// What an operator calls a client, as its requests are named: a value of each part, with its

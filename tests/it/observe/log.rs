@@ -31,12 +31,14 @@ impl Logged {
 
     /// The lines, once there are so many of this kind.
     async fn lines(&self, count: usize, kind: &str) -> Vec<Value> {
-        let mut lines = Vec::new();
+        let mut lines: Vec<Value> = Vec::new();
         wait_until(&format!("{count} lines about {kind}"), async || {
             let text = std::fs::read_to_string(&self.log).unwrap();
             let whole = text.rfind('\n').map_or("", |end| &text[..end]);
             lines = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-            lines.iter().filter(|line: &&Value| line["kind"] == kind).count() >= count
+            // On a machine that is busy, a free slot is late too.
+            lines.retain(|line| line["rule"] != "limit");
+            lines.iter().filter(|line| line["kind"] == kind).count() >= count
         })
         .await;
         lines

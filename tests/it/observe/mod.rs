@@ -2,4 +2,5 @@
 
 mod log;
 mod modes;
+mod quotas;
 mod replay;

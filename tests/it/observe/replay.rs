@@ -15,37 +15,37 @@ use crate::support::narrows;
 use crate::support::wait_until;
 
 /// A folder with files of settings and logs.
-struct Desk {
+pub(super) struct Desk {
     folder: TempDir,
 }
 
 impl Desk {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
     /// A file of settings with one API.
-    fn file(&self, name: &str, origin: &str, policies: &str) -> PathBuf {
+    pub(super) fn file(&self, name: &str, origin: &str, policies: &str) -> PathBuf {
         let path = self.folder.path().join(name).with_extension("yaml");
         let text = format!("api: {{shop: {{hosts: ['{origin}'], {policies}}}}}");
         std::fs::write(&path, text).unwrap();
         path
     }
 
-    fn log(&self, name: &str) -> PathBuf {
+    pub(super) fn log(&self, name: &str) -> PathBuf {
         self.folder.path().join(name).with_extension("log")
     }
 
     /// An instance with these settings, which writes down what it decides. With one thread, so that
     /// there is one order in which everything was decided.
-    async fn start(&self, file: &Path, log: &Path, flags: &str) -> Proxy {
+    pub(super) async fn start(&self, file: &Path, log: &Path, flags: &str) -> Proxy {
         let (file, log) = (file.display(), log.display());
         let logged = format!("--threads 1 --config {file} --decision-log {log} {flags}");
         narrows().flags(logged).start().await
     }
 
     /// What is said of a log, when so many requests are over in it.
-    async fn replay(&self, log: &Path, done: usize, settings: &str) -> Value {
+    pub(super) async fn replay(&self, log: &Path, done: usize, settings: &str) -> Value {
         wait_until(&format!("{done} requests are done"), async || {
             let text = std::fs::read_to_string(log).unwrap();
             text.matches("\"kind\":\"done\"").count() >= done
@@ -61,12 +61,12 @@ async fn replay(words: &str) -> Ended {
     narrows().bare().flags(format!("replay {words}")).run().await
 }
 
-fn config(path: &Path) -> String {
+pub(super) fn config(path: &Path) -> String {
     format!("--config {}", path.display())
 }
 
 /// Waited, refused, observed, of one rule: recorded, and replayed.
-fn counts(told: &Value, rule: &str) -> ([u64; 3], [u64; 3]) {
+pub(super) fn counts(told: &Value, rule: &str) -> ([u64; 3], [u64; 3]) {
     let row = told["rules"].as_array().unwrap().iter().find(|row| row["rule"] == rule);
     let of = |when: &str| {
         ["waited", "refused", "observed"]
@@ -75,7 +75,7 @@ fn counts(told: &Value, rule: &str) -> ([u64; 3], [u64; 3]) {
     (of("recorded"), of("replayed"))
 }
 
-fn assert_same(told: &Value) {
+pub(super) fn assert_same(told: &Value) {
     assert_eq!((&told["otherwise"], &told["bad_lines"]), (&0.into(), &0.into()), "{told:#}");
     for row in told["rules"].as_array().unwrap() {
         assert_eq!(row["recorded"], row["replayed"], "{told:#}");
