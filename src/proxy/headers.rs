@@ -90,9 +90,19 @@ pub(crate) fn strip(headers: &mut HeaderMap, version: Version) -> Hop {
             named.extend(token.parse::<HeaderName>().ok());
         }
     }
-    // A message cannot take its own framing, addressee or way out by naming them.
-    let keep =
-        [header::HOST, header::CONTENT_LENGTH, header::MAX_FORWARDS, header::TRAILER, header::VIA];
+    // A message cannot take its own framing, addressee or way out by naming them, nor what it says to
+    // all caches.
+    let keep = [
+        header::CACHE_CONTROL,
+        header::CONTENT_LENGTH,
+        header::EXPIRES,
+        header::HOST,
+        header::MAX_FORWARDS,
+        header::PRAGMA,
+        header::TRAILER,
+        header::VARY,
+        header::VIA,
+    ];
     named.retain(|name| !keep.contains(name));
     // RFC 9110 §7.8: not from HTTP/1.0.
     if upgrades && !is_old {
