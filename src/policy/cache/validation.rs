@@ -32,7 +32,9 @@ pub(crate) fn ask(fields: &mut HeaderMap, head: &Head) {
     if let Some(tag) = head.fields.get(header::ETAG) {
         fields.insert(header::IF_NONE_MATCH, tag.clone());
     }
-    if let Some(modified) = head.fields.get(header::LAST_MODIFIED) {
+    // What is no date is nothing to ask by (RFC 9110 §13.1.3).
+    let modified = head.fields.get(header::LAST_MODIFIED);
+    if let Some(modified) = modified.filter(|value| moment(value).is_some()) {
         fields.insert(header::IF_MODIFIED_SINCE, modified.clone());
     }
 }
