@@ -84,6 +84,11 @@ impl Memory {
         Self { table, marks: Marks::new(), evicted }
     }
 
+    /// Whether anything is kept at all.
+    pub(crate) fn has_room(&self) -> bool {
+        self.table.is_some()
+    }
+
     /// The number of this moment: what is asked for now, and kept later, is kept as of now.
     pub(crate) fn moment(&self) -> Moment {
         self.marks.clock.load(SeqCst)

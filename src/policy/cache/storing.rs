@@ -269,7 +269,7 @@ fn status_is_final(status: StatusCode) -> bool {
 }
 
 /// Whether a status may be kept where nothing is said (RFC 9110 §15.1).
-fn is_kept_by_default(status: StatusCode) -> bool {
+pub(crate) fn is_kept_by_default(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 

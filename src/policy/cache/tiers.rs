@@ -375,6 +375,11 @@ impl Drawer {
         }
     }
 
+    /// Whether anything is kept in memory at all.
+    pub(crate) fn has_memory(&self) -> bool {
+        self.tiers.memory.has_room()
+    }
+
     /// When something is asked for now: for [`Drawer::keep`].
     pub(crate) fn moment(&self) -> Moment {
         self.tiers.memory.moment()
@@ -512,6 +517,8 @@ pub(crate) struct Lead {
     known: String,
     /// Whether what is kept in Redis would be of use.
     looks: bool,
+    /// Redis has some that are for other requests.
+    has_others: bool,
     is_over: bool,
 }
 
@@ -529,6 +536,7 @@ impl Lead {
             wing: None,
             known: String::new(),
             looks: false,
+            has_others: false,
             is_over: false,
         }
     }
@@ -537,10 +545,16 @@ impl Lead {
     /// none. Waits for Redis no longer than its time-out.
     pub(crate) async fn look(&mut self, is_for: impl Fn(&Vary) -> bool) -> Looked {
         self.looks = true;
-        match self.fly(&is_for).await {
-            Some(looked) => looked,
-            None => self.claim().await,
+        if let Some(looked) = self.fly(&is_for).await {
+            return looked;
         }
+        self.has_others = true;
+        self.claim().await
+    }
+
+    /// Whether what was found is for other requests of the key, and nothing for this one.
+    pub(crate) fn has_others(&self) -> bool {
+        self.has_others
     }
 
     /// Takes the fleet's lead, whatever Redis has; never says [`Looked::Kept`].

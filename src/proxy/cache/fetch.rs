@@ -72,6 +72,7 @@ use crate::policy::cache::tiers::Follower;
 use crate::policy::cache::tiers::Lead;
 use crate::policy::cache::tiers::Looked;
 use crate::policy::cache::tiers::Manner;
+use crate::policy::cache::tiers::Moment;
 use crate::policy::cache::validation;
 use crate::policy::cache::vary;
 use crate::policy::cache::vary::Chosen;
@@ -87,6 +88,8 @@ const SHARED: Duration = Duration::from_secs(2);
 enum Went {
     /// It goes for itself.
     Alone,
+    /// The same, once it has looked whether Redis has it: nobody here waits for anybody.
+    Apart,
     Answer(Response<Kind>),
     /// It looks for a flight, of this variant.
     Begin(Option<Vary>),
@@ -153,6 +156,11 @@ pub(in crate::proxy) async fn fetch(
             Went::Alone | Went::Begin(_) => {
                 return alone(order, &inquiry, (parts, body), upgrade, story).await;
             }
+            // What has once been fetched is in memory, where there is that.
+            Went::Apart if inquiry.cache.drawer.has_memory() => Went::Alone,
+            Went::Apart => look_further(order, &mut inquiry, &parts, story)
+                .await?
+                .map_or(Went::Alone, Went::Answer),
             Went::Answer(answer) => return Ok(answer),
             Went::Fetch(lead) => {
                 let bringing = bring(order, &inquiry, lead, (parts, body), story);
@@ -188,7 +196,7 @@ fn heed(
     Some(inquiry.hit(order, &entry, outcome, story))
 }
 
-/// Looks in Redis for a request that is to fetch nothing for others.
+/// Looks in Redis for a request that is to fetch nothing for others, or waits for nobody.
 async fn look_further(
     order: &Order<'_>,
     inquiry: &mut Inquiry<'_>,
@@ -214,7 +222,7 @@ fn begin(
     story: &mut Story,
 ) -> Went {
     match inquiry.cache.drawer.begin(&inquiry.keys, vary, inquiry.seen.as_ref()) {
-        Begun::Apart => Went::Alone,
+        Begun::Apart => Went::Apart,
         Begun::Follow(follower) => Went::Follow(follower),
         Begun::Kept(variants) => {
             let judged = inquiry.judge().variants(&variants, clock::wall());
@@ -238,6 +246,9 @@ async fn claim(
         let judge = inquiry.judge();
         order.wait(lead.look(|vary| judge.is_for(vary))).await?
     };
+    if lead.has_others() && inquiry.why == Forward::UriMiss {
+        inquiry.why = Forward::VaryMiss;
+    }
     if let Looked::Kept(entry) = &looked {
         let judged = inquiry.judge().found(entry);
         let entry = Arc::clone(entry);
@@ -311,33 +322,12 @@ pub(super) async fn bring(
     order: &Order<'_>,
     inquiry: &Inquiry<'_>,
     mut lead: Lead,
-    (mut parts, body): (Parts, Source),
+    (parts, body): (Parts, Source),
     story: &mut Story,
 ) -> Result<Response<Kind>, Failed> {
-    let mut again = None;
-    let stale = inquiry.stale.as_ref().filter(|entry| entry.head.has_validator());
-    let stale = stale.filter(|_| inquiry.method == Method::GET);
-    match stale {
-        Some(entry) => {
-            again = Some(parts.clone());
-            validation::ask(&mut parts.headers, &entry.head);
-        }
-        None => validation::clear(&mut parts.headers),
-    }
-    let mut at = clock::wall();
-    let mut came = pipeline::answer(order, parts, body, story).await;
-    if let (Ok(sent), Some(entry)) = (&came, stale)
-        && sent.response.status() == StatusCode::NOT_MODIFIED
-    {
-        if validation::is_about(&entry.head, sent.response.headers()) {
-            return Ok(revalidated(order, inquiry, lead, entry, came?, at, story));
-        }
-        // It speaks of another response, which nobody here has (RFC 9111 §4.3.4).
-        if let Some(mut parts) = again {
-            validation::clear(&mut parts.headers);
-            at = clock::wall();
-            came = pipeline::answer(order, parts, Source::Empty, story).await;
-        }
+    let (came, mut at, holds) = ask(order, inquiry, (parts, body), story).await;
+    if let Some(entry) = holds {
+        return Ok(revalidated(order, inquiry, Known::Led(lead), entry, came?, at, story));
     }
     let mut sent = match came {
         Ok(sent) => sent,
@@ -364,9 +354,7 @@ pub(super) async fn bring(
     headers::strip(sent.response.headers_mut(), version);
     let (head, manner) = match kept(inquiry, &sent, at) {
         Ok(head) => (head, Manner::Keep),
-        Err(Why::Status) if status.as_u16() >= 400 && is_plain(status) => {
-            (shared(inquiry, &sent, at), Manner::Share)
-        }
+        Err(Why::Status) if is_shared(status) => (shared(inquiry, &sent, at), Manner::Share),
         Err(why) => {
             lead.dissolve();
             return through(order, inquiry, sent, None, (inquiry.why, Some(why)), story).await;
@@ -399,11 +387,50 @@ pub(super) async fn bring(
     Ok(Response::from_parts(answer, kind))
 }
 
+/// Asks the origin, about what is stale if there is that: its answer, when it was asked, and what is kept if
+/// that still holds.
+async fn ask<'i>(
+    order: &Order<'_>,
+    inquiry: &'i Inquiry<'_>,
+    (mut parts, body): (Parts, Source),
+    story: &mut Story,
+) -> (Result<Sent, Failed>, SystemTime, Option<&'i Arc<Entry>>) {
+    let stale = inquiry.stale.as_ref().filter(|entry| entry.head.has_validator());
+    let stale = stale.filter(|_| inquiry.method == Method::GET);
+    let at = clock::wall();
+    let Some(entry) = stale else {
+        validation::clear(&mut parts.headers);
+        return (pipeline::answer(order, parts, body, story).await, at, None);
+    };
+    let mut again = parts.clone();
+    validation::ask(&mut parts.headers, &entry.head);
+    let came = pipeline::answer(order, parts, body, story).await;
+    let Ok(sent) = &came else { return (came, at, None) };
+    if sent.response.status() != StatusCode::NOT_MODIFIED {
+        return (came, at, None);
+    }
+    if validation::is_about(&entry.head, sent.response.headers()) {
+        return (came, at, Some(entry));
+    }
+    // It speaks of another response, which nobody here has (RFC 9111 §4.3.4).
+    validation::clear(&mut again.headers);
+    let at = clock::wall();
+    (pipeline::answer(order, again, Source::Empty, story).await, at, None)
+}
+
+/// To whom it is news that what is kept still holds.
+enum Known {
+    /// To all who follow.
+    Led(Lead),
+    /// To nobody else; when it was asked for.
+    Alone(Moment),
+}
+
 /// What is kept still holds.
 fn revalidated(
     order: &Order<'_>,
     inquiry: &Inquiry<'_>,
-    lead: Lead,
+    known: Known,
     entry: &Entry,
     mut sent: Sent,
     at: SystemTime,
@@ -413,7 +440,7 @@ fn revalidated(
     headers::strip(sent.response.headers_mut(), version);
     let fields = validation::freshened(&entry.head, sent.response.headers());
     let body = entry.body.clone();
-    let (head, is_kept) = match judge(inquiry, entry.head.status, &fields, at) {
+    let (head, is_kept) = match judge(inquiry, &inquiry.method, entry.head.status, &fields, at) {
         Ok(head) => (head, true),
         Err(_why) => {
             let (answered, head) = (clock::wall(), entry.head.as_ref().clone());
@@ -421,13 +448,19 @@ fn revalidated(
         }
     };
     let entry = Arc::new(Entry { head: Arc::new(head), body });
+    let drawer = &inquiry.cache.drawer;
     if is_kept {
-        lead.finish(&entry);
+        match known {
+            Known::Led(lead) => lead.finish(&entry),
+            Known::Alone(since) => drawer.keep(&inquiry.keys, Arc::clone(&entry), since),
+        }
         inquiry.api.counts.stored();
     } else {
-        // It answers those who asked, and nobody after them.
-        inquiry.cache.drawer.forget(&inquiry.keys);
-        lead.serve(&entry);
+        // SECURITY: what the 304 said is for this client alone: a cookie, say.
+        drawer.forget(&inquiry.keys);
+        if let Known::Led(lead) = known {
+            lead.dissolve();
+        }
     }
     note(inquiry.api, order.client, Outcome::Revalidated, story);
     let went = Forwarded {
@@ -470,7 +503,15 @@ async fn alone(
         return Err(Reject::NotCached.into());
     }
     let (since, at) = (inquiry.cache.drawer.moment(), clock::wall());
-    let mut sent = match pipeline::answer(order, parts, body, story).await {
+    let (came, at, holds) = if inquiry.method == Method::GET && !inquiry.is_part() {
+        ask(order, inquiry, (parts, body), story).await
+    } else {
+        (pipeline::answer(order, parts, body, story).await, at, None)
+    };
+    if let Some(entry) = holds {
+        return Ok(revalidated(order, inquiry, Known::Alone(since), entry, came?, at, story));
+    }
+    let mut sent = match came {
         Ok(sent) => sent,
         Err(Failed::Left) => return Err(Failed::Left),
         Err(Failed::Rejected(reject)) => {
@@ -523,7 +564,8 @@ fn hear_head(inquiry: &Inquiry<'_>, sent: &Sent, at: SystemTime) {
         return;
     }
     let fields = validation::freshened(&entry.head, fields);
-    if let Ok(head) = judge(inquiry, status, &fields, at) {
+    // It is about what GET would bring.
+    if let Ok(head) = judge(inquiry, &Method::GET, status, &fields, at) {
         let entry = Entry { head: Arc::new(head), body: entry.body.clone() };
         drawer.keep(&inquiry.keys, Arc::new(entry), drawer.moment());
     }
@@ -576,16 +618,18 @@ async fn through(
 
 /// What may be kept of a response that has come now, without the fields of its hop.
 fn kept(inquiry: &Inquiry<'_>, sent: &Sent, at: SystemTime) -> Result<Head, Why> {
-    judge(inquiry, sent.response.status(), sent.response.headers(), at)
+    let (status, fields) = (sent.response.status(), sent.response.headers());
+    judge(inquiry, &inquiry.method, status, fields, at)
 }
 
 fn judge(
     inquiry: &Inquiry<'_>,
+    method: &Method,
     status: StatusCode,
     fields: &HeaderMap,
     at: SystemTime,
 ) -> Result<Head, Why> {
-    let Inquiry { api, cache, sight, method, fields: asked, .. } = inquiry;
+    let Inquiry { api, cache, sight, fields: asked, .. } = inquiry;
     if api.settings.gateway.forwarded && tells_of_clients(fields) {
         return Err(Why::Vary);
     }
@@ -625,6 +669,13 @@ fn tells_of_clients(fields: &HeaderMap) -> bool {
 
 fn is_plain(status: StatusCode) -> bool {
     !matches!(status, StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::SWITCHING_PROTOCOLS)
+}
+
+/// Whether those who wait for a response get it though it is not kept: a failure of the origin, or one
+/// that any cache may keep (RFC 9110 §15.1). What was refused to one client was not refused to others.
+fn is_shared(status: StatusCode) -> bool {
+    let is_failure = status.is_client_error() || status.is_server_error();
+    serving::is_error(status.as_u16()) || is_failure && storing::is_kept_by_default(status)
 }
 
 /// The head of a failure that those get who wait for it.

@@ -358,8 +358,11 @@ impl Inquiry<'_> {
     /// Whether what comes for it may be others' too: it is for all of a response, or becomes a
     /// question about what is kept.
     fn leads(&self) -> bool {
-        let is_part =
-            validation::is_conditional(&self.fields) || self.fields.contains_key(header::RANGE);
-        self.method != Method::HEAD && (!is_part || self.stale.is_some())
+        self.method != Method::HEAD && (!self.is_part() || self.stale.is_some())
+    }
+
+    /// Whether it asks for less than all of a response.
+    fn is_part(&self) -> bool {
+        validation::is_conditional(&self.fields) || self.fields.contains_key(header::RANGE)
     }
 }
