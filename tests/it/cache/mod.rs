@@ -4,6 +4,7 @@ mod defects;
 mod fleet;
 mod flights;
 mod operating;
+mod rfc9111;
 mod scenarios;
 mod stale;
 mod wrap;
