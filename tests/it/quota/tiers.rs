@@ -181,3 +181,34 @@ async fn the_example_for_compose_is_good_and_lets_five_pass() {
     }
     assert_over(&proxy.get("/api/site/").await, "minute");
 }
+
+#[tokio::test]
+async fn what_is_answered_from_the_cache_counts_and_tells_what_is_left_now() {
+    let origin = Origin::raw(|mut connection| async move {
+        while let Ok(Some(_head)) = connection.head().await {
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\n{}: 1\r\nCache-Control: max-age=60\r\n\
+                 Content-Length: 2\r\n\r\nok",
+                crate::support::origin::MARK
+            );
+            if connection.send(answer).await.is_err() {
+                return;
+            }
+        }
+    });
+    let (_file, proxy) = alone(&origin, "{hour: 3}, enable_cache: true").await;
+    early_in(3600).await;
+    let mut left = Vec::new();
+    let mut kept = 0;
+    for _ in 0..3 {
+        let answer = ask(&proxy, &[]).await;
+        assert_eq!(answer.status(), 200);
+        kept += usize::from(answer.head.field("age").is_some());
+        let all = answer.head.all("ratelimit");
+        assert_eq!(all.len(), 1, "{answer:?}");
+        left.push(all[0].split(';').nth(1).unwrap().to_owned());
+    }
+    assert_eq!(left, ["r=2", "r=1", "r=0"]);
+    assert!(kept > 0, "some came from the cache");
+    assert_over(&ask(&proxy, &[]).await, "hour");
+}
