@@ -112,13 +112,16 @@ async fn no_key_gets_out_at_any_level_of_the_log_and_its_owners_name_does() {
     let origin = Origin::start();
     let keys = File::new(&line("alice", ALICE, ""));
     let log = keys.path.with_extension("log");
+    let decisions = keys.path.with_extension("decisions");
     let hash = line("alice", ALICE, "").split("sha256:").nth(1).unwrap().trim().to_owned();
     let text = format!("{{file: {}, list: [\"bob ${{BOB_KEY}}\"]}}", keys.path.display());
     let settings = File::new(&config(&origin, &text));
     let flags = format!(
-        "--config {} --log-level trace --error-details on --explain on --access-log {}",
+        "--config {} --log-level trace --error-details on --explain on --access-log {} \
+         --decision-log {}",
         settings.path.display(),
-        log.display()
+        log.display(),
+        decisions.display()
     );
     let mut proxy = narrows().flags(flags).env("BOB_KEY", BOB).start().await;
     let wrong = "nk_wrong-0123456789abcdef";
@@ -153,8 +156,11 @@ async fn no_key_gets_out_at_any_level_of_the_log_and_its_owners_name_does() {
     proxy.ended().await;
     told += &(proxy.stdout.text() + &proxy.stderr.text());
     let log = std::fs::read_to_string(log).unwrap();
-    assert!(log.contains("alice") && log.contains("bob"), "{log}");
-    told += &log;
+    let decisions = std::fs::read_to_string(decisions).unwrap();
+    for log in [log, decisions] {
+        assert!(log.contains("alice") && log.contains("bob"), "{log}");
+        told += &log;
+    }
     let basic = basic(ALICE);
     for secret in [ALICE, BOB, wrong, &*hash, basic.rsplit(' ').next().unwrap()] {
         assert!(!told.contains(secret), "{secret} in\n{told}");

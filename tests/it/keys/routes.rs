@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use narrows::policy::Mode;
 use narrows::policy::access::keys;
+use narrows::policy::cache;
 
 use super::ALICE;
 use super::BOB;
@@ -190,6 +191,27 @@ async fn where_an_api_has_keys_they_stand_in_the_place_of_the_proxys_passwords()
             .status(),
         407
     );
+}
+
+#[tokio::test]
+async fn what_is_kept_of_an_api_is_for_all_its_keys_and_for_nobody_without_one() {
+    let origin = Origin::start();
+    let mut settings = api(&origin, &[line("alice", ALICE, ""), line("bob", BOB, "scopes=/v1")]);
+    settings.cache = Some(cache::Settings::default());
+    let served = Served::new(settings);
+    for (fields, status) in [
+        (&[][..], 401),
+        (&[&*format!("X-API-Key: {ALICE}")], 200),
+        (&[&*format!("Authorization: Bearer {ALICE}")], 200),
+        (&[&*format!("Authorization: Bearer {BOB}")], 403),
+        (&["X-API-Key: nk_nobody-0123456789abcdef"], 401),
+        (&[], 401),
+    ] {
+        let mut client = Client::to(served.address).await;
+        let answer = client.request("GET", "/api/a/x", fields).await;
+        assert_eq!(answer.status(), status, "{fields:?}");
+    }
+    assert_eq!(origin.hits(), 1, "the field that is ours is none of the origin's");
 }
 
 #[tokio::test]
