@@ -82,6 +82,7 @@ use crate::limit::shared;
 use crate::limit::shared::LeaseLoss;
 use crate::listen;
 use crate::policy;
+use crate::policy::quota::Layout;
 use crate::proxy;
 use crate::store;
 use crate::store::Secret;
@@ -411,6 +412,20 @@ fn config(source: &mut Source<'_>) -> Result<Config, Noted> {
 
     let cache = cache::read(source);
     let apis = policies::read(source, file);
+    let shared = shared.and_then(|shared| {
+        let is_cluster = |shared: &shared::Settings| {
+            matches!(shared.store.deployment, store::Deployment::Cluster { .. })
+        };
+        let is_apitwo = |api: &policy::api::Settings| {
+            api.quota.as_ref().is_some_and(|quota| quota.counting.layout == Layout::Apitwo)
+        };
+        // Its keys are of any slot, so that no script may use them together.
+        if shared.as_ref().is_some_and(is_cluster) && apis.iter().any(is_apitwo) {
+            let problem = "quotas in the layout of apitwo cannot be counted in a cluster";
+            return Err(source.clash(&flags::REDIS_CLUSTER, problem));
+        }
+        Ok(shared)
+    });
 
     let address = bind.and_then(|ip| Ok(SocketAddr::new(ip, port?)));
     let listen = clients::listen(source, address, threads);

@@ -313,6 +313,17 @@ fn what_looks_like_a_setting_and_is_none_is_a_warning() {
 }
 
 #[test]
+fn quotas_in_the_layout_of_apitwo_and_a_cluster_are_a_problem() {
+    let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+    let path = file.path().to_str().unwrap();
+    let quota = "api: {a: {target_url: 'http://a.test', quota: {layout: apitwo}}}";
+    fs::write(path, quota).unwrap();
+    let told = problems(&["--config", path, "--redis-cluster", "10.0.0.1:6379"], &[]);
+    assert!(told[0].starts_with("--redis-cluster") && told[0].contains("apitwo"), "{told:?}");
+    assert!(read(&["--config", path, "--redis-url", "redis://10.0.0.1"], &[]).is_ok());
+}
+
+#[test]
 fn a_value_that_is_not_utf_8_is_a_problem() {
     use std::os::unix::ffi::OsStringExt;
     let bad = OsString::from_vec(vec![b'1', 0xff]);
