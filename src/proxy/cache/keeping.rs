@@ -1,7 +1,11 @@
 //! Bodies that are kept while they pass, and those that another request brings.
+//!
+//! What is held of those that pass is counted: beyond [`ROOM`] they pass and are not kept.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
@@ -21,6 +25,11 @@ use crate::policy::cache::tiers::Follower;
 use crate::policy::cache::tiers::Lead;
 use crate::upstream::exchange::BodyError;
 use crate::upstream::exchange::ResponseBody;
+
+/// Bytes that all bodies which pass may hold. SECURITY: how many pass at once is for clients to say.
+const ROOM: u64 = 64 << 20;
+/// Bytes that they hold.
+static HELD: AtomicU64 = AtomicU64::new(0);
 
 /// A body that a flight brings.
 pub(in crate::proxy) struct Followed {
@@ -108,21 +117,17 @@ impl Kept {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
-                if let (Some(data), Some(keeping)) = (frame.data_ref(), &mut self.keeping) {
-                    keeping.length += data.len() as u64;
-                    keeping.parts.push(data.clone());
-                    let bound =
-                        keeping.api.cache.as_ref().map_or(0, |cache| cache.settings.max_object);
-                    if keeping.length > bound {
-                        self.keeping = None;
-                    }
+                if let (Some(data), Some(keeping)) = (frame.data_ref(), &mut self.keeping)
+                    && !keeping.hold(data)
+                {
+                    self.keeping = None;
                 }
             }
             Some(Err(_)) => self.keeping = None,
             None => {}
         }
         if self.body.is_over()
-            && let Some(keeping) = self.keeping.take()
+            && let Some(mut keeping) = self.keeping.take()
         {
             keeping.finish();
         }
@@ -131,17 +136,32 @@ impl Kept {
 }
 
 impl Keeping {
-    fn finish(self: Box<Self>) {
-        let Self { api, keys, head, since, parts, .. } = *self;
+    /// Holds one more part; whether all may still be kept.
+    fn hold(&mut self, part: &Bytes) -> bool {
+        let more = part.len() as u64;
+        let held = HELD.fetch_add(more, Relaxed) + more;
+        self.length += more;
+        self.parts.push(part.clone());
+        let bound = self.api.cache.as_ref().map_or(0, |cache| cache.settings.max_object);
+        self.length <= bound && held <= ROOM
+    }
+
+    fn finish(&mut self) {
         let mut body = BytesMut::new();
-        for part in &parts {
+        for part in &self.parts {
             body.extend_from_slice(part);
         }
-        let entry = Entry { head: Arc::new(head), body: body.freeze() };
-        if let Some(cache) = &api.cache {
-            cache.drawer.keep(&keys, Arc::new(entry), since);
-            api.counts.stored();
+        let entry = Entry { head: Arc::new(self.head.clone()), body: body.freeze() };
+        if let Some(cache) = &self.api.cache {
+            cache.drawer.keep(&self.keys, Arc::new(entry), self.since);
+            self.api.counts.stored();
         }
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        HELD.fetch_sub(self.length, Relaxed);
     }
 }
 
