@@ -105,6 +105,23 @@ async fn crowd(proxy: &Proxy, origin: &Origin) -> usize {
     8 * EACH
 }
 
+/// Whether each decision that can be made in this mode was made.
+async fn has_met_all(proxy: &Proxy, mode: &str) -> bool {
+    let wanted = match mode {
+        "enforce" => {
+            &[("breaker", "refused"), ("cool_down", "waited"), ("cool_down", "refused")][..]
+        }
+        _ => &[("breaker", "observed"), ("cool_down", "observed")],
+    };
+    for (rule, outcome) in wanted {
+        let labels = [("api", "shop"), ("rule", *rule), ("outcome", *outcome)];
+        if proxy.metric("narrows_decisions_total", &labels).await < 1.0 {
+            return false;
+        }
+    }
+    true
+}
+
 const CROWDED: &str = "circuit_breaker: {failure_threshold: 2, reset_timeout: 60ms, mode: MODE}, \
                        cool_down: {scope: host, default: 40ms, wait: 100ms, ramp: 100, mode: MODE}";
 
@@ -115,7 +132,14 @@ async fn the_same_settings_decide_a_crowd_as_they_did_whether_enforced_or_observ
         let file = desk.file("same", &origin.authority(), &CROWDED.replace("MODE", mode));
         let log = desk.log(mode);
         let proxy = desk.start(&file, &log, "").await;
-        let count = crowd(&proxy, &origin).await;
+        let mut count = crowd(&proxy, &origin).await;
+        // What becomes of whom is chance: until each kind of decision has been met.
+        for _ in 0..20 {
+            if has_met_all(&proxy, mode).await {
+                break;
+            }
+            count += crowd(&proxy, &origin).await;
+        }
         let told = desk.replay(&log, count, &config(&file)).await;
         assert_same(&told);
         assert_eq!(told["requests"], count);
